@@ -1,0 +1,1 @@
+"""The only place where mathematics, networks, weights and media meet."""

@@ -1,0 +1,86 @@
+"""The four pipelines as data. If two pipelines seem to differ by an `if`, a `Stage` lacks a field.
+
+Knows nothing but the nouns; imports nothing heavy, because `--help` shows its defaults.
+Source of the values: the reference's constants (LTX_2_PARAMS, LTX_2_3_PARAMS, LTX_2_3_HQ_PARAMS) and its pipeline classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_video.types import Recipe, Stage
+
+_GUIDED: Mapping[str, Any] = {
+    "cfg_scale": 3.0,
+    "audio_cfg_scale": 7.0,
+    "cfg_rescale": 0.7,
+    "audio_cfg_rescale": 0.7,
+    "stg_scale": 1.0,
+    "modality_scale": 3.0,
+    "apg": False,
+    "guidance_batch": False,
+}
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="distilled",
+            summary="fastest: 8 fixed steps at half size, 2x, 3 steps at full size; no guidance",
+            variant="distilled",
+            stages=(Stage(0.5, "distilled"), Stage(1.0, "refine")),
+            audio_from=1,
+        ),
+        Recipe(
+            name="dev",
+            summary="guided denoising at full size in one stage",
+            variant="dev",
+            stages=(Stage(1.0, "shifted", guided=True),),
+            audio_from=0,
+            defaults=_GUIDED,
+        ),
+        Recipe(
+            name="dev-two-stage",
+            summary="guided at half size, 2x, 3 steps with the distilled LoRA",
+            variant="dev",
+            stages=(Stage(0.5, "shifted", guided=True), Stage(1.0, "refine", lora=1.0)),
+            audio_from=0,
+            defaults={**_GUIDED, "lora_strength_stage_2": 1.0},
+        ),
+        Recipe(
+            name="dev-two-stage-hq",
+            summary="second-order sampler and the distilled LoRA in both stages; best quality",
+            variant="dev",
+            stages=(
+                Stage(0.5, "shifted", "res_2s", guided=True, lora=0.25, shift_by_size=True),
+                Stage(1.0, "refine", "res_2s", lora=0.5),
+            ),
+            audio_from=0,
+            defaults={
+                **_GUIDED,
+                "steps": 15,
+                "cfg_rescale": 0.45,
+                "audio_cfg_rescale": 1.0,
+                "stg_scale": 0.0,
+                "lora_strength_stage_1": 0.25,
+                "lora_strength_stage_2": 0.5,
+            },
+        ),
+    )
+}
+
+GENERATIONS: dict[str, Mapping[str, Any]] = {
+    "2": {"steps": 40, "stg_block": 29 / 48, "image_crf": 33},
+    "2.3": {"steps": 30, "stg_block": 28 / 48, "image_crf": 33},
+}
+"""Defaults that follow the checkpoint's generation. `stg_block` is a share of the depth, so that a checkpoint with
+fewer than 48 blocks gets the block at the same relative depth."""
+
+NEGATIVE_PROMPT = (
+    "blurry, out of focus, low resolution, compression artifacts, flicker, jitter, ghosting, smeared motion, frozen frame, "
+    "warped faces, extra fingers, deformed hands, melting objects, wrong perspective, overexposed, washed-out colors, "
+    "watermark, captions, logos, on-screen text, muffled or distorted sound, clipping, hum, robotic voice, "
+    "speech out of sync with the lips"
+)
+"""Written for this project; what a guided run steers away from unless `--negative-prompt` says otherwise."""

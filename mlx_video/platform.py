@@ -1,0 +1,133 @@
+"""The one place of decisions that depend on the machine: device, precision, memory limits, work per evaluation.
+
+Everything is asked of MLX when called; importing this file does nothing. Knows chips and operating systems, and no
+network. Published figures quoted here were measured by other ports of LTX-2 on the Macs named, not by us.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_video import linux_blas
+
+log = logging.getLogger(__name__)
+
+GIB = 1 << 30
+CACHE_LIMIT = 2 * GIB
+"""Most bytes that MLX may keep of freed buffers. On the CPU backend the default is 32 MiB, so that each large temporary
+is mapped afresh: a VAE decode took 1.33 times as long. On Metal nothing bounds it by default: a cap of 2 GB changed no
+bit of the output, was up to 5 % faster and saved 4 to 11 GB (M5 Max, 9 to 121 frames)."""
+SECONDS_PER_EVALUATION = 0.5
+"""Aim for one `mx.eval` on a Mac. macOS kills work that keeps the display's GPU busy ("Impacting Interactivity",
+ml-explore/mlx#3267); the bound is not documented, so this stays well below the seconds at which it was seen. The cost
+of evaluating is about a millisecond."""
+
+_TERAFLOPS = {
+    13: {"g": 2.6, "s": 10.4, "d": 20.8},  # M1, M1 Pro and Max, M1 Ultra
+    14: {"g": 3.6, "s": 13.6, "d": 27.2},
+    15: {"g": 3.5, "s": 14.2, "d": 28.4},
+    16: {"g": 4.3, "s": 18.4, "d": 36.8},
+    17: {"g": 12.0, "s": 50.0, "d": 100.0},  # matrix units in each core: about four times as fast in 16 bit
+}
+"""Peak rate in 10^12 FLOP/s by generation (`applegpu_g13...` = M1) and size (g = base and Pro, s = Max, d = Ultra, as
+MLX reads the letter; the smaller chip where a letter stands for two): the usual figures for float32, rounded down."""
+_ATTAINED = 0.5
+"""Share of the peak to count on: 5.2 of 10.4 was measured for feed-forward matrices on an M1 Max."""
+
+
+def is_cpu() -> bool:
+    """Whether MLX computes on the CPU backend by default."""
+    return mx.default_device() == mx.cpu
+
+
+def is_metal() -> bool:
+    """Whether MLX computes on an Apple GPU by default."""
+    return not is_cpu() and mx.metal.is_available()
+
+
+def compute_dtype(*, wide_range: bool = False) -> mx.Dtype:
+    """The precision that networks compute in unless the user says otherwise.
+
+    wide_range: for a network whose activations leave float16's range (Gemma 3), which then gets bfloat16.
+
+    float32 on the CPU backend, where a bfloat16 product is 16 times slower. On a GPU bfloat16, the reference's own,
+    except on the M1 family: it has no bfloat16 arithmetic, and a render took 701 s in float32, 698 s in bfloat16 and
+    563 s in float16 (M1 Max); float16 was also closer to float32 (1.7e-2 against 6.4e-2).
+    """
+    if is_cpu():
+        return mx.float32
+    family = _apple_gpu()
+    return mx.float16 if family and family[0] <= 13 and not wide_range else mx.bfloat16
+
+
+def flops_per_evaluation() -> float:
+    """How many floating-point operations to put into one `mx.eval` at most; a loop over blocks evaluates before more.
+
+    On a Mac: what the chip does in SECONDS_PER_EVALUATION, estimated low. Elsewhere nothing kills long work, and the
+    bound (some seconds) only lets Ctrl-C through.
+    """
+    if is_cpu():
+        return 1e12
+    family = _apple_gpu()
+    if family is None:
+        return 1e14
+    generation, size = family
+    rates = _TERAFLOPS[min(max(generation, min(_TERAFLOPS)), max(_TERAFLOPS))]
+    return rates.get(size, rates["g"]) * 1e12 * _ATTAINED * SECONDS_PER_EVALUATION
+
+
+def memory_limit() -> int:
+    """Bytes of memory that a run can count on at most: the machine's, the GPU's own, or the container's if less."""
+    if not is_cpu():
+        info = mx.device_info()
+        size = info.get("memory_size") or info.get("total_memory")
+        if size:
+            return int(size)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_container_limits()])
+
+
+def peak_memory() -> int:
+    """Most bytes that MLX held at once since the last call (or the start); counting begins anew."""
+    peak = mx.get_peak_memory()
+    mx.reset_peak_memory()
+    return peak
+
+
+@functools.cache
+def prepare() -> None:
+    """Sets MLX up for this machine. The commands and `LTXPipeline` call it first; later calls do nothing.
+
+    The cache is capped (CACHE_LIMIT, an eighth of a small machine's memory). On Metal the working set is wired, so that
+    macOS does not page weights out between steps. On a Linux CPU matrix products go to a fast BLAS.
+    """
+    mx.set_cache_limit(min(CACHE_LIMIT, memory_limit() // 8))
+    if is_metal():
+        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+    if is_cpu():
+        linux_blas.enable()
+    log.debug("%s: compute in %s, %.1f GiB of memory", mx.default_device(), compute_dtype(), memory_limit() / GIB)
+
+
+def _apple_gpu() -> tuple[int, str] | None:
+    """Generation and size letter of an Apple GPU: applegpu_g13s -> (13, "s")."""
+    found = re.fullmatch(r"applegpu_g(\d+)(\w?)", str(mx.device_info().get("architecture", "")))
+    return (int(found[1]), found[2]) if found else None
+
+
+def _container_limits() -> list[int]:
+    found = []
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            found.append(int(text))
+    return found

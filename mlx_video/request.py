@@ -1,0 +1,158 @@
+"""What a user may ask of a generation, as plain values, and every check of it that needs no file and no network.
+
+Knows the recipes' data and the geometry; knows nothing of checkpoints. Values that the user left out are None; the
+recipe (then the checkpoint's generation) supplies them later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlx_video.types import (
+    GUIDANCE_OPTIONS,
+    STAGE_LORA_OPTIONS,
+    TILINGS,
+    TIME_SCALE,
+    AudioIn,
+    ImageAt,
+    Lora,
+    Recipe,
+    UserError,
+    VideoShape,
+)
+
+MAX_SIDE = 8192
+"""Pixels; four times the extent that the position tables were trained for."""
+MAX_FRAMES = 4097
+"""About 170 s at 24 fps; far beyond the 20 s that the position tables were trained for."""
+MAX_FPS = 240.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that a user may ask of one clip. Field names are the flags' names with underscores."""
+
+    prompt: str
+    pipeline: str = "distilled"
+    height: int = 512
+    width: int = 512
+    num_frames: int = 33
+    fps: float = 24.0
+    seed: int = 42
+    audio: bool = True
+    tiling: str = "auto"
+    stream: bool = False
+    image: tuple[ImageAt, ...] = ()
+    audio_file: AudioIn | None = None
+    lora: tuple[Lora, ...] = ()
+    steps: int | None = None
+    negative_prompt: str | None = None
+    cfg_scale: float | None = None
+    audio_cfg_scale: float | None = None
+    cfg_rescale: float | None = None
+    stg_scale: float | None = None
+    stg_blocks: tuple[int, ...] | None = None
+    modality_scale: float | None = None
+    apg: bool | None = None
+    guidance_batch: bool | None = None
+    lora_strength_stage_1: float | None = None
+    lora_strength_stage_2: float | None = None
+
+    @property
+    def shape(self) -> VideoShape:
+        """The clip in pixels."""
+        return VideoShape(self.num_frames, self.height, self.width, self.fps)
+
+    def check(self, recipes: Mapping[str, Recipe]) -> Recipe:
+        """Checks every value against the chosen recipe and returns that recipe; raises UserError at the first fault."""
+        if self.pipeline not in recipes:
+            raise UserError(f"There is no pipeline {self.pipeline!r}; there are {', '.join(recipes)}.")
+        recipe = recipes[self.pipeline]
+        if not self.prompt.strip():
+            raise UserError("The prompt is empty; say what the clip should show.")
+        for name, value in (("height", self.height), ("width", self.width)):
+            _check_multiple(f"--{name}", value, recipe.size_unit, recipe.name)
+        _check_frames(self.num_frames)
+        if not (math.isfinite(self.fps) and 1.0 <= self.fps <= MAX_FPS):
+            raise UserError(f"--fps {self.fps:g} is out of range; it must be from 1 to {MAX_FPS:g}.")
+        if self.tiling not in TILINGS:
+            raise UserError(f"--tiling {self.tiling!r} is not known; there are {', '.join(TILINGS)}.")
+        self._check_options(recipe, recipes)
+        self._check_numbers()
+        self._check_inputs()
+        return recipe
+
+    def _check_options(self, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
+        for name in (*GUIDANCE_OPTIONS, *STAGE_LORA_OPTIONS):
+            if getattr(self, name) is not None and name not in recipe.options:
+                users = ", ".join(other.name for other in recipes.values() if name in other.options)
+                raise UserError(f"{_flag(name)} has no effect in the {recipe.name} pipeline; it is used by {users}.")
+        if not self.audio:
+            for name in ("audio_cfg_scale", "modality_scale"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"{_flag(name)} has no effect without sound; leave it out or drop --no-audio.")
+
+    def _check_numbers(self) -> None:
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise UserError(f"--steps {self.steps} is out of range; it must be from 1 to 1000.")
+        for name in ("cfg_scale", "audio_cfg_scale", "stg_scale", "modality_scale"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and 0.0 <= value <= 100.0):
+                raise UserError(f"{_flag(name)} {value:g} is out of range; it must be from 0 to 100.")
+        if self.cfg_rescale is not None and not 0.0 <= self.cfg_rescale <= 1.0:
+            raise UserError(f"--cfg-rescale {self.cfg_rescale:g} is out of range; it must be from 0 to 1.")
+        strengths = [("--lora " + lora.path, lora.strength) for lora in self.lora]
+        strengths += [
+            (_flag(name), getattr(self, name)) for name in STAGE_LORA_OPTIONS if getattr(self, name) is not None
+        ]
+        for name, value in strengths:
+            if not (math.isfinite(value) and -10.0 <= value <= 10.0):
+                raise UserError(f"{name} has strength {value:g}, which is out of range; it must be from -10 to 10.")
+
+    def _check_inputs(self) -> None:
+        taken: dict[int, str] = {}
+        for image in self.image:
+            index = image.index(self.num_frames)
+            if index in taken:
+                raise UserError(f"--image {image.path} and --image {taken[index]} both ask for frame {index}.")
+            taken[index] = image.path
+            if image.crf is not None and not 0 <= image.crf <= 51:
+                raise UserError(f"--image {image.path} has CRF {image.crf}; it must be from 0 (off) to 51.")
+            if not 0.0 <= image.strength <= 1.0:
+                raise UserError(f"--image {image.path} has strength {image.strength:g}; it must be from 0 to 1.")
+        if self.audio_file is not None and not self.audio:
+            raise UserError(
+                "--audio-file and --no-audio exclude each other: with a sound file the clip is given that sound."
+            )
+        if self.audio_file is not None and self.audio_cfg_scale is not None:
+            raise UserError("--audio-cfg-scale has no effect with --audio-file: a sound that is given is not steered.")
+        if self.audio_file is not None and not (math.isfinite(self.audio_file.start) and self.audio_file.start >= 0):
+            raise UserError(f"--audio-start-time {self.audio_file.start:g} is negative; it must be 0 or more seconds.")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _check_multiple(flag: str, value: int, unit: int, pipeline: str) -> None:
+    if unit <= value <= MAX_SIDE and value % unit == 0:
+        return
+    below = min(max(value // unit * unit, unit), MAX_SIDE // unit * unit)
+    above = min(below + unit, MAX_SIDE // unit * unit) if value > unit else below
+    near = f"{below}" if above == below or value >= MAX_SIDE else f"{below} or {above}"
+    raise UserError(
+        f"{flag} {value} does not work with the {pipeline} pipeline: it must be a multiple of {unit} "
+        f"from {unit} to {MAX_SIDE}; nearest: {near}."
+    )
+
+
+def _check_frames(value: int) -> None:
+    if 1 <= value <= MAX_FRAMES and (value - 1) % TIME_SCALE == 0:
+        return
+    below = min(max((value - 1) // TIME_SCALE * TIME_SCALE + 1, 1), MAX_FRAMES)
+    near = f"{below}" if value < 1 or value > MAX_FRAMES else f"{below} or {below + TIME_SCALE}"
+    raise UserError(
+        f"--num-frames {value} does not work: it must be 1 + 8k (9, 17, 25, 33, ...) up to {MAX_FRAMES}; nearest: {near}."
+    )

@@ -1,0 +1,277 @@
+"""The nouns of the package: plain values, shapes and results that every layer shares.
+
+Imports nothing from the package and nothing heavy, so `--help` stays fast. It knows the geometry of the latent spaces
+(8x time, 32x space, 25 audio latents a second) and nothing of networks, files or sampling.
+
+One legend for axis letters, used in every docstring:
+    B batch   C channels   F latent frames   H, W latent rows and columns   T tokens   D width   S samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+Modality = Literal["video", "audio"]
+MODALITIES: tuple[Modality, ...] = ("video", "audio")
+
+
+class UserError(Exception):
+    """Something that the user can put right: one sentence with the value, the rule and the nearest valid values.
+
+    A command prints the message without a traceback and exits with status 2.
+    """
+
+
+# ---------------------------------------------------------------------------------------------------- geometry
+
+TIME_SCALE = 8
+"""Pixel frames per latent frame, the first latent frame excepted: it covers one pixel frame."""
+SPACE_SCALE = 32
+"""Pixels per latent row and column."""
+VIDEO_CHANNELS = 128
+AUDIO_CHANNELS = 8
+AUDIO_BINS = 16
+"""Mel bins per audio latent; a token holds AUDIO_CHANNELS x AUDIO_BINS values."""
+AUDIO_SAMPLE_RATE = 16_000
+AUDIO_HOP = 160
+AUDIO_TIME_SCALE = 4
+"""Mel frames per audio latent, the first excepted: it covers one."""
+AUDIO_LATENTS_PER_SECOND = AUDIO_SAMPLE_RATE / AUDIO_HOP / AUDIO_TIME_SCALE
+
+
+class VideoShape(NamedTuple):
+    """A clip in pixels: frames (1 + 8k), height and width (multiples of 32), frames per second."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns (F, H, W)."""
+        return (self.frames - 1) // TIME_SCALE + 1, self.height // SPACE_SCALE, self.width // SPACE_SCALE
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the transformer sees: F * H * W."""
+        f, h, w = self.grid
+        return f * h * w
+
+    @property
+    def seconds(self) -> float:
+        """Length of the clip in seconds."""
+        return self.frames / self.fps
+
+    def scaled(self, scale: float) -> VideoShape:
+        """The same clip with height and width times `scale`."""
+        return self._replace(height=round(self.height * scale), width=round(self.width * scale))
+
+
+class AudioShape(NamedTuple):
+    """Sound as the transformer sees it: `frames` latents, 25 of them a second."""
+
+    frames: int
+
+    @classmethod
+    def of(cls, video: VideoShape) -> AudioShape:
+        """The sound that goes with a clip; rounds half to even as the reference does."""
+        return cls(round(AUDIO_LATENTS_PER_SECOND * video.seconds))
+
+    @property
+    def mel_frames(self) -> int:
+        """Mel frames that `frames` latents decode to."""
+        return max(AUDIO_TIME_SCALE * self.frames - (AUDIO_TIME_SCALE - 1), 1)
+
+
+# ---------------------------------------------------------------------------------------------------- arrays
+
+
+class State(NamedTuple):
+    """One modality while it is denoised. Tokens appended by conditioning come after the clip's own.
+
+    latent: (B, T, D) what the sampler moves; clean: (B, T, D) what conditioning asks for;
+    mask: (B, T, 1) 1 = free, 0 = kept at `clean`; positions: (B, axes, T, 2) [start, end) of each token in seconds
+    (time) and pixels (rows, columns).
+    """
+
+    latent: mx.array
+    clean: mx.array
+    mask: mx.array
+    positions: mx.array
+
+
+class Context(NamedTuple):
+    """Text features for each modality: video (B, 1024, D), audio (B, 1024, D)."""
+
+    video: mx.array
+    audio: mx.array
+
+
+Tree = dict[Modality, "mx.array"]
+"""Arrays by modality; a missing modality is a missing key."""
+Noise = Callable[[str, tuple[int, ...]], "mx.array"]
+"""A source of named draws: `noise(name, shape)` -> standard normal float32."""
+
+
+# ---------------------------------------------------------------------------------------------------- requests
+
+
+@dataclass(frozen=True)
+class ImageAt:
+    """A picture to start from or to pass through; `frame` is a pixel frame, negative or "last" counts from the end."""
+
+    path: str
+    frame: int | Literal["last"] = 0
+    strength: float = 1.0
+    crf: int | None = None
+    """Of the H.264 round trip that training put pictures through; None takes the checkpoint's own, 0 leaves it out."""
+
+    def index(self, frames: int) -> int:
+        """The frame's index in a clip of `frames`; raises UserError where it lies outside."""
+        index = frames - 1 if self.frame == "last" else self.frame
+        index = index + frames if index < 0 else index
+        if not 0 <= index < frames:
+            raise UserError(
+                f"--image {self.path} asks for frame {self.frame}, but the clip has frames 0 to {frames - 1} "
+                f"(or {-frames} to -1, counted from the end)."
+            )
+        return index
+
+
+@dataclass(frozen=True)
+class AudioIn:
+    """Sound that the video follows: a sound or video file, from `start` seconds on."""
+
+    path: str
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file, folder or hub id, and how strongly it is added."""
+
+    path: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly one modality is steered in a guided step; the defaults steer nothing.
+
+    `diffusion.guidance` holds the formulas. Source of the fields: the reference's MultiModalGuiderParams, LtxAPGGuider.
+    """
+
+    cfg_scale: float = 1.0
+    """Away from the negative prompt; 1 is off."""
+    stg_scale: float = 0.0
+    """Away from the prediction with self-attention perturbed in `stg_blocks`; 0 is off."""
+    stg_blocks: tuple[int, ...] = ()
+    modality_scale: float = 1.0
+    """Away from the prediction without audio-video cross attention; 1 is off."""
+    rescale: float = 0.0
+    """Share (0 to 1) of the way back to the standard deviation of the unguided prediction."""
+    apg_eta: float = 1.0
+    """Adaptive projected guidance: what is kept of the text direction's part along the prediction; 1 keeps all."""
+    apg_threshold: float = 0.0
+    """Adaptive projected guidance: the longest text direction, as an L2 norm over the latent; 0 is no limit."""
+    cfg_star: bool = False
+    """The negative prediction is first scaled to its projection of the positive one (CFG-Zero*)."""
+    skip_step: int = 0
+    """Steps in a row that repeat the modality's last prediction, between steps that compute it."""
+
+
+class Pass(NamedTuple):
+    """One evaluation of the transformer in a guided step.
+
+    context: which prepared context it reads; skip_self_attention: (modality, blocks) whose self-attention gives the
+    value projection instead (STG); cross_modal: False leaves out audio-video cross attention in every block.
+    """
+
+    context: str = "positive"
+    skip_self_attention: tuple[tuple[Modality, frozenset[int]], ...] = ()
+    cross_modal: bool = True
+
+
+# ---------------------------------------------------------------------------------------------------- recipes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One denoising of a recipe, described by names that `diffusion` resolves."""
+
+    scale: float
+    """Of the requested height and width."""
+    schedule: str
+    sampler: str = "euler"
+    guided: bool = False
+    lora: float | None = None
+    """Strength of the distilled LoRA in this stage; None where the stage does without."""
+    shift_by_size: bool = False
+    """The schedule is shifted by this stage's own token count rather than by 4,096."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A pipeline as data: its stages, which stage's sound is shipped, and its own defaults."""
+
+    name: str
+    summary: str
+    variant: Literal["distilled", "dev"]
+    stages: tuple[Stage, ...]
+    audio_from: int
+    """Index of the stage whose sound is shipped."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Default of each option that the recipe uses, by flag name; generations fill the rest."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether any stage runs guidance."""
+        return any(stage.guided for stage in self.stages)
+
+    @property
+    def distilled_lora(self) -> bool:
+        """Whether any stage needs the distilled LoRA."""
+        return any(stage.lora is not None for stage in self.stages)
+
+    @property
+    def size_unit(self) -> int:
+        """Height and width are multiples of this many pixels."""
+        return round(SPACE_SCALE / min(stage.scale for stage in self.stages))
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The optional flags that have an effect in this recipe."""
+        used = set(GUIDANCE_OPTIONS) if self.guided else set()
+        used |= {f"lora_strength_stage_{i}" for i, stage in enumerate(self.stages, 1) if stage.lora is not None}
+        return frozenset(used)
+
+
+GUIDANCE_OPTIONS = (
+    "steps", "negative_prompt", "cfg_scale", "audio_cfg_scale", "cfg_rescale", "stg_scale", "stg_blocks",
+    "modality_scale", "apg", "guidance_batch",
+)  # fmt: skip
+"""Flags that only guided recipes use."""
+STAGE_LORA_OPTIONS = ("lora_strength_stage_1", "lora_strength_stage_2")
+TILINGS = ("auto", "none", "default", "aggressive", "conservative")
+
+
+class Progress(NamedTuple):
+    """What a run reports: `done` of `total` units of a phase; at a phase's end, `peak` is its peak memory in bytes."""
+
+    phase: str
+    done: int
+    total: int
+    peak: int | None = None
+
+
+class Listener(Protocol):
+    """Called with every Progress; whatever it raises cancels the run and leaves nothing behind."""
+
+    def __call__(self, progress: Progress, /) -> None:
+        """Takes one report."""

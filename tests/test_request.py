@@ -1,0 +1,70 @@
+"""Every check of a request that needs no file: the message names the value, the rule and what would do."""
+
+import pytest
+
+from mlx_video import AudioIn, ImageAt, Lora, Request, UserError
+from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.types import AudioShape, VideoShape
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"height": 500}, ["--height 500", "multiple of 64", "448 or 512"]),
+        ({"width": 96}, ["--width 96", "64 or 128"]),
+        ({"height": -64}, ["--height -64", "nearest: 64"]),
+        ({"width": 1_000_000}, ["--width 1000000", "8192"]),
+        ({"pipeline": "dev", "height": 100}, ["multiple of 32", "96 or 128"]),
+        ({"num_frames": 34}, ["--num-frames 34", "1 + 8k", "33 or 41"]),
+        ({"num_frames": 0}, ["nearest: 1"]),
+        ({"num_frames": 100_000}, ["nearest: 4097"]),
+        ({"prompt": " \n"}, ["prompt is empty"]),
+        ({"pipeline": "fast"}, ["'fast'", "distilled, dev, dev-two-stage, dev-two-stage-hq"]),
+        ({"fps": 0.0}, ["--fps 0", "1 to 240"]),
+        ({"fps": float("nan")}, ["--fps nan"]),
+        ({"tiling": "tiny"}, ["'tiny'", "aggressive"]),
+        ({"steps": 8}, ["--steps has no effect in the distilled pipeline", "dev, dev-two-stage, dev-two-stage-hq"]),
+        ({"cfg_scale": 3.0}, ["--cfg-scale has no effect", "dev"]),
+        ({"apg": False}, ["--apg has no effect"]),
+        ({"pipeline": "dev", "steps": 0}, ["--steps 0", "1 to 1000"]),
+        ({"pipeline": "dev", "cfg_scale": -1.0}, ["--cfg-scale -1", "0 to 100"]),
+        ({"pipeline": "dev", "cfg_rescale": 1.5}, ["--cfg-rescale 1.5", "0 to 1"]),
+        ({"pipeline": "dev", "lora_strength_stage_2": 1.0}, ["--lora-strength-stage-2", "dev-two-stage, dev-two-stage-hq"]),
+        ({"pipeline": "dev", "audio": False, "audio_cfg_scale": 7.0}, ["--audio-cfg-scale", "--no-audio"]),
+        ({"pipeline": "dev", "audio": False, "modality_scale": 3.0}, ["--modality-scale", "--no-audio"]),
+        ({"lora": (Lora("x", float("inf")),)}, ["--lora x", "-10 to 10"]),
+        ({"image": (ImageAt("a.png", 33),)}, ["a.png", "frame 33", "0 to 32"]),
+        ({"image": (ImageAt("a.png", -34),)}, ["frame -34"]),
+        ({"image": (ImageAt("a.png"), ImageAt("b.png", -33))}, ["a.png", "b.png", "frame 0"]),
+        ({"image": (ImageAt("a.png", 0, 1.5),)}, ["strength 1.5", "0 to 1"]),
+        ({"image": (ImageAt("a.png", 0, 1.0, 99),)}, ["CRF 99"]),
+        ({"audio_file": AudioIn("a.wav", -1.0)}, ["--audio-start-time -1"]),
+        ({"audio_file": AudioIn("a.wav"), "audio": False}, ["--audio-file", "--no-audio"]),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_one_sentence(options, said):
+    with pytest.raises(UserError) as error:
+        Request(**{"prompt": "a fox", **options}).check(RECIPES)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(part in message for part in said), message
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_defaults_suit_every_pipeline(name):
+    assert Request("a fox", pipeline=name).check(RECIPES) is RECIPES[name]
+
+
+def test_a_negative_frame_counts_from_the_end():
+    assert ImageAt("a", -1).index(33) == ImageAt("a", "last").index(33) == 32
+
+
+def test_geometry():
+    shape = VideoShape(33, 512, 768, 24.0)
+    assert shape.grid == (5, 16, 24)
+    assert shape.tokens == 5 * 16 * 24
+    assert shape.scaled(0.5)[:3] == (33, 256, 384)
+    # 25 latents a second, half to even: 12.5 is 12, 13.5 is 14.
+    assert AudioShape.of(VideoShape(12, 64, 64, 24.0)).frames == 12
+    assert AudioShape.of(VideoShape(27, 64, 64, 50.0)).frames == 14
+    assert AudioShape(18).mel_frames == 69
