@@ -1,0 +1,130 @@
+"""Puts a checkpoint's tensors into a module by rules that the module's own class states.
+
+A network class may state, as class attributes:
+    prefixes: {checkpoint prefix: path in the module}, "" for the root. The longest matching prefix wins.
+    renames:  ((regular expression, replacement), ...) applied in order to the path after the prefix.
+    ignored:  (regular expression, ...) of paths that files carry and nothing reads.
+Layouts follow from the module tree: the owner of a weight is looked up, and a convolution's weight is moved from the
+checkpoint's channels-first to MLX's channels-last. A module with a layout of its own states
+`checkpoint_axes = {leaf: axes}`. Nothing is guessed from names, and nothing is loaded in part: missing, surplus,
+doubled or misshapen tensors are one error that names the component. Knows no particular network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_video.types import UserError
+
+_CONVOLUTIONS = {
+    nn.Conv1d: (0, 2, 1),
+    nn.Conv2d: (0, 2, 3, 1),
+    nn.Conv3d: (0, 2, 3, 4, 1),
+    nn.ConvTranspose1d: (1, 2, 0),
+}
+"""Axes that take a checkpoint's (O, I, ...) weight, or (I, O, K) where transposed, to MLX's (O, ..., I)."""
+NAMED_IN_REPORT = 3
+
+
+def module_path(network: type[nn.Module] | nn.Module, name: str) -> str | None:
+    """Where the tensor called `name` in a checkpoint belongs in the network; None where it is not the network's."""
+    prefixes: Mapping[str, str] = getattr(network, "prefixes", {"": ""})
+    matching = [prefix for prefix in prefixes if name.startswith(prefix)]
+    if not matching:
+        return None
+    prefix = max(matching, key=len)
+    path = prefixes[prefix] + name[len(prefix) :]
+    for pattern, replacement in getattr(network, "renames", ()):
+        path = re.sub(pattern, replacement, path)
+    return None if any(re.search(pattern, path) for pattern in getattr(network, "ignored", ())) else path
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Path -> shape in the checkpoint's own axis order, for every parameter of the module; nothing is allocated."""
+    axes = _axes(module)
+    result = {}
+    for path, array in tree_flatten(module.parameters()):
+        order = axes.get(path)
+        shape = array.shape
+        result[path] = tuple(shape[order.index(i)] for i in range(len(shape))) if order else tuple(shape)
+    return result
+
+
+def _axes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for path, owner in module.named_modules():
+        start = f"{path}." if path else ""
+        for kind, order in _CONVOLUTIONS.items():
+            if isinstance(owner, kind):
+                found[start + "weight"] = order
+        for leaf, order in getattr(owner, "checkpoint_axes", {}).items():
+            found[start + leaf] = tuple(order)
+    return found
+
+
+def match(module: nn.Module, found: Mapping[str, tuple[int, ...]], component: str, *, native: bool = False) -> dict[str, str]:
+    """Pairs checkpoint names with module paths: {name: path}, one to one.
+
+    found: name -> shape as the checkpoint has it; `native` says that the shapes are already in MLX's axis order.
+    Raises UserError with a short report where a tensor is missing, surplus, doubled or has another shape.
+    """
+    wanted = {p: tuple(a.shape) for p, a in tree_flatten(module.parameters())} if native else shapes(module)
+    pairs: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    faults = []
+    for name, shape in found.items():
+        path = name if native else module_path(module, name)
+        if path is None:
+            continue
+        if path in taken:
+            faults.append(f"{taken[path]} and {name} both stand for {path}")
+        elif path in wanted and tuple(shape) != wanted[path]:
+            faults.append(f"{name} has shape {list(shape)}, expected {list(wanted[path])}")
+        pairs[name], taken[path] = path, name
+    faults += _report("missing", [path for path in wanted if path not in taken])
+    faults += _report("not known", [name for path, name in taken.items() if path not in wanted])
+    if faults:
+        more = f" (and {len(faults) - NAMED_IN_REPORT} more)" if len(faults) > NAMED_IN_REPORT else ""
+        raise UserError(f"The weights do not fit the {component}: {'; '.join(faults[:NAMED_IN_REPORT])}{more}.")
+    return pairs
+
+
+def _report(what: str, names: Iterable[str]) -> list[str]:
+    names = sorted(names)
+    if not names:
+        return []
+    shown = ", ".join(names[:NAMED_IN_REPORT])
+    return [f"{len(names)} tensors {what} ({shown}{', ...' if len(names) > NAMED_IN_REPORT else ''})"]
+
+
+def native_arrays(
+    module: nn.Module, tensors: Mapping[str, mx.array], component: str, *, native: bool = False
+) -> dict[str, mx.array]:
+    """Module path -> array in MLX's axis order, from `tensors` (checkpoint name -> array); lazy, dtypes untouched.
+
+    `native` marks tensors that carry module paths and MLX's axis order already. Raises UserError as `match` does.
+    """
+    pairs = match(module, {name: array.shape for name, array in tensors.items()}, component, native=native)
+    axes = {} if native else _axes(module)
+    return {path: tensors[name].transpose(axes[path]) if path in axes else tensors[name] for name, path in pairs.items()}
+
+
+def assign(
+    module: nn.Module, tensors: Mapping[str, mx.array], component: str, *, dtype: mx.Dtype | None = None, native: bool = False
+) -> None:
+    """Loads `tensors` (checkpoint name -> array) into `module`, cast to `dtype`; lazy until evaluated.
+
+    Raises UserError as `match` does, and then has changed nothing.
+    """
+    arrays = native_arrays(module, tensors, component, native=native)
+    module.update(tree_unflatten([(path, cast(array, dtype)) for path, array in arrays.items()]))
+
+
+def cast(array: mx.array, dtype: mx.Dtype | None) -> mx.array:
+    """The array in `dtype` where it is a floating-point one and a dtype is given; else as it is."""
+    return array.astype(dtype) if dtype is not None and mx.issubdtype(array.dtype, mx.floating) else array

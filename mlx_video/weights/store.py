@@ -1,0 +1,163 @@
+"""Reads safetensors files: headers at once, tensors lazily, from one file, shards, or several files seen as one.
+
+Knows the format (an 8-byte length, a JSON header, the data) and nothing of what the tensors mean. Headers are checked
+against the file's length before anything is read, because a half-downloaded file is what users meet most. Tensors come
+from `mx.load`, which reads a tensor's bytes from disk only when it is evaluated, so asking for a few costs only those.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from mlx_video.types import UserError
+
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+MAX_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors library itself."""
+
+
+class Entry(NamedTuple):
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class Header(NamedTuple):
+    """The head of one safetensors file: its tensors, and its metadata (values that parse as JSON are parsed)."""
+
+    tensors: dict[str, Entry]
+    metadata: dict[str, object]
+
+
+def read_header(path: Path) -> Header:
+    """Reads and checks the head of `path`.
+
+    Raises UserError where the file is absent, is not safetensors, or is shorter or longer than its header says.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
+            if not 2 <= length <= min(MAX_HEADER, size - 8):
+                raise UserError(
+                    f"{path} is not a whole safetensors file: it has {size:,} bytes and its first 8 do not give the "
+                    f"length of a header that fits; download it again."
+                )
+            raw = json.loads(file.read(length))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a safetensors file: its header is not JSON ({error}).") from error
+    return _check(path, raw, size - 8 - length)
+
+
+def _check(path: Path, raw: object, available: int) -> Header:
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} is not a safetensors file: its header is not a JSON object.")
+    texts = raw.pop("__metadata__", None) or {}
+    tensors, spans = {}, []
+    for name, entry in raw.items():
+        try:
+            dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{path} has a damaged header at tensor {name!r}.") from error
+        if dtype not in DTYPE_BYTES:
+            raise UserError(f"{path}: tensor {name!r} has dtype {dtype}; known are {', '.join(DTYPE_BYTES)}.")
+        count = 1
+        for side in shape:
+            count *= side
+        if end - start != count * DTYPE_BYTES[dtype]:
+            raise UserError(f"{path} has a damaged header: {name!r} is {dtype} {list(shape)} but spans {end - start:,} bytes.")
+        tensors[name] = Entry(dtype, shape, end - start)
+        spans.append((start, end))
+    _check_spans(path, sorted(spans), available)
+    return Header(tensors, {key: _parsed(value) for key, value in texts.items()})
+
+
+def _check_spans(path: Path, spans: list[tuple[int, int]], available: int) -> None:
+    needed = 0
+    for start, end in spans:
+        if start != needed:
+            raise UserError(f"{path} has a damaged header: its tensors overlap or leave a gap at byte {needed:,}.")
+        needed = end
+    if needed != available:
+        state = "truncated" if available < needed else "longer than its header says"
+        raise UserError(f"{path} is {state}: {available:,} bytes of tensors, {needed:,} expected; download it again.")
+
+
+def _parsed(value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+class Tensors:
+    """Several safetensors files seen as one mapping from name to lazy array.
+
+    `paths` are the files; a name in two of them is an error. Nothing but headers is read until arrays are evaluated.
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        """Reads the headers of `paths`; raises UserError as `read_header` does."""
+        self.paths = [Path(p) for p in paths]
+        self.entries: dict[str, Entry] = {}
+        self.metadata: dict[str, object] = {}
+        self._home: dict[str, Path] = {}
+        for path in self.paths:
+            header = read_header(path)
+            for name, entry in header.tensors.items():
+                if name in self._home:
+                    raise UserError(f"Tensor {name!r} stands both in {self._home[name]} and in {path}.")
+                self.entries[name], self._home[name] = entry, path
+            self.metadata = {**header.metadata, **self.metadata}
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Tensors:
+        """The shards that a folder's index names, or all its safetensors files where it has no index."""
+        index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+        if index is None:
+            return cls(sorted(folder.glob("*.safetensors")))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{index} is not a safetensors index.") from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise UserError(f"{folder} is incomplete: {index.name} names {missing[0]}, which is not there; download it again.")
+        return cls(folder / name for name in names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def nbytes(self, prefixes: Iterable[str] = ("",)) -> int:
+        """Bytes on disk of the tensors under any of `prefixes`."""
+        prefixes = tuple(prefixes)
+        return sum(entry.nbytes for name, entry in self.entries.items() if name.startswith(prefixes))
+
+    def load(self, prefixes: Iterable[str] = ("",)) -> dict[str, mx.array]:
+        """Lazy arrays of all tensors whose names start with one of `prefixes`."""
+        prefixes = tuple(prefixes)
+        arrays: dict[str, mx.array] = {}
+        for path in self.paths:
+            wanted = [name for name, home in self._home.items() if home == path and name.startswith(prefixes)]
+            if wanted:
+                loaded = mx.load(str(path), format="safetensors")
+                arrays.update({name: loaded[name] for name in wanted})
+        return arrays
+
+
+Source = Mapping[str, mx.array]
+"""Checkpoint name -> array, as `Tensors.load` gives and `names.assign` takes."""
