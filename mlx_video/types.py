@@ -181,7 +181,7 @@ class Guidance:
     apg_threshold: float = 0.0
     """Adaptive projected guidance: the longest text direction, as an L2 norm over the latent; 0 is no limit."""
     cfg_star: bool = False
-    """The negative prediction is first scaled to its projection of the positive one (CFG-Zero*)."""
+    """The negative prediction is first scaled to the positive one's projection on it (CFG-Zero*)."""
     skip_step: int = 0
     """Steps in a row that repeat the modality's last prediction, between steps that compute it."""
 

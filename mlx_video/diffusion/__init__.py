@@ -1,0 +1,1 @@
+"""Mathematics of sampling; knows no network and no file."""

@@ -1,0 +1,147 @@
+"""What a run starts from: the state of each modality, what the user wants kept in it, and the first noise.
+
+A condition is anything with `apply(state, shape) -> state`. It may write into `clean` and `mask`, and append tokens
+after those that are there; it never looks at noise. `unpatchify` drops appended tokens at the end. Knows no sampler, no
+network and no file: pictures and sound come as latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import mlx.core as mx
+
+from mlx_video.diffusion.noise import draw_tokens
+from mlx_video.diffusion.tokens import keyframe_positions, latent_shape, patchify, positions
+from mlx_video.types import AudioShape, Noise, State, VideoShape
+
+
+class Condition(Protocol):
+    """Something that the result has to follow."""
+
+    def apply(self, state: State, shape: Any) -> State:
+        """`state` with the condition in it; `shape` is the clip's VideoShape or its sound's AudioShape."""
+
+
+class ReplaceFrame(NamedTuple):
+    """Keeps latent frames at a picture's: `latent` (B, 128, n, H, W) from `latent_frame` on.
+
+    `strength` 1 keeps them as they are, 0 has no effect. Reference: VideoConditionByLatentIndex.
+    """
+
+    latent: mx.array
+    latent_frame: int = 0
+    strength: float = 1.0
+
+    def apply(self, state: State, shape: VideoShape) -> State:
+        """Writes the frames into `clean` and 1 - strength into `mask`."""
+        frames, rows, columns = shape.grid
+        expected = (state.latent.shape[0], state.latent.shape[2], self.latent.shape[2], rows, columns)
+        if self.latent.shape != expected or not 0 <= self.latent_frame <= frames - self.latent.shape[2]:
+            raise ValueError(
+                f"A latent {self.latent.shape} at frame {self.latent_frame} does not fit {frames} frames of {expected}"
+            )
+        tokens = patchify(self.latent)
+        start = self.latent_frame * rows * columns
+        stop = start + tokens.shape[1]
+        kept = mx.full((*tokens.shape[:2], 1), 1.0 - self.strength, dtype=mx.float32)
+        return state._replace(
+            clean=_write(state.clean, tokens, start, stop), mask=_write(state.mask, kept, start, stop)
+        )
+
+
+class AppendKeyframe(NamedTuple):
+    """Guides the clip by a picture at pixel frame `frame`: `latent` (B, 128, n, H, W) becomes tokens of its own.
+
+    They start from nothing, stay at the picture by `strength`, and are dropped at the end. `single`: the picture is one
+    pixel frame. Reference: VideoConditionByKeyframeIndex.
+    """
+
+    latent: mx.array
+    frame: int
+    strength: float = 1.0
+    single: bool = True
+
+    def apply(self, state: State, shape: VideoShape) -> State:
+        """Appends the tokens, with zeros for `latent`."""
+        tokens = patchify(self.latent)
+        batch, _, frames, rows, columns = self.latent.shape
+        where = keyframe_positions((frames, rows, columns), shape.fps, self.frame, single=self.single, batch=batch)
+        return append(state, tokens, where, 1.0 - self.strength)
+
+
+class Freeze(NamedTuple):
+    """Holds a whole modality at `latent` (sound that the video follows): mask 0, so no sampler moves it."""
+
+    latent: mx.array
+
+    def apply(self, state: State, shape: VideoShape | AudioShape) -> State:
+        """Makes `latent` both what is there and what is wanted."""
+        expected = latent_shape(shape, state.latent.shape[0])
+        if self.latent.shape != expected:
+            raise ValueError(f"A latent {self.latent.shape} cannot stand for one of {expected}")
+        tokens = patchify(self.latent).astype(mx.float32)
+        return state._replace(latent=tokens, clean=tokens, mask=mx.zeros_like(state.mask))
+
+
+def append(state: State, clean: mx.array, where: mx.array, free: float) -> State:
+    """`state` with tokens `clean` (B, n, 128) at positions `where` (B, axes, n, 2), each with mask `free`."""
+    mask = mx.full((*clean.shape[:2], 1), free, dtype=mx.float32)
+    return State(
+        latent=mx.concatenate([state.latent, mx.zeros(clean.shape, mx.float32)], axis=1),
+        clean=mx.concatenate([state.clean, clean.astype(mx.float32)], axis=1),
+        mask=mx.concatenate([state.mask, mask], axis=1),
+        positions=mx.concatenate([state.positions, where], axis=2),
+    )
+
+
+def initial_state(shape: VideoShape | AudioShape, latent: mx.array | None = None, batch: int = 1) -> State:
+    """A state with nothing kept, from `latent` (as `latent_shape` has it; zeros where None). All float32."""
+    if latent is None:
+        latent = mx.zeros(latent_shape(shape, batch), mx.float32)
+    elif latent.shape != latent_shape(shape, batch):
+        raise ValueError(f"An initial latent {latent.shape} for a run of {latent_shape(shape, batch)}")
+    tokens = patchify(latent).astype(mx.float32)
+    mask = mx.ones((*tokens.shape[:2], 1), mx.float32)
+    return State(tokens, tokens, mask, positions(shape, batch))
+
+
+def noised(state: State, noise: mx.array, scale: float = 1.0) -> State:
+    """`state` with `noise` (B, T, 128) in it: `scale` of the way from the latent to noise, then, by mask, from clean.
+
+    Reference: GaussianNoiser since June 2026 (before, the two steps were one lerp by mask * scale).
+    """
+    mixed = _lerp(state.latent, noise, mx.array(scale, mx.float32))
+    return state._replace(latent=_lerp(state.clean, mixed, state.mask))
+
+
+def start(
+    shape: VideoShape | AudioShape,
+    noise: Noise,
+    name: str,
+    *,
+    conditions: Sequence[Condition] = (),
+    latent: mx.array | None = None,
+    scale: float = 1.0,
+    batch: int = 1,
+) -> State:
+    """The state that a stage denoises: from `latent` or nothing, with `conditions`, and the draw called `name`.
+
+    `scale` is how much of the latent the noise replaces: the stage's first sigma where `latent` is given. A frozen
+    modality asks for its draw too, as the reference does, and takes nothing from it.
+    """
+    state = initial_state(shape, latent, batch)
+    for condition in conditions:
+        state = condition.apply(state, shape)
+    return noised(state, draw_tokens(noise, name, shape, state.latent.shape[1], batch), scale)
+
+
+def _write(array: mx.array, rows: mx.array, start: int, stop: int) -> mx.array:
+    return mx.concatenate([array[:, :start], rows.astype(array.dtype), array[:, stop:]], axis=1)
+
+
+def _lerp(start: mx.array, end: mx.array, weight: mx.array) -> mx.array:
+    """From `start` to `end`, exact at both weights 0 and 1, as torch.lerp: counted from the nearer one."""
+    way = end - start
+    return mx.where(weight < 0.5, start + weight * way, end - way * (1.0 - weight))
