@@ -8,6 +8,7 @@ from `mx.load`, which reads a tensor's bytes from disk only when it is evaluated
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -67,23 +68,31 @@ def _check(path: Path, raw: object, available: int) -> Header:
     if not isinstance(raw, dict):
         raise UserError(f"{path} is not a safetensors file: its header is not a JSON object.")
     texts = raw.pop("__metadata__", None) or {}
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise UserError(f"{path} has a damaged header: its metadata must be texts by name.")
     tensors, spans = {}, []
-    for name, entry in raw.items():
-        try:
-            dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{path} has a damaged header at tensor {name!r}.") from error
-        if dtype not in DTYPE_BYTES:
-            raise UserError(f"{path}: tensor {name!r} has dtype {dtype}; known are {', '.join(DTYPE_BYTES)}.")
-        count = 1
-        for side in shape:
-            count *= side
-        if end - start != count * DTYPE_BYTES[dtype]:
-            raise UserError(f"{path} has a damaged header: {name!r} is {dtype} {list(shape)} but spans {end - start:,} bytes.")
-        tensors[name] = Entry(dtype, shape, end - start)
-        spans.append((start, end))
+    for name, described in raw.items():
+        tensors[name], span = _check_tensor(path, name, described)
+        spans.append(span)
     _check_spans(path, sorted(spans), available)
     return Header(tensors, {key: _parsed(value) for key, value in texts.items()})
+
+
+def _check_tensor(path: Path, name: str, described: object) -> tuple[Entry, tuple[int, int]]:
+    match described:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]} if all(
+            isinstance(side, int) and side >= 0 for side in shape
+        ):
+            pass
+        case _:
+            raise UserError(f"{path} has a damaged header at tensor {name!r}.")
+    if dtype not in DTYPE_BYTES:
+        raise UserError(f"{path}: tensor {name!r} has dtype {dtype}; known are {', '.join(DTYPE_BYTES)}.")
+    if end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise UserError(
+            f"{path} has a damaged header: {name!r} is {dtype} {list(shape)} but spans {end - start:,} bytes."
+        )
+    return Entry(dtype, tuple(shape), end - start), (start, end)
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int]], available: int) -> None:
@@ -132,9 +141,9 @@ class Tensors:
             return cls(sorted(folder.glob("*.safetensors")))
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            missing = [name for name in names if not (folder / name).is_file()]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{index} is not a safetensors index.") from error
-        missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{folder} is incomplete: {index.name} names {missing[0]}, which is not there; download it again.")
         return cls(folder / name for name in names)

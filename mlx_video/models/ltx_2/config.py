@@ -7,11 +7,12 @@ implement raises, naming key, value and what is supported. Knows no files and no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_video.types import Modality, UserError
+from mlx_video.types import AUDIO_TIME_SCALE, Modality, UserError
 
 CONTEXT_TOKENS = 1024
 """Length of every text context: prompts are cut to it, and registers fill what a prompt leaves free."""
@@ -292,33 +293,49 @@ class AudioVAEConfig:
     sample_rate: int
     hop: int
     fft: int
-    mel_range: tuple[float, float]
+
+    @property
+    def latent_bins(self) -> int:
+        """Frequency bins of a latent: each level but the last halves them."""
+        return self.mel_bins // AUDIO_TIME_SCALE
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> AudioVAEConfig:
         """From a checkpoint's config; attention inside the autoencoder is refused by name, no released file has it."""
         s = section(config, "audio_vae")
         params = s.part("model").part("params")
-        d, pre = params.part("ddconfig"), s.part("preprocessing")
-        stft, mel = pre.part("stft"), pre.part("mel")
+        d, pre = params.part("ddconfig"), Section(s.get("preprocessing", {}), "audio_vae.preprocessing")
+        stft, mel = Section(pre.get("stft", {}), "stft"), Section(pre.get("mel", {}), "mel")
         d.only("norm_type", "pixel")
         d.only("causality_axis", "height")
         d.only("double_z", True)
-        if d.get("mid_block_add_attention", True) or d.get("attn_resolutions", (8, 16, 32)):
+        d.only("resamp_with_conv", True)
+        multipliers = tuple(d.get("ch_mult", (1, 2, 4)))
+        resolutions = {d.get("resolution", 256) // 2**i for i in range(len(multipliers))}
+        if d.get("mid_block_add_attention", True) or resolutions & set(d.get("attn_resolutions", (8, 16, 32))):
             raise UserError("The checkpoint's audio_vae has attention blocks; supported here: none.")
-        return cls(
+        if 2 ** (len(multipliers) - 1) != AUDIO_TIME_SCALE:
+            raise UserError(f"The checkpoint's audio_vae has {len(multipliers)} levels (ch_mult); supported here: 3.")
+        variables = Section(s.get("variables", {}), "audio_vae.variables")
+        found = cls(
             channels=d.get("ch", 128),
-            multipliers=tuple(d.get("ch_mult", (1, 2, 4))),
+            multipliers=multipliers,
             res_blocks=d.get("num_res_blocks", 2),
             latent_channels=d.get("z_channels", 8),
             in_channels=d.get("in_channels", 2),
             out_channels=d.get("out_ch", 2),
-            mel_bins=d.get("mel_bins", None) or mel.get("n_mel_channels", 64),
+            mel_bins=d.get("mel_bins", None) or mel.get("n_mel_channels", None) or variables.get("mel_bins", 64),
             sample_rate=params.get("sampling_rate", 16_000),
             hop=stft.get("hop_length", 160),
             fft=stft.get("filter_length", 1024),
-            mel_range=(mel.get("mel_fmin", 0), mel.get("mel_fmax", 8000)),
         )
+        if found.channels != found.latent_channels * found.latent_bins or found.mel_bins % AUDIO_TIME_SCALE:
+            # The reference takes the statistics' width, which is a token's, from ch.
+            raise UserError(
+                f"The checkpoint says audio_vae ch = {found.channels}; with {found.latent_channels} latent channels "
+                f"and {found.mel_bins} mel bins it must be {found.latent_channels * found.latent_bins}."
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -364,7 +381,7 @@ class VocoderConfig:
         if "bwe" not in s.values:
             return cls(_generator(s, final=True), None, s.get("output_sampling_rate", 24_000))
         bwe = s.part("bwe")
-        return cls(
+        found = cls(
             _generator(s.part("vocoder"), final=True),
             BandwidthConfig(
                 generator=_generator(bwe, final=False),
@@ -372,10 +389,17 @@ class VocoderConfig:
                 output_rate=bwe.get("output_sampling_rate", 48_000),
                 hop=bwe.get("hop_length", 80),
                 fft=bwe.get("n_fft", 512),
-                mel_bins=bwe.get("num_mels", 64),
+                mel_bins=bwe.only("num_mels", 64),
             ),
             bwe.get("input_sampling_rate", 16_000),
         )
+        extended = found.bandwidth
+        if math.prod(extended.generator.rates) * extended.input_rate != extended.hop * extended.output_rate:
+            raise UserError(
+                f"The checkpoint says vocoder.bwe.upsample_rates = {list(extended.generator.rates)}; their product "
+                f"must be hop_length {extended.hop} times {extended.output_rate} / {extended.input_rate}."
+            )
+        return found
 
 
 def _generator(s: Section, *, final: bool) -> GeneratorConfig:
@@ -383,7 +407,7 @@ def _generator(s: Section, *, final: bool) -> GeneratorConfig:
     kind = s.only("resblock", "1", "AMP1")
     if kind == "AMP1":
         s.only("activation", "snakebeta")
-    return GeneratorConfig(
+    found = GeneratorConfig(
         channels=s.get("upsample_initial_channel", 1024),
         rates=tuple(s.get("upsample_rates", (6, 5, 2, 2, 2))),
         kernels=tuple(s.get("upsample_kernel_sizes", (16, 15, 8, 4, 4))),
@@ -393,6 +417,10 @@ def _generator(s: Section, *, final: bool) -> GeneratorConfig:
         final_bias=s.get("use_bias_at_final", True),
         final_activation=("tanh" if s.get("use_tanh_at_final", True) else "clamp") if final else "none",
     )
+    if any(size % 2 == 0 for size in found.res_kernels):
+        sizes = list(found.res_kernels)
+        raise UserError(f"The checkpoint says {s.where}.resblock_kernel_sizes = {sizes}; supported here: odd sizes.")
+    return found
 
 
 @dataclass(frozen=True)

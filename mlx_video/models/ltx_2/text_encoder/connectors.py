@@ -1,0 +1,105 @@
+"""Hidden states to contexts: the feature extractor and, for each modality, a connector. Knows no text encoder.
+
+A connector is a small transformer over 1024 tokens: the prompt's own first, learned registers after them. A register is
+known by its place: place i of the context takes register i mod 128, whatever the prompt's length. No mask leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_video import platform
+from mlx_video.models.layers import Attention, FeedForward, Rotation, rms_norm, rotary_table
+from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, ConnectorConfig, TextConfig
+from mlx_video.models.ltx_2.text_encoder.features import FeatureExtractor
+from mlx_video.types import Context, UserError
+
+THETA = 10_000.0
+"""Base of the connectors' rotary frequencies; no key of a checkpoint changes it (ltx_core Embeddings1DConnector)."""
+
+
+def feature_width(shapes: Mapping[str, Sequence[int]]) -> int:
+    """How many features a token has that a checkpoint's text projection takes, for `TextConfig.read`.
+
+    shapes: tensor name -> shape, under official names or the module's own.
+    """
+    found = sorted(name for name in shapes if name.endswith("aggregate_embed.weight"))
+    if not found:
+        raise UserError("The checkpoint has no text projection (text_embedding_projection.*aggregate_embed.weight).")
+    return shapes[found[0]][-1]
+
+
+class ConnectorBlock(nn.Module):
+    """Self-attention and feed-forward, each on weightless-normalised input. Source: _BasicTransformerBlock1D."""
+
+    def __init__(self, config: ConnectorConfig):
+        """Sizes from `config`."""
+        super().__init__()
+        self.attn1 = Attention(config.dim, config.heads, config.head_dim, gated=config.gated_attention)
+        self.ff = FeedForward(config.dim, bias=config.feed_forward_bias)
+
+    def __call__(self, x: mx.array, rotation: Rotation) -> mx.array:
+        """x (1, T, D) -> (1, T, D)."""
+        x = x + self.attn1(rms_norm(x), rotation=rotation)
+        return x + self.ff(rms_norm(x))
+
+
+class Connector(nn.Module):
+    """One modality's features, filled up with registers, through the blocks. Source: ltx_core Embeddings1DConnector."""
+
+    def __init__(self, config: ConnectorConfig):
+        """Sizes from `config`."""
+        super().__init__()
+        self.config = config
+        self.transformer_1d_blocks = [ConnectorBlock(config) for _ in range(config.layers)]
+        self.learnable_registers = mx.zeros((config.registers, config.dim))
+        self._rotation: Rotation | None = None
+
+    def __call__(self, features: mx.array) -> mx.array:
+        """features (T, D), T <= 1024 -> context (1, 1024, D)."""
+        c = self.config
+        fill = mx.tile(self.learnable_registers, (CONTEXT_TOKENS // c.registers, 1))[features.shape[0] :]
+        x = mx.concatenate([features, fill.astype(features.dtype)])[None]
+        if self._rotation is None:
+            positions = np.arange(CONTEXT_TOKENS, dtype=np.float32)[None, None]
+            self._rotation = rotary_table(
+                positions, c.heads, c.head_dim, (c.max_position,), theta=THETA, float64=c.rope_float64, dtype=x.dtype
+            )
+        a_block = 2.0 * CONTEXT_TOKENS * 12 * c.dim**2 + 4.0 * CONTEXT_TOKENS**2 * c.dim
+        at_once = max(1, int(platform.flops_per_evaluation() / a_block))
+        for i, block in enumerate(self.transformer_1d_blocks):
+            if i % at_once == 0:
+                mx.eval(x)
+            x = block(x, self._rotation)
+        return rms_norm(x)
+
+
+class Connectors(nn.Module):
+    """Hidden states of one prompt to the contexts of both modalities. Source: ltx_core EmbeddingsProcessor."""
+
+    prefixes = {
+        "model.diffusion_model.video_embeddings_connector.": "video.",
+        "model.diffusion_model.audio_embeddings_connector.": "audio.",
+        "text_embedding_projection.": "projection.",
+    }
+
+    def __init__(self, config: TextConfig):
+        """Sizes from `config`."""
+        super().__init__()
+        self.config = config
+        self.projection = FeatureExtractor(config)
+        self.video = Connector(config.video)
+        self.audio = Connector(config.audio)
+
+    def __call__(self, hidden: mx.array) -> Context:
+        """hidden (T, width, layers + 1) as `TextEncoder.encode` gives it -> video (1, 1024, D), audio (1, 1024, D).
+
+        Raises UserError where the hidden states are not those of the text encoder that the checkpoint belongs to.
+        """
+        self.config.check_encoder(hidden.shape[1], hidden.shape[2] - 1)
+        video, audio = self.projection(hidden, self.video.learnable_registers.dtype)
+        return Context(self.video(video), self.audio(audio))

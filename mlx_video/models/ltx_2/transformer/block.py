@@ -1,0 +1,174 @@
+"""One block of the transformer: two streams that attend to themselves, to their text, and to each other.
+
+A block is told everything that holds for the whole call (`Surroundings`) and how it treats the samples at hand
+(`Treatment`). It knows no passes, no guidance and no other block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_video.models.layers import Attention, FeedForward, KeysValues, Rotation, rms_norm
+from mlx_video.models.ltx_2.config import StreamConfig, TransformerConfig
+from mlx_video.models.ltx_2.transformer.adaln import Modulation, add_gated, modulate
+from mlx_video.types import MODALITIES, Modality, Tree
+
+PREFIX: dict[str, str] = {"video": "", "audio": "audio_"}
+"""How the checkpoint names a modality's parts."""
+SELF_SHIFT, SELF_SCALE, SELF_GATE, FEED_SHIFT, FEED_SCALE, FEED_GATE, TEXT_SHIFT, TEXT_SCALE, TEXT_GATE = range(9)
+"""Rows of a stream's table."""
+CROSS_ROWS = 4
+"""Rows of an audio-video table before its gate: (scale, shift) for audio-to-video, then for video-to-audio."""
+_DIRECTIONS: tuple[tuple[Modality, Modality, int], ...] = (("audio", "video", 0), ("video", "audio", 2))
+"""Of audio-video attention: from, to, and the first of the direction's rows in both tables."""
+
+
+class Crossing(NamedTuple):
+    """One modality in audio-video attention: 4 rows of modulation, 1 row that gates what it takes in, and positions."""
+
+    rows: Modulation
+    gate: Modulation
+    rotation: Rotation
+
+
+class Surroundings(NamedTuple):
+    """What a block's tokens find around them, by modality.
+
+    modulation: 6 rows, or 9 with text AdaLN, before the block adds its table; rotation: of self-attention;
+    text: what text cross-attention reads; crossing: empty where there is one modality.
+    """
+
+    modulation: Mapping[str, Modulation]
+    rotation: Mapping[str, Rotation]
+    text: Mapping[str, KeysValues]
+    crossing: Mapping[str, Crossing]
+
+
+class Treatment(NamedTuple):
+    """What a block leaves out.
+
+    bypassed: modalities whose self-attention gives the value projection instead; cross_modal: whether the streams see
+    each other; still: modalities that are not computed at all, only seen by the other.
+    """
+
+    bypassed: frozenset[str] = frozenset()
+    cross_modal: bool = True
+    still: frozenset[str] = frozenset()
+
+
+class _Stream(NamedTuple):
+    attn1: Attention
+    attn2: Attention
+    ff: FeedForward
+    scale_shift_table: mx.array
+    prompt_scale_shift_table: mx.array | None
+
+
+class Block(nn.Module):
+    """Self-attention, text cross-attention, audio-video cross-attention, feed-forward.
+
+    Parameters carry the checkpoint's names: the video stream's bare, the audio stream's with "audio_" in front.
+    Source: ltx_core transformer.BasicAVTransformerBlock.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        """Sizes and flags from the checkpoint's config."""
+        super().__init__()
+        self._eps = config.norm_eps
+
+        def attention(dim: int, context_dim: int, geometry: StreamConfig) -> Attention:
+            return Attention(
+                dim,
+                geometry.heads,
+                geometry.head_dim,
+                context_dim=context_dim,
+                gated=config.gated_attention,
+                eps=config.norm_eps,
+            )
+
+        for modality, c in config.streams.items():
+            name = PREFIX[modality]
+            self[f"{name}attn1"] = attention(c.dim, c.dim, c)
+            self[f"{name}attn2"] = attention(c.dim, c.context_dim, c)
+            self[f"{name}ff"] = FeedForward(c.dim, bias=c.feed_forward_bias)
+            self[f"{name}scale_shift_table"] = mx.zeros((config.rows, c.dim))
+            if config.text_adaln:
+                self[f"{name}prompt_scale_shift_table"] = mx.zeros((2, c.dim))
+        if config.audio is not None:
+            video, audio = config.video, config.audio
+            # Both directions attend in the audio stream's geometry.
+            self.audio_to_video_attn = attention(video.dim, audio.dim, audio)
+            self.video_to_audio_attn = attention(audio.dim, video.dim, audio)
+            self.scale_shift_table_a2v_ca_video = mx.zeros((CROSS_ROWS + 1, video.dim))
+            self.scale_shift_table_a2v_ca_audio = mx.zeros((CROSS_ROWS + 1, audio.dim))
+
+    def __call__(self, x: Tree, around: Surroundings, treatment: Treatment) -> Tree:
+        """x: (B, T, D) tokens by modality, one or both; returns the same after this block."""
+        x = dict(x)
+        moving = [m for m in MODALITIES if m in x and m not in treatment.still]
+        streams = {m: self._stream(m) for m in moving}
+        rows = {m: around.modulation[m].plus(streams[m].scale_shift_table) for m in moving}
+        for m in moving:
+            x[m] = self._attend(streams[m], x[m], rows[m], around.rotation[m], m in treatment.bypassed)
+            x[m] = self._read(streams[m], x[m], rows[m], around.text[m])
+        if treatment.cross_modal and len(x) == len(MODALITIES):
+            x = self._exchange(x, around.crossing, treatment.still)
+        for m in moving:
+            y = modulate(rms_norm(x[m], self._eps), rows[m].row(FEED_SCALE), rows[m].row(FEED_SHIFT))
+            x[m] = add_gated(x[m], streams[m].ff(y), rows[m].row(FEED_GATE))
+        return x
+
+    def read_text(self, modality: str, context: mx.array, prompt: mx.array | None) -> KeysValues:
+        """Keys and values of a text (1 or B, L, D) for this block.
+
+        prompt: (1 or B, 1, 2, D) shift and scale of the text, before the block adds its table (LTX-2.3), or None. Where
+        it is None, the result depends on the text alone.
+        """
+        stream = self._stream(modality)
+        if prompt is not None and stream.prompt_scale_shift_table is not None:
+            rows = prompt + stream.prompt_scale_shift_table.astype(prompt.dtype)
+            context = modulate(context, rows[:, :, 1], rows[:, :, 0])
+        return stream.attn2.remember(context)
+
+    def _stream(self, modality: str) -> _Stream:
+        name = PREFIX[modality]
+        return _Stream(
+            self[f"{name}attn1"],
+            self[f"{name}attn2"],
+            self[f"{name}ff"],
+            self[f"{name}scale_shift_table"],
+            self.get(f"{name}prompt_scale_shift_table"),
+        )
+
+    def _attend(self, stream: _Stream, x: mx.array, rows: Modulation, rotation: Rotation, bypassed: bool) -> mx.array:
+        y = modulate(rms_norm(x, self._eps), rows.row(SELF_SCALE), rows.row(SELF_SHIFT))
+        y = stream.attn1.bypass(y) if bypassed else stream.attn1(y, rotation=rotation)
+        return add_gated(x, y, rows.row(SELF_GATE))
+
+    def _read(self, stream: _Stream, x: mx.array, rows: Modulation, text: KeysValues) -> mx.array:
+        y = rms_norm(x, self._eps)
+        if stream.prompt_scale_shift_table is None:
+            return x + stream.attn2(y, text)
+        y = modulate(y, rows.row(TEXT_SCALE), rows.row(TEXT_SHIFT))
+        return add_gated(x, stream.attn2(y, text), rows.row(TEXT_GATE))
+
+    def _exchange(self, x: Tree, crossing: Mapping[str, Crossing], still: frozenset[str]) -> Tree:
+        # Both directions read the streams as they are before either is changed.
+        tables = {m: self[f"scale_shift_table_a2v_ca_{m}"] for m in MODALITIES}
+        rows = {m: crossing[m].rows.plus(tables[m][:CROSS_ROWS]) for m in MODALITIES}
+        normed = {m: rms_norm(x[m], self._eps) for m in MODALITIES}
+        result = dict(x)
+        for source, target, first in _DIRECTIONS:
+            if target in still:
+                continue
+            attention = self[f"{source}_to_{target}_attn"]
+            seen = modulate(normed[source], rows[source].row(first), rows[source].row(first + 1))
+            query = modulate(normed[target], rows[target].row(first), rows[target].row(first + 1))
+            memory = attention.remember(seen, crossing[source].rotation)
+            gate = crossing[target].gate.plus(tables[target][CROSS_ROWS:]).row(0)
+            result[target] = add_gated(x[target], attention(query, memory, rotation=crossing[target].rotation), gate)
+        return result

@@ -1,0 +1,137 @@
+"""Walks the passes of a guided step through the blocks together, so that equal work is done once.
+
+Passes whose streams are still the identical arrays and which a block treats alike are computed once; a text's keys and
+values are computed once per block, whoever reads them; and equal treatment can share one batch. All give the same
+numbers as one pass at a time. Knows no embedding and no output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from mlx_video.models.layers import KeysValues, Rotation
+from mlx_video.models.ltx_2.transformer.adaln import Modulation, repeat_samples
+from mlx_video.models.ltx_2.transformer.block import Block, Crossing, Surroundings, Treatment
+from mlx_video.models.ltx_2.transformer.prepared import Prepared
+from mlx_video.types import MODALITIES, Modality, Pass, Tree
+
+
+class Timing(NamedTuple):
+    """What the noise levels of a call make of each modality, before any block adds its tables.
+
+    modulation: 6 or 9 rows; prompt: (1 or B, 1, 2, D), empty without text AdaLN; crossing: empty for one modality.
+    """
+
+    modulation: dict[str, Modulation]
+    prompt: dict[str, mx.array]
+    crossing: dict[str, Crossing]
+
+
+class _Group(NamedTuple):
+    """Passes that share streams, text and treatment in a block: computed once for all `members`."""
+
+    context: str
+    members: list[int]
+
+
+class Walk:
+    """The passes of one call on their way through the blocks; `streams` holds where each of them is."""
+
+    def __init__(
+        self,
+        x: Tree,
+        passes: Sequence[Pass],
+        timing: Timing,
+        prepared: Prepared,
+        *,
+        still: frozenset[str] = frozenset(),
+        batched: bool = False,
+    ):
+        """x: embedded tokens (B, T, D), where every pass starts; `still`: modalities that are only seen, not moved."""
+        self.streams: list[Tree] = [x] * len(passes)
+        self._passes, self._timing, self._prepared = passes, timing, prepared
+        self._still, self._batched = still, batched
+
+    def through(self, index: int, block: Block) -> Iterator[float]:
+        """Takes all passes through block `index`, in pieces; yields each piece's operations when it is done."""
+        texts: dict[tuple, KeysValues] = {}
+        for treatment, groups in self._plan(index).items():
+            for some in [groups] if self._batched else [[group] for group in groups]:
+                inputs = [self.streams[group.members[0]] for group in some]
+                text: dict[str, KeysValues] = {
+                    m: _joined([self._text(index, block, texts, group.context, m) for group in some], inputs[0][m])
+                    for m in inputs[0]
+                    if m not in self._still
+                }
+                yield self._advance(block, treatment, some, inputs, text)
+
+    def _plan(self, index: int) -> dict[Treatment, list[_Group]]:
+        plan: dict[Treatment, dict[tuple, _Group]] = {}
+        for i, one in enumerate(self._passes):
+            x = self.streams[i]
+            bypassed = {m for m, blocks in one.skip_self_attention if index in blocks and m in x} - self._still
+            treatment = Treatment(frozenset(bypassed), one.cross_modal and len(x) == len(MODALITIES), self._still)
+            same = (one.context, *map(id, x.values()))
+            plan.setdefault(treatment, {}).setdefault(same, _Group(one.context, [])).members.append(i)
+        return {treatment: list(groups.values()) for treatment, groups in plan.items()}
+
+    def _advance(
+        self, block: Block, treatment: Treatment, groups: list[_Group], inputs: list[Tree], text: dict[str, KeysValues]
+    ) -> float:
+        times = len(groups)
+        x = inputs[0] if times == 1 else {m: mx.concatenate([tree[m] for tree in inputs]) for m in inputs[0]}
+        modulation, _, crossing = self._timing
+        around = Surroundings(
+            modulation={m: modulation[m].repeat(times) for m in x},
+            rotation={m: _repeat(self._prepared.rotation[m], times) for m in x},
+            text=text,
+            crossing={
+                m: Crossing(a.repeat(times), b.repeat(times), _repeat(r, times)) for m, (a, b, r) in crossing.items()
+            },
+        )
+        result = block(x, around, treatment)
+        parts = {m: mx.split(result[m], times) if times > 1 else [result[m]] for m in result}
+        for k, group in enumerate(groups):
+            tree = {m: parts[m][k] for m in parts}
+            for i in group.members:
+                self.streams[i] = tree
+        return _operations(x, text, treatment.cross_modal)
+
+    def _text(
+        self, index: int, block: Block, texts: dict[tuple, KeysValues], context: str, modality: Modality
+    ) -> KeysValues:
+        prompt = self._timing.prompt.get(modality)
+        kept = self._prepared.text if prompt is None else None
+        key, store = ((context, modality), texts) if kept is None else ((context, modality, index), kept)
+        if key not in store:
+            store[key] = block.read_text(modality, self._prepared.contexts[context][modality], prompt)
+        return store[key]
+
+
+def _operations(x: Tree, text: Mapping[str, KeysValues], cross_modal: bool) -> float:
+    # Two for each multiplication in the matrix products of a block; the rest is small beside them.
+    total = 0.0
+    for m, stream in x.items():
+        samples, tokens, dim = stream.shape
+        length = text[m].keys.shape[2] if m in text else 0
+        total += samples * (28 * tokens * dim**2 + 4 * tokens * (tokens + length) * dim + 4 * length * dim**2)
+    if cross_modal:
+        (samples, seen, wide), (_, heard, narrow) = x["video"].shape, x["audio"].shape
+        total += samples * 8 * narrow * (seen * wide + heard * narrow + seen * heard)
+    return total
+
+
+def _repeat(rotation: Rotation, times: int) -> Rotation:
+    return Rotation(repeat_samples(rotation.cos, times), repeat_samples(rotation.sin, times))
+
+
+def _joined(texts: list[KeysValues], x: mx.array) -> KeysValues:
+    # A text of one sample serves all samples of x.
+    whole = []
+    for arrays in zip(*texts, strict=True):
+        spread = [a if len(a) == len(x) else mx.broadcast_to(a, (len(x), *a.shape[1:])) for a in arrays]
+        whole.append(spread[0] if len(spread) == 1 else mx.concatenate(spread))
+    return KeysValues(*whole)
