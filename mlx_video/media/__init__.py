@@ -1,0 +1,1 @@
+"""Pixels and samples to files and back; knows no network."""

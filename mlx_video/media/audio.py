@@ -1,0 +1,169 @@
+"""Sound: files to waveforms at their own rate, and waveforms to WAV files.
+
+A waveform is (2, S) float32 from -1 to 1. Knows no mel bins and no latents.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from mlx_video.media.files import check_input, check_place, replacing
+from mlx_video.types import UserError
+
+if TYPE_CHECKING:
+    import av
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".wav",)
+"""Of files that `write_wav` writes."""
+
+
+def read_audio(path: str | Path, start: float = 0.0, seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """The sound of a file from `start` on, `seconds` of it at most: ((2, S) float32, samples a second).
+
+    Any file with a sound track that FFmpeg reads: WAV, FLAC, MP3, OGG, M4A, videos. Times count from the file's own
+    start, so a video's sound keeps its place beside the picture. Mono is doubled; more than two channels are mixed down
+    with the usual weights (centre and sides at -3 dB), and made softer where that goes beyond full scale. Samples keep
+    their rate. Damaged packets are left out.
+    Raises UserError where the file cannot be read, has no sound track, or ends before `start`.
+    """
+    import av
+
+    path = check_input(path, "a sound file")
+    _check_span(start, seconds)
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = cast("av.AudioStream | None", container.streams.best("audio"))
+            if stream is None:
+                raise UserError(f"{path} has no sound track; give a sound file, or a video with sound.")
+            if stream.codec_context is None:
+                raise UserError(f"The sound of {path} is in a form that cannot be decoded; save it as WAV.")
+            rate = stream.rate
+            first = round(start * rate)
+            last = None if seconds is None else first + round(seconds * rate)
+            waveform = _collect(container, stream, last)
+            surround = stream.codec_context.channels > 2
+    except av.FFmpegError as error:
+        raise UserError(f"{path} cannot be read as sound: {error.strerror}.") from error
+    length = waveform.shape[1]
+    if length == 0:
+        raise UserError(f"{path} has a sound track without sound; it is damaged or empty.")
+    if first >= length:
+        raise UserError(f"The sound of {path} is {length / rate:.2f} s long; a start of {start:g} s is past its end.")
+    waveform = np.ascontiguousarray(waveform[:, first:])
+    # Channels mixed together may add up to more than full scale.
+    return waveform / max(1.0, float(np.abs(waveform).max())) if surround else waveform, rate
+
+
+def _check_span(start: float, seconds: float | None) -> None:
+    if not (math.isfinite(start) and start >= 0):
+        raise UserError(f"A start of {start:g} s is not in the file; the first is 0.")
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"seconds is {seconds}; it must be above 0.")
+
+
+def _collect(container: av.container.InputContainer, stream: av.AudioStream, last: int | None) -> np.ndarray:
+    # All samples from the file's start, up to `last`; no seeking, because that is exact in few formats.
+    offset = _offset(container, stream)
+    parts = [np.zeros((2, max(offset, 0)), np.float32)]
+    length = offset
+    end = _declared_end(container, stream, offset)
+    wanted = min((limit for limit in (last, end) if limit is not None), default=None)
+    for part in _decoded(container, stream):
+        parts.append(part)
+        length += part.shape[1]
+        if wanted is not None and length >= wanted:
+            break
+    return np.concatenate(parts, axis=1)[:, max(-offset, 0) :][:, :wanted]
+
+
+def _offset(container: av.container.InputContainer, stream: av.AudioStream) -> int:
+    # Samples by which the track begins after the file does, as when a video's picture comes first.
+    if stream.start_time is None or stream.time_base is None or container.start_time is None:
+        return 0
+    begin = stream.start_time * stream.time_base - container.start_time / 1_000_000
+    return round(float(begin) * stream.rate)
+
+
+def _declared_end(container: av.container.InputContainer, stream: av.AudioStream, offset: int) -> int | None:
+    # Codecs decode whole blocks; of the formats that tell where the sound ends in the last one, MP4's word is good.
+    if "mp4" not in container.format.name or not stream.duration or stream.time_base is None:
+        return None
+    return offset + round(float(stream.duration * stream.time_base) * stream.rate)
+
+
+def _decoded(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[np.ndarray]:
+    import av
+
+    layout = "stereo" if stream.codec_context.channels > 2 else stream.layout.name
+    converter = av.AudioResampler(format="fltp", layout=layout, rate=stream.rate)
+    for frame in itertools.chain(_frames(container, stream), [None]):
+        for converted in converter.resample(frame):
+            samples = converted.to_ndarray()
+            yield np.repeat(samples, 2, axis=0) if samples.shape[0] == 1 else samples
+
+
+def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    import av
+
+    for packet in container.demux(stream):
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError as error:
+            log.warning("A damaged piece of sound was left out: %s", error)
+
+
+def check_output(path: str | Path, *, needed: int = 0) -> Path:
+    """The path, once it is sure that a WAV file of `needed` bytes can be written there; else raises UserError."""
+    return check_place(path, SUFFIXES, needed=needed)
+
+
+def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> None:
+    """Writes (2, S) float samples as a WAV file of 16 bits, whole or not at all; values beyond -1 to 1 are clipped.
+
+    Raises UserError as `check_output` does.
+    """
+    path = check_output(path)
+    check_waveform(waveform)
+    samples = np.rint(np.clip(waveform, -1, 1) * 32767).astype("<i2")
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.T.tobytes())
+
+
+def check_waveform(waveform: np.ndarray) -> None:
+    """Raises ValueError unless `waveform` is (2, S) of finite floats."""
+    if waveform.ndim != 2 or waveform.shape[0] != 2 or not np.issubdtype(waveform.dtype, np.floating):
+        raise ValueError(f"A waveform is (2, S) of floats; got {waveform.shape} {waveform.dtype}.")
+    if not np.isfinite(waveform).all():
+        raise ValueError("The waveform has samples that are not finite numbers.")
+
+
+def fit(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """(C, S) -> (C, samples): cut at the end, or silence added there."""
+    missing = samples - waveform.shape[1]
+    return np.pad(waveform, ((0, 0), (0, missing))) if missing > 0 else waveform[:, :samples]
+
+
+def resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """(2, S) float32 at `rate` -> (2, round(S * wanted / rate)) at `wanted` samples a second (FFmpeg's resampler)."""
+    import av
+
+    if rate == wanted:
+        return waveform
+    converter = av.AudioResampler(format="fltp", layout="stereo", rate=wanted)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform, np.float32), format="fltp", layout="stereo")
+    frame.sample_rate = rate
+    parts = [part.to_ndarray() for piece in (frame, None) for part in converter.resample(piece)]
+    return fit(np.concatenate(parts, axis=1), round(waveform.shape[1] * wanted / rate))

@@ -1,0 +1,167 @@
+"""The latent upsampler: residual blocks, a resampling of space or time, residual blocks.
+
+It works on un-normalised latents, channels last. It does not know the video autoencoder's statistics (its caller takes
+them off before and puts them on after) and holds no sizes of its own: files for space x2 (plain or rational), space
+x1.5 and time x2 differ by their config alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_video.models.ltx_2.config import UPSAMPLER_GROUPS, UpsamplerConfig
+
+BLUR_SIZE = 5
+"""Taps a side of the rational resampler's binomial low-pass."""
+
+
+class Upsampler(nn.Module):
+    """Upsamples un-normalised video latents in space or in time (reference: `LatentUpsampler`)."""
+
+    prefixes = {"": ""}
+
+    def __init__(self, config: UpsamplerConfig):
+        """Builds the network that `config` describes; its weights come from an upsampler file."""
+        super().__init__()
+        channels = config.mid_channels
+        self.config = config
+        self.initial_conv = Convolution(config.in_channels, channels)
+        self.initial_norm = GroupNorm(channels)
+        self.res_blocks = [ResidualBlock(channels) for _ in range(config.blocks)]
+        self.upsampler: Any
+        if config.rational:
+            self.upsampler = RationalResampler(channels, *config.ratio)
+        elif config.temporal:
+            self.upsampler = [Convolution(channels, (8 if config.spatial else 2) * channels)]
+        else:
+            self.upsampler = [nn.Conv2d(channels, 4 * channels, 3, padding=1)]
+        self.post_upsample_res_blocks = [ResidualBlock(channels) for _ in range(config.blocks)]
+        self.final_conv = Convolution(channels, config.in_channels)
+
+    def __call__(self, latent: mx.array) -> mx.array:
+        """Latent (B, F, H, W, C) -> (B, F', H', W', C) with the sizes of `config.grid(F, H, W)`."""
+        x = nn.silu(self.initial_norm(self.initial_conv(latent)))
+        for block in self.res_blocks:
+            x = block(x)
+        x = self._resample(x)
+        for block in self.post_upsample_res_blocks:
+            x = block(x)
+        return self.final_conv(x)
+
+    def _resample(self, x: mx.array) -> mx.array:
+        if self.config.temporal:
+            # The first latent frame stands for one pixel frame, so it gives one frame and not two.
+            side = 2 if self.config.spatial else 1
+            return shuffle(self.upsampler[0](x), (2, side, side))[:, 1:]
+        images = x.flatten(0, 1)
+        images = self.upsampler(images) if self.config.rational else shuffle(self.upsampler[0](images), (2, 2))
+        return images.reshape(*x.shape[:2], *images.shape[1:])
+
+
+class Convolution(nn.Conv3d):
+    """A 3x3x3 convolution over (B, F, H, W, C) that keeps the size, with zeros beyond the edges.
+
+    Time is padded by hand: with no temporal padding of its own a convolution of one clip runs on Metal as a few
+    two-dimensional ones, which have the fast kernels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        """Between channel counts; weight (O, 3, 3, 3, I)."""
+        super().__init__(in_channels, out_channels, 3, padding=(0, 1, 1))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, F, H, W, I) -> (B, F, H, W, O)."""
+        return super().__call__(mx.pad(x, [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)]))
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over (B, ..., C) with neighbouring channels in a group, as torch has it.
+
+    Statistics are taken channel by channel and then joined, in float32: no transpose, and one pass to apply them.
+    """
+
+    def __init__(self, channels: int, groups: int = UPSAMPLER_GROUPS, eps: float = 1e-5):
+        """`channels` is a multiple of `groups`; eps is torch's default."""
+        super().__init__()
+        self.weight, self.bias = mx.ones((channels,)), mx.zeros((channels,))
+        self.groups, self.eps = groups, eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, ..., C) -> the same shape and dtype."""
+        flat = x.reshape(x.shape[0], -1, x.shape[-1]).astype(mx.float32)
+        mean = self._per_group(flat.mean(axis=1, keepdims=True))
+        variance = self._per_group(mx.square(flat - mean).mean(axis=1, keepdims=True))
+        scale = self.weight * mx.rsqrt(variance + self.eps)
+        return (flat * scale + (self.bias - mean * scale)).astype(x.dtype).reshape(x.shape)
+
+    def _per_group(self, values: mx.array) -> mx.array:
+        # (B, 1, C) of equally weighted channels -> each channel's group mean, again (B, 1, C).
+        size = values.shape[-1] // self.groups
+        return mx.repeat(values.reshape(*values.shape[:-1], self.groups, size).mean(axis=-1), size, axis=-1)
+
+
+class ResidualBlock(nn.Module):
+    """Convolution, norm, SiLU, convolution, norm; SiLU after the residual sum (reference: `ResBlock`)."""
+
+    def __init__(self, channels: int):
+        """Keeps `channels` and size."""
+        super().__init__()
+        self.conv1, self.norm1 = Convolution(channels, channels), GroupNorm(channels)
+        self.conv2, self.norm2 = Convolution(channels, channels), GroupNorm(channels)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, F, H, W, C) -> the same shape."""
+        return nn.silu(self.norm2(self.conv2(nn.silu(self.norm1(self.conv1(x))))) + x)
+
+
+class RationalResampler(nn.Module):
+    """Up by `up` through channels, then down by `down` behind a low-pass, image by image.
+
+    Reference: `SpatialRationalResampler`. Scale 2 is up by 2 with nothing after it; its file carries the kernel all
+    the same.
+    """
+
+    def __init__(self, channels: int, up: int, down: int):
+        """The scale is up / down."""
+        super().__init__()
+        self.conv = nn.Conv2d(channels, up * up * channels, 3, padding=1)
+        self.blur_down = BlurDown(down)
+        self.up = up
+
+    def __call__(self, images: mx.array) -> mx.array:
+        """(N, H, W, C) -> (N, ceil(H * up / down), ceil(W * up / down), C)."""
+        return self.blur_down(shuffle(self.conv(images), (self.up, self.up)))
+
+
+class BlurDown(nn.Module):
+    """A fixed low-pass on each channel, kept at every `stride`-th pixel; a stride of 1 leaves images as they are."""
+
+    def __init__(self, stride: int):
+        """The kernel, (1, 1, 5, 5), is the file's own."""
+        super().__init__()
+        self.kernel = mx.zeros((1, 1, BLUR_SIZE, BLUR_SIZE))
+        self.stride = stride
+
+    def __call__(self, images: mx.array) -> mx.array:
+        """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), C)."""
+        if self.stride == 1:
+            return images
+        channels = images.shape[-1]
+        weight = mx.broadcast_to(self.kernel.reshape(1, BLUR_SIZE, BLUR_SIZE, 1), (channels, BLUR_SIZE, BLUR_SIZE, 1))
+        return mx.conv2d(images, weight, stride=self.stride, padding=BLUR_SIZE // 2, groups=channels)
+
+
+def shuffle(x: mx.array, factors: tuple[int, ...]) -> mx.array:
+    """Spreads channels over the axes between batch and channels, each of which grows by its factor.
+
+    (B, H, W, C * h * w), the output's channel slowest and the last factor fastest, -> (B, H * h, W * w, C); likewise
+    with three axes.
+    """
+    batch, *sizes, _ = x.shape
+    axes = len(factors)
+    grown = [axis for size in range(1, axes + 1) for axis in (size, size + axes + 1)]
+    x = x.reshape(batch, *sizes, -1, *factors).transpose(0, *grown, axes + 1)
+    return x.reshape(batch, *(size * factor for size, factor in zip(sizes, factors, strict=True)), -1)
