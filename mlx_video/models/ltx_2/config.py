@@ -381,25 +381,22 @@ class VocoderConfig:
         if "bwe" not in s.values:
             return cls(_generator(s, final=True), None, s.get("output_sampling_rate", 24_000))
         bwe = s.part("bwe")
-        found = cls(
-            _generator(s.part("vocoder"), final=True),
-            BandwidthConfig(
-                generator=_generator(bwe, final=False),
-                input_rate=bwe.get("input_sampling_rate", 16_000),
-                output_rate=bwe.get("output_sampling_rate", 48_000),
-                hop=bwe.get("hop_length", 80),
-                fft=bwe.get("n_fft", 512),
-                mel_bins=bwe.only("num_mels", 64),
-            ),
-            bwe.get("input_sampling_rate", 16_000),
+        extension = BandwidthConfig(
+            generator=_generator(bwe, final=False),
+            input_rate=bwe.get("input_sampling_rate", 16_000),
+            output_rate=bwe.get("output_sampling_rate", 48_000),
+            hop=bwe.get("hop_length", 80),
+            fft=bwe.get("n_fft", 512),
+            mel_bins=bwe.only("num_mels", 64),
         )
-        extended = found.bandwidth
-        if math.prod(extended.generator.rates) * extended.input_rate != extended.hop * extended.output_rate:
+        rates = extension.generator.rates
+        ratio, rest = divmod(extension.output_rate, extension.input_rate)
+        if rest or math.prod(rates) != extension.hop * ratio:
             raise UserError(
-                f"The checkpoint says vocoder.bwe.upsample_rates = {list(extended.generator.rates)}; their product "
-                f"must be hop_length {extended.hop} times {extended.output_rate} / {extended.input_rate}."
+                f"The checkpoint says vocoder.bwe.upsample_rates = {list(rates)}; their product must be hop_length "
+                f"{extension.hop} times the whole number {extension.output_rate} / {extension.input_rate}."
             )
-        return found
+        return cls(_generator(s.part("vocoder"), final=True), extension, extension.input_rate)
 
 
 def _generator(s: Section, *, final: bool) -> GeneratorConfig:
@@ -420,6 +417,11 @@ def _generator(s: Section, *, final: bool) -> GeneratorConfig:
     if any(size % 2 == 0 for size in found.res_kernels):
         sizes = list(found.res_kernels)
         raise UserError(f"The checkpoint says {s.where}.resblock_kernel_sizes = {sizes}; supported here: odd sizes.")
+    if any(kernel < rate for kernel, rate in zip(found.kernels, found.rates, strict=True)):
+        raise UserError(
+            f"The checkpoint says {s.where}.upsample_kernel_sizes = {list(found.kernels)}; none may be less than its "
+            f"rate in upsample_rates = {list(found.rates)}."
+        )
     return found
 
 
