@@ -8,12 +8,16 @@ Layouts follow from the module tree: the owner of a weight is looked up, and a c
 checkpoint's channels-first to MLX's channels-last. A module with a layout of its own states
 `checkpoint_axes = {leaf: axes}`. Nothing is guessed from names, and nothing is loaded in part: missing, surplus,
 doubled or misshapen tensors are one error that names the component. Knows no particular network.
+
+Tensors come in one of three forms (`Form`): as the official files have them, under official names but with channels
+last as other converters write them, or under the module's own paths in MLX's order.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -29,6 +33,8 @@ _CONVOLUTIONS = {
 }
 """Axes that take a checkpoint's (O, I, ...) weight, or (I, O, K) where transposed, to MLX's (O, ..., I)."""
 NAMED_IN_REPORT = 3
+Form = Literal["official", "channels last", "native"]
+_Axes = tuple[int, ...]
 
 
 def module_path(network: type[nn.Module] | nn.Module, name: str) -> str | None:
@@ -41,7 +47,11 @@ def module_path(network: type[nn.Module] | nn.Module, name: str) -> str | None:
     path = prefixes[prefix] + name[len(prefix) :]
     for pattern, replacement in getattr(network, "renames", ()):
         path = re.sub(pattern, replacement, path)
-    return None if any(re.search(pattern, path) for pattern in getattr(network, "ignored", ())) else path
+    return None if _is_ignored(network, path) else path
+
+
+def _is_ignored(network: type[nn.Module] | nn.Module, path: str) -> bool:
+    return any(re.search(pattern, path) for pattern in getattr(network, "ignored", ()))
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -67,31 +77,57 @@ def _axes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def match(module: nn.Module, found: Mapping[str, tuple[int, ...]], component: str, *, native: bool = False) -> dict[str, str]:
-    """Pairs checkpoint names with module paths: {name: path}, one to one.
+def match(
+    module: nn.Module, found: Mapping[str, tuple[int, ...]], component: str, *, form: Form = "official"
+) -> dict[str, str]:
+    """Pairs names of tensors with module paths: {name: path}, one to one.
 
-    found: name -> shape as the checkpoint has it; `native` says that the shapes are already in MLX's axis order.
-    Raises UserError with a short report where a tensor is missing, surplus, doubled or has another shape.
+    found: name -> shape, in the order that `form` says. Raises UserError with a short report where a tensor is missing,
+    surplus, doubled or has another shape.
     """
+    return {name: path for name, (path, _) in _pair(module, found, component, form).items()}
+
+
+def _pair(
+    module: nn.Module, found: Mapping[str, tuple[int, ...]], component: str, form: Form
+) -> dict[str, tuple[str, _Axes]]:
+    """As `match`, with the axes that take each tensor to the official order (a native one: that leave it alone)."""
+    native = form == "native"
     wanted = {p: tuple(a.shape) for p, a in tree_flatten(module.parameters())} if native else shapes(module)
-    pairs: dict[str, str] = {}
+    axes = _axes(module)
+    pairs: dict[str, tuple[str, _Axes]] = {}
     taken: dict[str, str] = {}
     faults = []
     for name, shape in found.items():
-        path = name if native else module_path(module, name)
+        path = module_path(module, name) if not native else None if _is_ignored(module, name) else name
         if path is None:
             continue
+        order = _to_official(tuple(shape), wanted[path], axes.get(path), form) if path in wanted else ()
         if path in taken:
             faults.append(f"{taken[path]} and {name} both stand for {path}")
-        elif path in wanted and tuple(shape) != wanted[path]:
+        elif order is None:
             faults.append(f"{name} has shape {list(shape)}, expected {list(wanted[path])}")
-        pairs[name], taken[path] = path, name
+        pairs[name], taken[path] = (path, order or ()), name
     faults += _report("missing", [path for path in wanted if path not in taken])
     faults += _report("not known", [name for path, name in taken.items() if path not in wanted])
     if faults:
         more = f" (and {len(faults) - NAMED_IN_REPORT} more)" if len(faults) > NAMED_IN_REPORT else ""
         raise UserError(f"The weights do not fit the {component}: {'; '.join(faults[:NAMED_IN_REPORT])}{more}.")
     return pairs
+
+
+def _to_official(shape: _Axes, official: _Axes, axes: _Axes | None, form: Form) -> _Axes | None:
+    """The axes that take a tensor of `shape` to the `official` one; None where it is of neither order.
+
+    Converters that write channels last leave some tensors as they were (filters, an upsampler): where the shape tells
+    the two orders apart, it decides.
+    """
+    plain = tuple(range(len(official)))
+    if form == "channels last" and len(official) > 2:
+        last = axes or (0, *plain[2:], 1)
+        if shape == tuple(official[i] for i in last):
+            return tuple(last.index(i) for i in plain)
+    return plain if shape == official else None
 
 
 def _report(what: str, names: Iterable[str]) -> list[str]:
@@ -103,25 +139,48 @@ def _report(what: str, names: Iterable[str]) -> list[str]:
 
 
 def native_arrays(
-    module: nn.Module, tensors: Mapping[str, mx.array], component: str, *, native: bool = False
+    module: nn.Module, tensors: Mapping[str, mx.array], component: str, *, form: Form = "official"
 ) -> dict[str, mx.array]:
-    """Module path -> array in MLX's axis order, from `tensors` (checkpoint name -> array); lazy, dtypes untouched.
+    """Module path -> array in MLX's axis order, from `tensors` (name -> array); lazy, dtypes untouched.
 
-    `native` marks tensors that carry module paths and MLX's axis order already. Raises UserError as `match` does.
+    Raises UserError as `match` does.
     """
-    pairs = match(module, {name: array.shape for name, array in tensors.items()}, component, native=native)
-    axes = {} if native else _axes(module)
-    return {path: tensors[name].transpose(axes[path]) if path in axes else tensors[name] for name, path in pairs.items()}
+    axes = {} if form == "native" else _axes(module)
+    pairs = _pair(module, {name: array.shape for name, array in tensors.items()}, component, form)
+    return {
+        path: _moved(tensors[name], tuple(order[i] for i in axes.get(path, range(len(order)))))
+        for name, (path, order) in pairs.items()
+    }
+
+
+def official_arrays(
+    module: nn.Module, tensors: Mapping[str, mx.array], component: str, *, form: Form = "official"
+) -> dict[str, mx.array]:
+    """Official name -> array in the official order, from tensors under official names in either order; lazy.
+
+    Raises UserError as `match` does.
+    """
+    pairs = _pair(module, {name: array.shape for name, array in tensors.items()}, component, form)
+    return {name: _moved(tensors[name], order) for name, (_, order) in pairs.items()}
+
+
+def _moved(array: mx.array, order: _Axes) -> mx.array:
+    return array if order == tuple(sorted(order)) else array.transpose(order)
 
 
 def assign(
-    module: nn.Module, tensors: Mapping[str, mx.array], component: str, *, dtype: mx.Dtype | None = None, native: bool = False
+    module: nn.Module,
+    tensors: Mapping[str, mx.array],
+    component: str,
+    *,
+    dtype: mx.Dtype | None = None,
+    form: Form = "official",
 ) -> None:
-    """Loads `tensors` (checkpoint name -> array) into `module`, cast to `dtype`; lazy until evaluated.
+    """Loads `tensors` (name -> array) into `module`, cast to `dtype`; lazy until evaluated.
 
     Raises UserError as `match` does, and then has changed nothing.
     """
-    arrays = native_arrays(module, tensors, component, native=native)
+    arrays = native_arrays(module, tensors, component, form=form)
     module.update(tree_unflatten([(path, cast(array, dtype)) for path, array in arrays.items()]))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,13 +124,13 @@ class Tensors:
         self.paths = [Path(p) for p in paths]
         self.entries: dict[str, Entry] = {}
         self.metadata: dict[str, object] = {}
-        self._home: dict[str, Path] = {}
+        self._home: dict[str, tuple[Path, str]] = {}
         for path in self.paths:
             header = read_header(path)
             for name, entry in header.tensors.items():
                 if name in self._home:
-                    raise UserError(f"Tensor {name!r} stands both in {self._home[name]} and in {path}.")
-                self.entries[name], self._home[name] = entry, path
+                    raise UserError(f"Tensor {name!r} stands both in {self._home[name][0]} and in {path}.")
+                self.entries[name], self._home[name] = entry, (path, name)
             self.metadata = {**header.metadata, **self.metadata}
 
     @classmethod
@@ -148,6 +148,24 @@ class Tensors:
             raise UserError(f"{folder} is incomplete: {index.name} names {missing[0]}, which is not there; download it again.")
         return cls(folder / name for name in names)
 
+    def renamed(self, rename: Callable[[str], str | None]) -> Tensors:
+        """The same tensors under other names; those that `rename` gives None are left out.
+
+        Raises UserError where two would have one name.
+        """
+        view = Tensors(())
+        view.metadata = self.metadata
+        for name, entry in self.entries.items():
+            new = rename(name)
+            if new is None:
+                continue
+            if new in view.entries:
+                raise UserError(f"{view._home[new][1]!r} and {name!r} in {self._home[name][0]} both stand for {new!r}.")
+            view.entries[new], view._home[new] = entry, self._home[name]
+        homes = {home for home, _ in view._home.values()}
+        view.paths = [path for path in self.paths if path in homes]
+        return view
+
     def __contains__(self, name: object) -> bool:
         return name in self.entries
 
@@ -161,10 +179,10 @@ class Tensors:
         prefixes = tuple(prefixes)
         arrays: dict[str, mx.array] = {}
         for path in self.paths:
-            wanted = [name for name, home in self._home.items() if home == path and name.startswith(prefixes)]
+            wanted = {name: old for name, (home, old) in self._home.items() if home == path and name.startswith(prefixes)}
             if wanted:
                 loaded = mx.load(str(path), format="safetensors")
-                arrays.update({name: loaded[name] for name in wanted})
+                arrays.update({name: loaded[old] for name, old in wanted.items()})
         return arrays
 
 

@@ -1,0 +1,95 @@
+"""Which files of a model's repo a run needs, by the names that repos are known to use.
+
+Pure functions over a list of names: they ask no network, and know nothing of what is in the files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+from mlx_video.types import UserError
+
+MARKER = "mlx_video.json"
+"""A folder that `convert` wrote holds this file."""
+TEXT_ENCODERS = ("text_encoder", "gemma")
+"""Folders of a model's repo that may hold its text encoder."""
+NAMED_IN_REPORT = 6
+
+_VERSION = r"(?:-(?P<version>\d+(?:\.\d+)*))?\.safetensors"
+_RULES = {
+    "checkpoint": r"ltx-[\d.]+-\d+b-{variant}",
+    "upsampler": r"ltx-[\d.]+-spatial-upscaler-x2",
+    "lora": r"ltx-[\d.]+-\d+b-distilled-lora-\d+",
+}
+"""Lightricks' names, before an optional version; `-fp8` and the like are other files."""
+_WORDS = {"checkpoint": ("{variant}",), "upsampler": ("spatial", "x2"), "lora": ("distilled", "lora")}
+"""What names in other repos hold."""
+_NOT_A_CHECKPOINT = ("lora", "upscaler", "upsampler", "fp8", "fp4", "int8", "int4", "vae", "vocoder", "text", "embed")
+_NOUNS = {"checkpoint": "{variant} checkpoint", "upsampler": "spatial x2 upsampler", "lora": "distilled LoRA"}
+
+
+def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[str]:
+    """The files of a repo that make up one thing; empty where it has none.
+
+    files: names from the repo's root; kind: "checkpoint" (of `variant`, or all of a converted folder), "upsampler"
+    (spatial x2), "lora" (the distilled one) or "text_encoder". Of several versions the newest; 16 bit, not fp8.
+    """
+    files = sorted(files)
+    if kind == "text_encoder":
+        return _text_encoder(files)
+    if kind == "checkpoint" and MARKER in files:
+        inside = [name for name in files if "/" in name and not name.startswith(TEXT_ENCODERS)]
+        return [MARKER, *_readable(inside)]
+    root = [name for name in files if "/" not in name and name.endswith(".safetensors")]
+    rule = re.compile(_RULES[kind].format(variant=variant) + _VERSION)
+    official = [(_version(found["version"]), name) for name in root if (found := rule.fullmatch(name))]
+    if official:
+        return [max(official)[1]]
+    words = [word.format(variant=variant) for word in _WORDS[kind]]
+    named = [name for name in root if all(word in name.lower() for word in words)]
+    if kind == "checkpoint":
+        not_it = (*_NOT_A_CHECKPOINT, "dev" if variant == "distilled" else "distilled")
+        others = [name for name in root if not any(word in name.lower() for word in not_it)]
+        named = [name for name in named if name in others] or (others if len(others) == 1 else [])
+    return named[-1:]
+
+
+def _version(text: str | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in (text or "0").split("."))
+
+
+def _readable(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.endswith((".safetensors", ".json", ".model", ".jinja"))]
+
+
+def _text_encoder(files: Collection[str]) -> list[str]:
+    """A Hugging Face folder at the root, or in one of TEXT_ENCODERS with its tokenizer in it or beside it."""
+    for folder in ("", *(f"{name}/" for name in TEXT_ENCODERS)):
+        inside = [name for name in files if name.startswith(folder) and "/" not in name.removeprefix(folder)]
+        inside = [name for name in _readable(inside) if "consolidated" not in name]
+        if f"{folder}config.json" in inside and any(name.endswith(".safetensors") for name in inside):
+            return inside + (_readable(name for name in files if name.startswith("tokenizer/")) if folder else [])
+    return []
+
+
+def choose_all(repo: str, files: Iterable[str], kinds: Iterable[str], variant: str = "distilled") -> list[str]:
+    """The files for several kinds; raises UserError, naming what `repo` has instead, where one of them is not there."""
+    files, chosen = list(files), []
+    for kind in kinds:
+        found = choose(files, kind, variant)
+        if not found:
+            noun = _NOUNS.get(kind, kind.replace("_", " ")).format(variant=variant)
+            other = "dev" if variant == "distilled" else "distilled"
+            if kind == "checkpoint" and (instead := choose(files, kind, other)):
+                raise UserError(f"{repo} has no {noun}, but a {other} one ({instead[0]}): choose a pipeline for that.")
+            raise UserError(f"{repo} has no {noun}; its files are {name_some(files)}.")
+        chosen += found
+    return chosen
+
+
+def name_some(files: Collection[str]) -> str:
+    """The first few of `files` for a message, weights before others."""
+    weights = [name for name in files if name.endswith(".safetensors")] or list(files)
+    more = ", ..." if len(weights) > NAMED_IN_REPORT else ""
+    return (", ".join(weights[:NAMED_IN_REPORT]) or "none") + more
