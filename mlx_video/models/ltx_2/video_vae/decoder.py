@@ -1,0 +1,82 @@
+"""The convolutional decoder: normalised latents to pixels, a whole clip at once or piece by piece with the same result.
+
+It does not tile (see tiles.py) and does not turn pixels into 8 bit. Which blocks there are, and in what generation,
+is the config's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_video.models.ltx_2.config import VideoVAEConfig
+from mlx_video.models.ltx_2.video_vae.blocks import activate, decoder_blocks, scale, spans_time
+from mlx_video.models.ltx_2.video_vae.convolution import Convolution
+from mlx_video.models.ltx_2.video_vae.patches import unpatchify
+from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
+from mlx_video.models.ltx_2.video_vae.stream import Block, Piece, Stream, Through
+from mlx_video.types import UserError
+
+
+class VideoDecoder(nn.Module):
+    """Latents to pixels (reference: `ConvVideoDecoder`, called `VideoDecoder` before 1.1)."""
+
+    prefixes = {"vae.decoder.": "", STATISTICS_PREFIX: "statistics."}
+    renames = (*RENAMES, (r"\.conv\.(weight|bias)$", r".\1"))
+    ignored = (r"^statistics\.(?!(mean|std)$)",)
+
+    def __init__(self, config: VideoVAEConfig):
+        """The decoder that `config` describes; raises UserError where it names blocks that are not supported."""
+        super().__init__()
+        options = {"padding": config.decoder_padding, "causal": config.causal_decoder}
+        self.config = config
+        self.scale = scale(config.decoder_blocks, config.patch_size)
+        self.statistics = LatentStatistics(config)
+        self.up_blocks, first, channels = decoder_blocks(config)
+        self.conv_in = Convolution(config.latent_channels, first, **options)
+        self.conv_out = Convolution(channels, config.out_channels * config.patch_size**2, **options)
+
+    def __call__(self, latent: mx.array) -> mx.array:
+        """Normalised latent (B, F, H, W, C) -> pixels (B, 8F - 7, 32H, 32W, 3), about [-1, 1] and not clipped.
+
+        Raises UserError for a side of one latent where the decoder pads by reflection (LTX-2).
+        """
+        return next(self.pieces(latent))
+
+    def pieces(self, latent: mx.array, size: int | None = None) -> Iterator[mx.array]:
+        """Pixels (B, frames, 32H, 32W, 3) of a latent as above in order, `size` latent frames on their way at a time.
+
+        The numbers are those of the whole clip, whatever the size. None: all at once. A piece gives about 8 * size
+        frames; the first come late, because each convolution waits for frames to come.
+        """
+        _, frames, rows, columns, _ = latent.shape
+        if self.config.decoder_padding == "reflect" and min(rows, columns) < 2:
+            raise UserError(
+                f"A latent of {rows} x {columns} (rows x columns) is too small for this decoder, which pads by "
+                f"reflection: each side needs 2 or more ({2 * self.scale.height} pixels)."
+            )
+        if size is None or spans_time(self.up_blocks):
+            size = frames
+        pieces: Iterable[Piece] = (
+            Piece(latent[:, start : start + size], start + size >= frames) for start in range(0, frames, size)
+        )
+        limit = size if size < frames else None
+        for block, growth in self._blocks():
+            pieces = Through(block, pieces, limit)
+            limit = limit and limit * growth
+        return (frames for frames, _ in pieces)
+
+    def _blocks(self) -> Iterator[tuple[Block, int]]:
+        # Each with how much it multiplies the frames.
+        yield self._enter, 1
+        for block in self.up_blocks:
+            yield block, getattr(block, "growth", 1)
+        yield self._leave, 1
+
+    def _enter(self, latent: mx.array, stream: Stream) -> mx.array:
+        return self.conv_in(self.statistics.denormalize(latent.astype(self.conv_in.weight.dtype)), stream)
+
+    def _leave(self, x: mx.array, stream: Stream) -> mx.array:
+        return unpatchify(self.conv_out(activate(x), stream), self.config.patch_size)

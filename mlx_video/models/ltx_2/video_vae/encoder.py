@@ -1,0 +1,100 @@
+"""The convolutional encoder: pixels to normalised latents, a whole clip at once or piece by piece with the same result.
+
+It is causal: what has been encoded never changes with what follows. It does not tile (see tiles.py) and reads no files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_video.models.ltx_2.config import VideoVAEConfig
+from mlx_video.models.ltx_2.video_vae.blocks import activate, encoder_blocks, scale, spans_time
+from mlx_video.models.ltx_2.video_vae.convolution import Convolution
+from mlx_video.models.ltx_2.video_vae.patches import patchify
+from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
+from mlx_video.models.ltx_2.video_vae.stream import Block, Stream
+from mlx_video.types import UserError
+
+log = logging.getLogger(__name__)
+
+
+class VideoEncoder(nn.Module):
+    """Pixels to latents (reference: `VideoEncoder`)."""
+
+    prefixes = {"vae.encoder.": "", STATISTICS_PREFIX: "statistics."}
+    renames = (*RENAMES, (r"\.conv\.(weight|bias)$", r".\1"))
+    ignored = (r"^statistics\.(?!(mean|std)$)",)
+
+    def __init__(self, config: VideoVAEConfig):
+        """The encoder that `config` describes; raises UserError where it names blocks that are not supported."""
+        super().__init__()
+        options = {"padding": config.encoder_padding, "causal": True}
+        self.config = config
+        self.scale = scale(config.encoder_blocks, config.patch_size)
+        self.statistics = LatentStatistics(config)
+        self.conv_in = Convolution(config.in_channels * config.patch_size**2, config.latent_channels, **options)
+        self.down_blocks, channels = encoder_blocks(config)
+        # One channel more than the mean: the logarithm of a variance that all share, which nobody reads.
+        self.conv_out = Convolution(channels, config.latent_channels + 1, **options)
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether a clip may come in pieces; not where the config names blocks that normalise over all frames."""
+        return not spans_time(self.down_blocks)
+
+    def __call__(self, pixels: mx.array) -> mx.array:
+        """Pixels (B, frames, height, width, 3) in [-1, 1] -> normalised latent (B, F, H, W, C), F = (frames - 1) / 8 + 1.
+
+        Frames beyond the last 1 + 8k are left out, with a warning. Raises UserError for other sizes than multiples of 32.
+        """
+        frames = pixels.shape[1]
+        surplus = (frames - 1) % self.scale.time
+        if surplus:
+            log.warning("%d frames are not 1 + %d k: the last %d are left out", frames, self.scale.time, surplus)
+        return self.encode(pixels[:, : frames - surplus], Passage(self))
+
+    def encode(self, pixels: mx.array, passage: Passage) -> mx.array:
+        """The next frames of a clip -> its next latents (B, F, H, W, C): 1 + 8k frames at first, then 8k at a time."""
+        _, frames, height, width, _ = pixels.shape
+        # Reflection needs two latents a side.
+        least = 2 if self.config.encoder_padding == "reflect" else 1
+        for side, step in ((height, self.scale.height), (width, self.scale.width)):
+            if side % step or side < least * step:
+                below = max(side // step, least) * step
+                raise UserError(
+                    f"The encoder takes sides that are multiples of {step} pixels from {least * step} on, not {side}; "
+                    f"nearest are {below} and {below + step}."
+                )
+        x = pixels.astype(self.conv_in.weight.dtype)
+        for block, stream in zip(self._blocks(), passage.streams, strict=True):
+            x = block(x, stream)
+            stream.evaluate(x)
+        return x
+
+    def _blocks(self) -> Iterator[Block]:
+        yield self._enter
+        yield from self.down_blocks
+        yield self._leave
+
+    def _enter(self, pixels: mx.array, stream: Stream) -> mx.array:
+        return self.conv_in(patchify(pixels, self.config.patch_size), stream)
+
+    def _leave(self, x: mx.array, stream: Stream) -> mx.array:
+        means = self.conv_out(activate(x), stream)[..., : self.config.latent_channels]
+        return self.statistics.normalize(means)
+
+
+class Passage:
+    """One clip's way through an encoder: what its layers keep from piece to piece."""
+
+    def __init__(self, encoder: VideoEncoder, *, in_pieces: bool = False):
+        """`in_pieces`: more than one call of `encode` may use it; the encoder must take pieces then."""
+        if in_pieces and not encoder.takes_pieces:
+            raise ValueError("this encoder normalises over all frames (res_x_y) and cannot take a clip in pieces")
+        self.streams = [Stream() for _ in range(len(encoder.down_blocks) + 2)]
+        for stream in self.streams:
+            stream.last = not in_pieces

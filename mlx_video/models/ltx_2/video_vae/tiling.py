@@ -1,0 +1,242 @@
+"""How a clip is cut into overlapping tiles and how much each tile counts where they overlap: whole numbers and weights.
+
+The geometry and the weights are the reference's (ltx_core.tiling): tiles are laid out on the latent grid, weights rise
+and fall linearly over an overlap, and a later tile in time starts one latent frame early, because the first latent
+frame of a tile stands for one pixel frame only. Knows no network and no arrays of MLX.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from mlx_video.models.ltx_2.video_vae.blocks import Scale
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
+
+BYTES_PER_PIXEL_FRAME = 750
+"""Peak of the convolutional decoder for each pixel of each frame on its way; published for another port on Metal.
+Measured here, CPU, float32: 250 for a whole clip; 540, 430 and 400 in pieces of 1, 2 and 4 latent frames."""
+BLEND_BYTES = 24
+"""For each pixel of each frame of a tile in time: two float32 sums of three colours."""
+LARGEST_PIECE = 4
+"""Latent frames on their way at a time. More is no faster and costs memory in proportion."""
+ENCODE_OVERLAP = (16, 64)
+"""Least overlap in frames and in pixels when encoding (reference: `prepare_tiles_for_encoding`)."""
+
+
+class Span(NamedTuple):
+    """Size and overlap of tiles along one axis: in pixels, or in pixel frames."""
+
+    size: int
+    overlap: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles along time, rows and columns; None leaves an axis whole. `piece`: latent frames on their way at a time.
+
+    The piece changes memory and never the numbers (None: all at once); tiles change both.
+    """
+
+    frames: Span | None = None
+    height: Span | None = None
+    width: Span | None = None
+    piece: int | None = LARGEST_PIECE
+
+    @property
+    def tiled(self) -> bool:
+        """Whether any axis is cut."""
+        return any((self.frames, self.height, self.width))
+
+
+class Preset(NamedTuple):
+    """Tiles along time, and along the longer side of the picture."""
+
+    frames: Span
+    long_side: Span
+
+
+REFERENCE = Preset(Span(80, 24), Span(768, 64))
+"""What version 1.2.0 of the reference cuts every clip into that is larger."""
+PRESETS = {
+    "conservative": Preset(Span(96, 24), Span(768, 64)),
+    "default": Preset(Span(64, 24), Span(512, 64)),
+    "aggressive": Preset(Span(32, 8), Span(256, 64)),
+}
+MODES = ("auto", "none", *PRESETS)
+
+
+def plan_tiles(
+    mode: str,
+    grid: tuple[int, int, int],
+    *,
+    memory_limit: int | None = None,
+    stream: bool = False,
+    scale: Scale = Scale(TIME_SCALE, SPACE_SCALE, SPACE_SCALE),
+) -> Tiling:
+    """The tiling of a clip of latent `grid` (F, H, W), for decoding or encoding.
+
+    mode: "none" cuts nothing; a preset's name cuts as it says; "auto" cuts nothing where a picture of that size, a few
+    frames at a time, fits into `memory_limit` (bytes that the work may take), else as the reference does, else smaller.
+    stream: frames are to come as early and as few at a time as they can. Raises UserError for an unknown mode.
+    """
+    if mode not in MODES:
+        raise UserError(f"There is no tiling {mode!r}; there are {', '.join(MODES)}.")
+    largest = 1 if stream else LARGEST_PIECE
+    if mode in PRESETS:
+        candidates = [_coupled(PRESETS[mode], grid, scale)]
+    elif mode == "none" or memory_limit is None:
+        candidates = [Tiling()]
+    else:
+        smaller = (REFERENCE, PRESETS["default"], PRESETS["aggressive"])
+        candidates = [Tiling(), *(_coupled(preset, grid, scale) for preset in smaller)]
+    for tiling in candidates:
+        for piece in (size for size in (4, 2, 1) if size <= largest):
+            plan = replace(tiling, piece=piece)
+            if memory_limit is None or peak_bytes(plan, grid, scale) <= memory_limit:
+                return plan
+    return plan
+
+
+def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = Scale(8, 32, 32)) -> int:
+    """Estimated peak of decoding or encoding a clip of latent `grid`, without the weights and without the result."""
+    frames, rows, columns = (
+        min(size * factor, span.size if span else size * factor)
+        for size, factor, span in zip(grid, scale, (tiling.frames, tiling.height, tiling.width), strict=True)
+    )
+    at_once = min(grid[0], tiling.piece or grid[0]) * scale.time
+    blend = BLEND_BYTES * frames * prod(grid[1:]) * prod(scale[1:]) if tiling.tiled else 0
+    return BYTES_PER_PIXEL_FRAME * min(at_once, frames) * rows * columns + blend
+
+
+def _coupled(preset: Preset, grid: tuple[int, int, int], scale: Scale) -> Tiling:
+    # The shorter side's tile keeps the picture's aspect ratio, on the latent grid (`TileSizeConfig.from_long_side`).
+    def side(length: int, factor: int) -> Span:
+        size, overlap = preset.long_side.size // factor, preset.long_side.overlap // factor
+        tile = max(2, overlap + 1, round(size * length / max(grid[1:])))
+        return Span(tile * factor, overlap * factor)
+
+    return Tiling(preset.frames, side(grid[1], scale.height), side(grid[2], scale.width))
+
+
+# ---------------------------------------------------------------------------------------------------- one axis
+
+
+class Part(NamedTuple):
+    """One tile along one axis: where it lies in latents and in pixels, and how much each of its outputs counts.
+
+    The weights of all parts of an axis add up to 1 everywhere.
+    """
+
+    latents: slice
+    pixels: slice
+    weights: np.ndarray
+
+
+class _Interval(NamedTuple):
+    # In latents; `left` and `right` are the lengths of the ramps.
+    start: int
+    stop: int
+    left: int
+    right: int
+
+
+def decode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> tuple[list[Part], list[Part], list[Part]]:
+    """The parts of time, rows and columns, with weights for pixels. Raises UserError for spans that cannot be used."""
+    return _parts(tiling, grid, scale, in_pixels=True)
+
+
+def encode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> tuple[list[Part], list[Part], list[Part]]:
+    """The same with weights for latents; overlaps are raised to ENCODE_OVERLAP, what the encoder needs at a border."""
+    frames, pixels = ENCODE_OVERLAP
+
+    def raised(span: Span | None, least: int) -> Span | None:
+        return span and Span(span.size, max(span.overlap, least))
+
+    tiling = Tiling(raised(tiling.frames, frames), raised(tiling.height, pixels), raised(tiling.width, pixels))
+    return _parts(tiling, grid, scale, in_pixels=False)
+
+
+def _parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale, *, in_pixels: bool) -> tuple[list[Part], ...]:
+    axes = (
+        ("frames", tiling.frames, grid[0], scale.time),
+        ("height", tiling.height, grid[1], scale.height),
+        ("width", tiling.width, grid[2], scale.width),
+    )
+    return tuple(
+        _axis(_split(length, _in_latents(span, factor, name), time=name == "frames"), factor, name == "frames", in_pixels)
+        for name, span, length, factor in axes
+    )
+
+
+def _in_latents(span: Span | None, factor: int, name: str) -> Span | None:
+    if span is None:
+        return None
+    unit = "frames" if name == "frames" else "pixels"
+    for what, value, least in (("size", span.size, 2 * factor), ("overlap", span.overlap, 0)):
+        if value % factor or value < least:
+            below = max(value // factor * factor, least)
+            raise UserError(
+                f"A tile's {name} {what} must be a multiple of {factor} {unit} from {least} on, not {value}; "
+                f"nearest are {below} and {below + factor}."
+            )
+    if span.overlap >= span.size:
+        raise UserError(
+            f"Tiles of {span.size} {unit} cannot overlap by {span.overlap}; the most is {span.size - factor}."
+        )
+    return Span(span.size // factor, span.overlap // factor)
+
+
+def _split(length: int, span: Span | None, *, time: bool) -> list[_Interval]:
+    if span is None or length <= span.size:
+        return [_Interval(0, length, 0, 0)]
+    size, overlap = span
+    step = size - overlap
+    count = -(-(length - overlap) // step)
+    found = []
+    for i in range(count):
+        # In time every tile but the first begins one latent frame early, and fades in over it too.
+        early = 1 if time and i else 0
+        stop = min(i * step + size, length)
+        found.append(
+            _Interval(i * step - early, stop, (overlap if i else 0) + early, overlap if i < count - 1 else 0)
+        )
+    return found
+
+
+def _axis(intervals: list[_Interval], factor: int, time: bool, in_pixels: bool) -> list[Part]:
+    parts = []
+    for start, stop, left, right in intervals:
+        # The first latent frame of a tile stands for one pixel frame; latent rows and columns all stand for `factor`.
+        pixels = slice(start * factor, (stop - 1) * factor + 1 if time else stop * factor)
+        latents = slice(start, stop)
+        if in_pixels:
+            fade_in = 1 + (left - 1) * factor if time and left else left * factor
+            weights = trapezoid(pixels.stop - pixels.start, fade_in, right * factor, from_zero=time)
+        else:
+            weights = trapezoid(stop - start, left, right, from_zero=time)
+        parts.append(Part(latents, pixels, weights))
+    total = np.zeros(max((p.pixels if in_pixels else p.latents).stop for p in parts))
+    for part in parts:
+        total[part.pixels if in_pixels else part.latents] += part.weights
+    return [
+        part._replace(weights=(part.weights / total[part.pixels if in_pixels else part.latents]).astype(np.float32))
+        for part in parts
+    ]
+
+
+def trapezoid(length: int, left: int, right: int, *, from_zero: bool) -> np.ndarray:
+    """Weights that rise over `left` places, stay at 1 and fall over `right`, float64.
+
+    The ramps leave out 0 and 1, except that the left one begins with 0 where `from_zero` says so.
+    """
+    left, right = min(left, length), min(right, length)
+    weights = np.ones(length)
+    if left:
+        weights[:left] *= np.arange(left) / left if from_zero else np.arange(1, left + 1) / (left + 1)
+    if right:
+        weights[length - right :] *= 1 - np.arange(1, right + 1) / (right + 1)
+    return weights
