@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_video import linux_blas
 
@@ -105,14 +106,34 @@ def prepare() -> None:
     """Sets MLX up for this machine. The commands and `LTXPipeline` call it first; later calls do nothing.
 
     The cache is capped (CACHE_LIMIT, an eighth of a small machine's memory). On Metal the working set is wired, so that
-    macOS does not page weights out between steps. On a Linux CPU matrix products go to a fast BLAS.
+    macOS does not page weights out between steps. On a Linux CPU matrix products go to a fast BLAS, and on any CPU
+    quantized layers make their weights whole first.
     """
     mx.set_cache_limit(min(CACHE_LIMIT, memory_limit() // 8))
     if is_metal():
         mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
     if is_cpu():
         linux_blas.enable()
+        _dequantize_before_products()
     log.debug("%s: compute in %s, %.1f GiB of memory", mx.default_device(), compute_dtype(), memory_limit() / GIB)
+
+
+ROWS_TO_DEQUANTIZE = 16
+"""From this many rows on, a CPU dequantizes a weight before a product. For 384 rows and a weight of 4096 x 4096 MLX's
+quantized product takes 4.0 s, dequantizing and a plain product 0.3 s (8 bit) to 0.5 s (4 bit)."""
+
+
+def _dequantize_before_products() -> None:
+    quantized = nn.QuantizedLinear.__call__
+
+    def multiply(self: nn.QuantizedLinear, x: mx.array) -> mx.array:
+        if x.size < ROWS_TO_DEQUANTIZE * x.shape[-1] or not is_cpu():
+            return quantized(self, x)
+        how = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        y = x @ mx.dequantize(self.weight, self.scales, self.get("biases"), **how).T
+        return y + self.bias if "bias" in self else y
+
+    nn.QuantizedLinear.__call__ = multiply
 
 
 def _apple_gpu() -> tuple[int, str] | None:

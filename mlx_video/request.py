@@ -28,13 +28,15 @@ MAX_SIDE = 8192
 MAX_FRAMES = 4097
 """About 170 s at 24 fps; far beyond the 20 s that the position tables were trained for."""
 MAX_FPS = 240.0
+MAX_TOKENS = 1024
+"""Of an enhanced prompt: as many as the text encoder reads."""
 
 
 @dataclass(frozen=True)
 class Request:
     """All that a user may ask of one clip. Field names are the flags' names with underscores."""
 
-    prompt: str
+    prompt: str = ""
     pipeline: str = "distilled"
     height: int = 512
     width: int = 512
@@ -46,6 +48,10 @@ class Request:
     stream: bool = False
     image: tuple[ImageAt, ...] = ()
     audio_file: AudioIn | None = None
+    embedding: str | None = None
+    enhance_prompt: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
     lora: tuple[Lora, ...] = ()
     steps: int | None = None
     negative_prompt: str | None = None
@@ -70,8 +76,8 @@ class Request:
         if self.pipeline not in recipes:
             raise UserError(f"There is no pipeline {self.pipeline!r}; there are {', '.join(recipes)}.")
         recipe = recipes[self.pipeline]
-        if not self.prompt.strip():
-            raise UserError("The prompt is empty; say what the clip should show.")
+        self._check_text()
+        self._check_enhancement()
         for name, value in (("height", self.height), ("width", self.width)):
             _check_multiple(f"--{name}", value, recipe.size_unit, recipe.name)
         _check_frames(self.num_frames)
@@ -83,6 +89,25 @@ class Request:
         self._check_numbers()
         self._check_inputs()
         return recipe
+
+    def _check_text(self) -> None:
+        if self.embedding is None and not self.prompt.strip():
+            raise UserError("The prompt is empty; say what the clip should show.")
+        if self.embedding is not None and (self.prompt or self.negative_prompt is not None):
+            raise UserError(
+                f"--embedding {self.embedding} holds its prompts already; leave --prompt and --negative-prompt out."
+            )
+
+    def _check_enhancement(self) -> None:
+        if self.enhance_prompt and self.embedding is not None:
+            raise UserError("--enhance-prompt has no effect with --embedding, whose prompt is encoded already.")
+        for name in ("max_tokens", "temperature"):
+            if getattr(self, name) is not None and not self.enhance_prompt:
+                raise UserError(f"{_flag(name)} has no effect without --enhance-prompt.")
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= MAX_TOKENS:
+            raise UserError(f"--max-tokens {self.max_tokens} is out of range; it must be from 1 to {MAX_TOKENS}.")
+        if self.temperature is not None and not 0.0 <= self.temperature <= 5.0:
+            raise UserError(f"--temperature {self.temperature:g} is out of range; it must be from 0 (greedy) to 5.")
 
     def _check_options(self, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
         for name in (*GUIDANCE_OPTIONS, *STAGE_LORA_OPTIONS):
@@ -154,5 +179,6 @@ def _check_frames(value: int) -> None:
     below = min(max((value - 1) // TIME_SCALE * TIME_SCALE + 1, 1), MAX_FRAMES)
     near = f"{below}" if value < 1 or value > MAX_FRAMES else f"{below} or {below + TIME_SCALE}"
     raise UserError(
-        f"--num-frames {value} does not work: it must be 1 + 8k (9, 17, 25, 33, ...) up to {MAX_FRAMES}; nearest: {near}."
+        f"--num-frames {value} does not work: it must be 1 + 8k (9, 17, 25, 33, ...), {MAX_FRAMES} at most; "
+        f"nearest: {near}."
     )

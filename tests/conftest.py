@@ -32,3 +32,30 @@ def inputs(tmp_path_factory):
     from tests.pipelines.cases import write_inputs
 
     return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def command(capfd):
+    """command(main, "--flag", value, ...) runs a command in this process: (exit status, what it said)."""
+
+    def run(main, *line) -> tuple[int, str]:
+        try:
+            status = main([str(word) for word in line])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capfd.readouterr()
+        assert out == ""  # messages go to standard error
+        return status, err
+
+    return run
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The clips that commands make during a test, in order."""
+    from mlx_video import LTXPipeline
+
+    clips = []
+    run = LTXPipeline.run
+    monkeypatch.setattr(LTXPipeline, "run", lambda *a, **k: clips.append(run(*a, **k)) or clips[-1])
+    return clips

@@ -63,6 +63,19 @@ def read_image(path: str | Path) -> np.ndarray:
             ) from error
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a file begins as a picture does, readable or not; its name does not count."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except (*DAMAGED, Image.DecompressionBombError):
+        return True
+
+
 def _open(path: Path) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 

@@ -5,6 +5,7 @@ Either is handed the time up to which pictures are written, so that sound and pi
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -61,6 +62,14 @@ def open_track(
             yield NoTrack() if stream is None else CopiedTrack(container, source, stream)
     else:
         yield NoTrack()
+
+
+def check_copy(audio_from: Path, kind: str) -> None:
+    """Raises UserError where a file's sound cannot be copied into a file of FFmpeg's format `kind`."""
+    import av
+
+    with av.open(io.BytesIO(), "w", format=kind) as container, open_track(container, None, audio_from):
+        pass
 
 
 class NoTrack:

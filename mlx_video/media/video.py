@@ -18,7 +18,7 @@ import numpy as np
 
 from mlx_video.media.files import check_input, check_new_folder, check_place, replacing, replacing_folder
 from mlx_video.media.image import save_image
-from mlx_video.media.tracks import open_track
+from mlx_video.media.tracks import check_copy, open_track
 from mlx_video.types import UserError
 
 if TYPE_CHECKING:
@@ -65,9 +65,15 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def check_output(path: str | Path, *, needed: int = 0) -> Path:
-    """The path, once it is sure that a video of `needed` bytes can be written there; else raises UserError."""
-    return check_place(path, SUFFIXES, needed=needed)
+def check_output(path: str | Path, *, needed: int = 0, audio_from: str | Path | None = None) -> Path:
+    """The path, once it is sure that a video of `needed` bytes can be written there; else raises UserError.
+
+    audio_from: a file whose sound it is to hold as it is.
+    """
+    path = check_place(path, SUFFIXES, needed=needed)
+    if audio_from is not None:
+        check_copy(Path(audio_from), CONTAINERS[path.suffix.lower()])
+    return path
 
 
 def write_video(

@@ -1,7 +1,7 @@
 """The four pipelines as data. If two pipelines seem to differ by an `if`, a `Stage` lacks a field.
 
 Knows nothing but the nouns; imports nothing heavy, because `--help` shows its defaults.
-Source of the values: the reference's constants (LTX_2_PARAMS, LTX_2_3_PARAMS, LTX_2_3_HQ_PARAMS) and its pipeline classes.
+Source of the values: the reference's LTX_2_PARAMS, LTX_2_3_PARAMS, LTX_2_3_HQ_PARAMS and its pipeline classes.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ GENERATIONS: dict[str, Mapping[str, Any]] = {
 fewer than 48 blocks gets the block at the same relative depth."""
 
 NEGATIVE_PROMPT = (
-    "blurry, out of focus, low resolution, compression artifacts, flicker, jitter, ghosting, smeared motion, frozen frame, "
-    "warped faces, extra fingers, deformed hands, melting objects, wrong perspective, overexposed, washed-out colors, "
-    "watermark, captions, logos, on-screen text, muffled or distorted sound, clipping, hum, robotic voice, "
-    "speech out of sync with the lips"
+    "blurry, out of focus, low resolution, compression artifacts, flicker, jitter, ghosting, smeared motion, "
+    "frozen frame, warped faces, extra fingers, deformed hands, melting objects, wrong perspective, overexposed, "
+    "washed-out colors, watermark, captions, logos, on-screen text, muffled or distorted sound, clipping, hum, "
+    "robotic voice, speech out of sync with the lips"
 )
 """Written for this project; what a guided run steers away from unless `--negative-prompt` says otherwise."""

@@ -53,14 +53,16 @@ def fetch_checkpoint(
     upsampler: bool = True,
     lora: bool = False,
     text_encoder: bool = True,
+    others: Collection[str] = (),
     report: Listener | None = None,
 ) -> Path:
     """Fetches a model and returns its folder.
 
     variant: "distilled" or "dev"; upsampler, lora: with the spatial x2 upsampler and the distilled LoRA; text_encoder:
-    with the one in the repo, if it has one. `report` is told of the download in megabytes. Raises UserError.
+    with the one in the repo, if it has one; others: further kinds of `choose`. `report` is told of the download in
+    megabytes. Raises UserError.
     """
-    kinds = ["checkpoint", *(["upsampler"] if upsampler else []), *(["lora"] if lora else [])]
+    kinds = ["checkpoint", *(["upsampler"] if upsampler else []), *(["lora"] if lora else []), *others]
 
     def plan(files: Collection[str]) -> list[str]:
         return choose_all(repo, files, kinds, variant) + (choose(files, "text_encoder") if text_encoder else [])

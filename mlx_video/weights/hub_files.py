@@ -20,20 +20,35 @@ _VERSION = r"(?:-(?P<version>\d+(?:\.\d+)*))?\.safetensors"
 _RULES = {
     "checkpoint": r"ltx-[\d.]+-\d+b-{variant}",
     "upsampler": r"ltx-[\d.]+-spatial-upscaler-x2",
+    "spatial x1.5": r"ltx-[\d.]+-spatial-upscaler-x1\.5",
+    "temporal x2": r"ltx-[\d.]+-temporal-upscaler-x2",
     "lora": r"ltx-[\d.]+-\d+b-distilled-lora-\d+",
 }
 """Lightricks' names, before an optional version; `-fp8` and the like are other files."""
-_WORDS = {"checkpoint": ("{variant}",), "upsampler": ("spatial", "x2"), "lora": ("distilled", "lora")}
+_WORDS = {
+    "checkpoint": ("{variant}",),
+    "upsampler": ("spatial", "x2"),
+    "spatial x1.5": ("spatial", "x1"),
+    "temporal x2": ("temporal", "x2"),
+    "lora": ("distilled", "lora"),
+}
 """What names in other repos hold."""
 _NOT_A_CHECKPOINT = ("lora", "upscaler", "upsampler", "fp8", "fp4", "int8", "int4", "vae", "vocoder", "text", "embed")
-_NOUNS = {"checkpoint": "{variant} checkpoint", "upsampler": "spatial x2 upsampler", "lora": "distilled LoRA"}
+_NOUNS = {
+    "checkpoint": "{variant} checkpoint",
+    "upsampler": "spatial x2 upsampler",
+    "spatial x1.5": "spatial x1.5 upsampler",
+    "temporal x2": "temporal x2 upsampler",
+    "lora": "distilled LoRA",
+}
 
 
 def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[str]:
     """The files of a repo that make up one thing; empty where it has none.
 
     files: names from the repo's root; kind: "checkpoint" (of `variant`, or all of a converted folder), "upsampler"
-    (spatial x2), "lora" (the distilled one) or "text_encoder". Of several versions the newest; 16 bit, not fp8.
+    (spatial x2), "spatial x1.5" or "temporal x2" (the other upsamplers), "lora" (the distilled one) or "text_encoder".
+    Of several versions the newest; 16 bit, not fp8.
     """
     files = sorted(files)
     if kind == "text_encoder":

@@ -17,10 +17,14 @@ from mlx_video.types import UserError
 from mlx_video.weights import names
 from mlx_video.weights.lora_file import FLAT, NAMED_IN_REPORT, NETWORK, Adapter, Pair, read
 
-__all__ = ["NETWORK", "Adapter", "Coverage", "Pair", "Strengths", "attach", "detach", "fuse", "match", "read"]
+__all__ = [
+    "NETWORK", "Adapter", "Coverage", "Pair", "Strengths", "Terms", "add", "attach", "detach", "fuse", "match", "read",
+]  # fmt: skip
 
 Strengths = Sequence[tuple[Adapter, float]]
 """LoRAs with the strength of each."""
+Terms = Mapping[str, Sequence[tuple[Pair, float]]]
+"""By path in a module: what is added to the layer there, in order."""
 
 
 class Coverage(NamedTuple):
@@ -136,17 +140,22 @@ def fuse(
     UserError as `match` does, and then has changed nothing. Source: ltx_core fuse_loras.apply_loras, in float32.
     """
     matches = [match(module, adapter, component, optional=optional) for adapter, _ in loras]
+    add(module, _terms(matches, loras))
+    return [coverage for _, coverage in matches]
+
+
+def add(module: nn.Module, terms: Terms) -> None:
+    """As `fuse`, with pairs whose places in `module` are known."""
     layers = _layers(module)
-    for path, terms in _terms(matches, loras).items():
+    for path, some in terms.items():
         layer = layers[path]
         if isinstance(layer, nn.QuantizedLinear):
-            _attach(layer, terms)
+            _attach(layer, some)
             continue
         weight = layer.weight.astype(mx.float32)
-        for pair, strength in terms:
+        for pair, strength in some:
             weight = weight + (strength * pair.scale) * (pair.up.astype(mx.float32) @ pair.down.astype(mx.float32))
         layer.weight = weight.astype(layer.weight.dtype)
-    return [coverage for _, coverage in matches]
 
 
 def attach(

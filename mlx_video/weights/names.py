@@ -138,6 +138,20 @@ def _report(what: str, names: Iterable[str]) -> list[str]:
     return [f"{len(names)} tensors {what} ({shown}{', ...' if len(names) > NAMED_IN_REPORT else ''})"]
 
 
+def places(
+    module: nn.Module, found: Mapping[str, tuple[int, ...]], component: str, *, form: Form = "official"
+) -> dict[str, tuple[str, _Axes]]:
+    """For each name its module path and the axes that take the tensor to MLX's order, for `moved`.
+
+    found: name -> shape, in the order that `form` says. Raises UserError as `match` does.
+    """
+    axes = {} if form == "native" else _axes(module)
+    return {
+        name: (path, tuple(order[i] for i in axes.get(path, range(len(order)))))
+        for name, (path, order) in _pair(module, found, component, form).items()
+    }
+
+
 def native_arrays(
     module: nn.Module, tensors: Mapping[str, mx.array], component: str, *, form: Form = "official"
 ) -> dict[str, mx.array]:
@@ -145,12 +159,8 @@ def native_arrays(
 
     Raises UserError as `match` does.
     """
-    axes = {} if form == "native" else _axes(module)
-    pairs = _pair(module, {name: array.shape for name, array in tensors.items()}, component, form)
-    return {
-        path: _moved(tensors[name], tuple(order[i] for i in axes.get(path, range(len(order)))))
-        for name, (path, order) in pairs.items()
-    }
+    found = places(module, {name: array.shape for name, array in tensors.items()}, component, form=form)
+    return {path: moved(tensors[name], axes) for name, (path, axes) in found.items()}
 
 
 def official_arrays(
@@ -161,10 +171,11 @@ def official_arrays(
     Raises UserError as `match` does.
     """
     pairs = _pair(module, {name: array.shape for name, array in tensors.items()}, component, form)
-    return {name: _moved(tensors[name], order) for name, (_, order) in pairs.items()}
+    return {name: moved(tensors[name], order) for name, (_, order) in pairs.items()}
 
 
-def _moved(array: mx.array, order: _Axes) -> mx.array:
+def moved(array: mx.array, order: _Axes) -> mx.array:
+    """The array with its axes in `order`; itself where they are already."""
     return array if order == tuple(sorted(order)) else array.transpose(order)
 
 

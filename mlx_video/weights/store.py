@@ -174,14 +174,14 @@ class Tensors:
         prefixes = tuple(prefixes)
         return sum(entry.nbytes for name, entry in self.entries.items() if name.startswith(prefixes))
 
-    def load(self, prefixes: Iterable[str] = ("",)) -> dict[str, mx.array]:
-        """Lazy arrays of all tensors whose names start with one of `prefixes`."""
+    def load(self, prefixes: Iterable[str] = ("",), stream: mx.Stream | None = None) -> dict[str, mx.array]:
+        """Lazy arrays of all tensors whose names start with one of `prefixes`, read on `stream` (None: MLX's own)."""
         prefixes = tuple(prefixes)
         arrays: dict[str, mx.array] = {}
         for path in self.paths:
             wanted = {name: old for name, (home, old) in self._home.items() if home == path and name.startswith(prefixes)}
             if wanted:
-                loaded = mx.load(str(path), format="safetensors")
+                loaded = mx.load(str(path), format="safetensors", stream=stream)
                 arrays.update({name: loaded[old] for name, old in wanted.items()})
         return arrays
 

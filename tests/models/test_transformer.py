@@ -397,10 +397,10 @@ def test_each_block_is_visited_once_per_call_whatever_the_passes() -> None:
     class Streaming(Transformer):
         visited: list[int] = []
 
-        def blocks(self):
+        def blocks(self, results):
             for index, block in enumerate(self.transformer_blocks):
                 self.visited.append(index)
-                yield index, block
+                yield block
 
     data = inputs("2.3")
     plain = build("2.3")

@@ -260,6 +260,7 @@ class VideoVAEConfig:
         s.only("latent_log_var", "uniform")
         if s.get("timestep_conditioning", True):
             raise UserError("The checkpoint says vae.timestep_conditioning = True; supported here: False.")
+        own = s.only("encoder_spatial_padding_mode", "zeros", "reflect")
         return cls(
             in_channels=s.get("in_channels", 3),
             out_channels=s.get("out_channels", 3),
@@ -269,7 +270,8 @@ class VideoVAEConfig:
             decoder_blocks=_blocks(s, "decoder_blocks"),
             decoder_base_channels=s.get("decoder_base_channels", 128),
             causal_decoder=s.get("causal_decoder", False),
-            encoder_padding=s.only("encoder_spatial_padding_mode", "zeros", "reflect"),
+            # Where both are said the encoder, too, follows the plain key, as in the reference.
+            encoder_padding=s.only("spatial_padding_mode", own, "zeros", "reflect"),
             decoder_padding=s.only("spatial_padding_mode", "reflect", "zeros"),
         )
 

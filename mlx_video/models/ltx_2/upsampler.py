@@ -7,15 +7,21 @@ x1.5 and time x2 differ by their config alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.ltx_2.config import UPSAMPLER_GROUPS, UpsamplerConfig
+from mlx_video.models.ltx_2.upsampler_pieces import Walk, in_pieces
 
 BLUR_SIZE = 5
 """Taps a side of the rational resampler's binomial low-pass."""
+WHOLE_BYTES = 256 << 20
+"""Largest activation that a latent is taken through as a whole with, in bytes of float32: 42 latent frames (329 frames)
+of a video that becomes 1024 x 1536. About six of that size are alive at once."""
 
 
 class Upsampler(nn.Module):
@@ -41,21 +47,53 @@ class Upsampler(nn.Module):
         self.post_upsample_res_blocks = [ResidualBlock(channels) for _ in range(config.blocks)]
         self.final_conv = Convolution(channels, config.in_channels)
 
-    def __call__(self, latent: mx.array) -> mx.array:
-        """Latent (B, F, H, W, C) -> (B, F', H', W', C) with the sizes of `config.grid(F, H, W)`."""
-        x = nn.silu(self.initial_norm(self.initial_conv(latent)))
-        for block in self.res_blocks:
-            x = block(x)
-        x = self._resample(x)
-        for block in self.post_upsample_res_blocks:
-            x = block(x)
-        return self.final_conv(x)
+    def __call__(self, latent: mx.array, walk: Walk | None = None) -> mx.array:
+        """Latent (B, F, H, W, C) -> (B, F', H', W', C) with the sizes of `config.grid(F, H, W)`.
 
-    def _resample(self, x: mx.array) -> mx.array:
+        `walk`: where the latent is a piece of a longer one; the result may then be of other frames, or of none.
+        """
+        walk = walk or Walk()
+        x = nn.silu(self.initial_norm(self.initial_conv(latent, walk), walk))
+        for block in self.res_blocks:
+            x = block(x, walk)
+        x = self._resample(x, walk)
+        for block in self.post_upsample_res_blocks:
+            x = block(x, walk)
+        return self.final_conv(x, walk)
+
+    def long(
+        self, latent: mx.array, size: int | None = None, report: Callable[[int, int], None] = lambda done, total: None
+    ) -> mx.array:
+        """As a call, for a latent of any length in level memory: `size` latent frames at a time where it has more.
+
+        None takes as many as WHOLE_BYTES hold. The numbers are those of the whole latent up to rounding. `report` is
+        told how many of how many walks are done.
+        """
+        size = size or self.frames_at_once(*latent.shape[2:4])
+        norms = 1 + 2 * (len(self.res_blocks) + len(self.post_upsample_res_blocks))
+        total = 1 if latent.shape[1] <= size else 1 + norms
+        if total == 1:
+            result = self(latent)
+        else:
+            result = in_pieces(self, latent, size, lambda walks: report(walks, total))
+        mx.eval(result)
+        report(total, total)
+        return result
+
+    def frames_at_once(self, rows: int, columns: int) -> int:
+        """How many latent frames of a grid WHOLE_BYTES hold, one at least."""
+        frames, rows, columns = self.config.grid(2, rows, columns)
+        return max(1, WHOLE_BYTES * 2 // (4 * self.config.mid_channels * frames * rows * columns))
+
+    def _resample(self, x: mx.array, walk: Walk) -> mx.array:
         if self.config.temporal:
             # The first latent frame stands for one pixel frame, so it gives one frame and not two.
             side = 2 if self.config.spatial else 1
-            return shuffle(self.upsampler[0](x), (2, side, side))[:, 1:]
+            grown = self.upsampler[0](x, walk)
+            first = 1 if walk.begins(self.upsampler, grown.shape[1]) else 0
+            return shuffle(grown, (2, side, side))[:, first:]
+        if x.shape[1] == 0:
+            return x
         images = x.flatten(0, 1)
         images = self.upsampler(images) if self.config.rational else shuffle(self.upsampler[0](images), (2, 2))
         return images.reshape(*x.shape[:2], *images.shape[1:])
@@ -72,9 +110,12 @@ class Convolution(nn.Conv3d):
         """Between channel counts; weight (O, 3, 3, 3, I)."""
         super().__init__(in_channels, out_channels, 3, padding=(0, 1, 1))
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(B, F, H, W, I) -> (B, F, H, W, O)."""
-        return super().__call__(mx.pad(x, [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)]))
+    def __call__(self, x: mx.array, walk: Walk) -> mx.array:
+        """(B, F, H, W, I) -> (B, F', H, W, O); F' is F but on the way of a piece, where it may be 0."""
+        window = walk.window(self, x)
+        if window.shape[1] < 3:
+            return mx.zeros((x.shape[0], 0, *x.shape[2:4], self.weight.shape[0]), x.dtype)
+        return super().__call__(window)
 
 
 class GroupNorm(nn.Module):
@@ -89,11 +130,15 @@ class GroupNorm(nn.Module):
         self.weight, self.bias = mx.ones((channels,)), mx.zeros((channels,))
         self.groups, self.eps = groups, eps
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(B, ..., C) -> the same shape and dtype."""
-        flat = x.reshape(x.shape[0], -1, x.shape[-1]).astype(mx.float32)
-        mean = self._per_group(flat.mean(axis=1, keepdims=True))
-        variance = self._per_group(mx.square(flat - mean).mean(axis=1, keepdims=True))
+    def __call__(self, x: mx.array, walk: Walk) -> mx.array:
+        """(B, F, ..., C) -> the same shape and dtype; no frames where `walk` measures this norm."""
+        flat = x.flatten(1, -2).astype(mx.float32)
+        moments = walk.moments(self, flat)
+        if moments is None:
+            return x[:, :0]
+        mean = self._per_group(moments.mean)
+        # The spread within each channel, and that of the channels' means within their group.
+        variance = self._per_group(moments.variance + mx.square(moments.mean - mean))
         scale = self.weight * mx.rsqrt(variance + self.eps)
         return (flat * scale + (self.bias - mean * scale)).astype(x.dtype).reshape(x.shape)
 
@@ -112,9 +157,11 @@ class ResidualBlock(nn.Module):
         self.conv1, self.norm1 = Convolution(channels, channels), GroupNorm(channels)
         self.conv2, self.norm2 = Convolution(channels, channels), GroupNorm(channels)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(B, F, H, W, C) -> the same shape."""
-        return nn.silu(self.norm2(self.conv2(nn.silu(self.norm1(self.conv1(x))))) + x)
+    def __call__(self, x: mx.array, walk: Walk) -> mx.array:
+        """(B, F, H, W, C) -> the same shape; on the way of a piece perhaps of earlier frames, or of fewer."""
+        change = nn.silu(self.norm1(self.conv1(x, walk), walk))
+        change = self.norm2(self.conv2(change, walk), walk)
+        return nn.silu(change + walk.delayed(self, x, change.shape[1]))
 
 
 class RationalResampler(nn.Module):
@@ -160,8 +207,9 @@ def shuffle(x: mx.array, factors: tuple[int, ...]) -> mx.array:
     (B, H, W, C * h * w), the output's channel slowest and the last factor fastest, -> (B, H * h, W * w, C); likewise
     with three axes.
     """
-    batch, *sizes, _ = x.shape
+    batch, *sizes, channels = x.shape
+    kept = channels // math.prod(factors)
     axes = len(factors)
     grown = [axis for size in range(1, axes + 1) for axis in (size, size + axes + 1)]
-    x = x.reshape(batch, *sizes, -1, *factors).transpose(0, *grown, axes + 1)
-    return x.reshape(batch, *(size * factor for size, factor in zip(sizes, factors, strict=True)), -1)
+    x = x.reshape(batch, *sizes, kept, *factors).transpose(0, *grown, axes + 1)
+    return x.reshape(batch, *(size * factor for size, factor in zip(sizes, factors, strict=True)), kept)

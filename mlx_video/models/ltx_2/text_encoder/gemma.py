@@ -12,7 +12,7 @@ that they would have. Knows no files: names and shapes meet in `weights.names`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,14 @@ class Gemma(nn.Module):
 
         Layers outside, prompts inside: weights that come from disk are read once for all prompts.
         """
-        states = [[self._embed(ids)] for ids in prompts]
+        states: list[list[mx.array]] = [[] for _ in prompts]
+        parts = self.parts(states)
+        embedding = next(parts)
+        for seen, ids in zip(states, prompts, strict=True):
+            seen.append(self._embed(embedding, ids))
         a_layer, limit = sum(self.config.layer_flops(len(ids)) for ids in prompts), platform.flops_per_evaluation()
         work = 0.0
-        for layer, sliding in zip(self.model.layers, self.config.sliding, strict=True):
+        for layer, sliding in zip(parts, self.config.sliding, strict=True):
             work += a_layer
             if work > limit:
                 mx.eval(states)
@@ -133,8 +137,17 @@ class Gemma(nn.Module):
             seen[-1] = self.model.norm(seen[-1])
         return [mx.stack([state[0] for state in seen], axis=-1) for seen in states]
 
-    def _embed(self, ids: Sequence[int]) -> mx.array:
-        x = self.model.embed_tokens(mx.array([list(ids)]))
+    def parts(self, results: object) -> Iterator[nn.Module]:
+        """The table of embeddings, then the layers in order, each visited once per call.
+
+        Replace it to bring weights in and out. results: what the parts visited so far have left; it is to be evaluated
+        before a part's weights go.
+        """
+        yield self.model.embed_tokens
+        yield from self.model.layers
+
+    def _embed(self, embedding: nn.Module, ids: Sequence[int]) -> mx.array:
+        x = embedding(mx.array([list(ids)]))
         return x * mx.array(math.sqrt(self.config.width), x.dtype)
 
     def _mask(self, tokens: int, sliding: bool) -> Any:

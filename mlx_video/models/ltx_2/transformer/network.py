@@ -32,6 +32,8 @@ class Transformer(nn.Module):
 
     prefixes: Mapping[str, str] = {"model.diffusion_model.": ""}
     ignored: Collection[str] = (r"^(video_|audio_)?embeddings_connector\.",)
+    keep_text = True
+    """Whether `prepare` keeps texts unless it is told."""
 
     def __init__(self, config: TransformerConfig):
         """`config.audio` of None builds the video stream alone; it passes over a full checkpoint's audio tensors."""
@@ -61,14 +63,20 @@ class Transformer(nn.Module):
         return self.patchify_proj.bias.dtype
 
     def prepare(
-        self, contexts: Mapping[str, Context], positions: Tree, masks: Tree | None = None, *, keep_text: bool = True
+        self,
+        contexts: Mapping[str, Context],
+        positions: Tree,
+        masks: Tree | None = None,
+        *,
+        keep_text: bool | None = None,
     ) -> Prepared:
         """Works out what all calls of a stage share.
 
         contexts: by name, the connectors' output (1 or B, L, D) for each modality; positions: (1 or B, axes, T, 2) as
         in `State`, whose keys say which modalities there are; masks: (1 or B, T, 1), 1 = free, all free if missing.
         keep_text: keep each block's keys and values of a text where they do not depend on the noise level (LTX-2), from
-        their first use on; at full size they take 1.2 GB for each context in 16 bit. For gradients, prepare inside the
+        their first use on; at full size they take 1.2 GB for each context in 16 bit. None: as the network's attribute
+        says. For gradients, prepare inside the
         function that is differentiated.
         """
         modalities = [m for m in MODALITIES if m in positions]
@@ -78,7 +86,7 @@ class Transformer(nn.Module):
             cross_rotation=cross,
             levels={m: distinct_levels((masks or {}).get(m)) for m in modalities},
             contexts={name: {m: self._caption(m, getattr(c, m)) for m in modalities} for name, c in contexts.items()},
-            text={} if keep_text and not self.config.text_adaln else None,
+            text={} if (self.keep_text if keep_text is None else keep_text) and not self.config.text_adaln else None,
         )
 
     def __call__(
@@ -111,13 +119,16 @@ class Transformer(nn.Module):
                 done[id(stream)] = self._velocity(m, stream, output[m])
         return [{m: done[id(stream)] for m, stream in streams.items()} for streams in walk.streams]
 
-    def blocks(self) -> Iterator[tuple[int, Block]]:
-        """The blocks in order, each visited once per call. Override it to bring weights in and out."""
-        yield from enumerate(self.transformer_blocks)
+    def blocks(self, results: object) -> Iterator[Block]:
+        """The blocks in order, each visited once per call. Replace it to bring weights in and out.
+
+        results: what the blocks visited so far have left; it is to be evaluated before a block's weights go.
+        """
+        yield from self.transformer_blocks
 
     def _walk(self, walk: Walk, limit: float) -> None:
         pending = 0.0
-        for index, block in self.blocks():
+        for index, block in enumerate(self.blocks(walk.streams)):
             for cost in walk.through(index, block):
                 pending += cost
                 if pending > limit:

@@ -1,0 +1,1 @@
+"""Measurements: `python -m bench.run --help`. Not part of the package."""

@@ -1,0 +1,114 @@
+"""The command `mlx_video.convert`: an official checkpoint to a folder with one part per component.
+
+Turns flags into one call of `pipelines.convert`. Decides nothing about formats.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mlx_video import cli
+from mlx_video.types import UserError
+
+
+def build_parser() -> cli.Parser:
+    """All flags of the command."""
+    parser = cli.Parser(
+        prog="mlx_video.convert",
+        description="Convert an official LTX-2 checkpoint to a folder with one part per component.",
+    )
+    parser.add_argument(
+        "--source",
+        "--hf-path",
+        required=True,
+        metavar="REPO|FOLDER|FILE",
+        help="Hugging Face id, checkpoint file or its folder",
+    )
+    parser.add_argument(
+        "--output",
+        "--mlx-path",
+        "-o",
+        required=True,
+        metavar="FOLDER",
+        help="written whole or not at all; must not exist",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=("distilled", "dev"),
+        default="distilled",
+        help="which checkpoint, where the source has both (default %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"), help="of the weights (default: as in the source)"
+    )
+    parser.add_argument(
+        "--quantize", type=int, choices=(4, 8), help="bits of the transformer's blocks (default: as in the source)"
+    )
+    parser.add_argument(
+        "--quantize-text-encoder", type=int, choices=(4, 8), metavar="{4,8}",
+        help="put a copy of the text encoder in so many bits into the folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group-size", type=int, choices=(32, 64, 128),
+        help="neighbouring weights that share a scale, where there is quantizing (default 64)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--text-encoder-repo", metavar="REPO|FOLDER",
+        help="noted in the folder as its text encoder (default: what lies beside the source)",
+    )  # fmt: skip
+    parser.add_argument("--no-audio", dest="audio", action="store_false", help="leave out everything for sound")
+    cli.add_general(parser)
+    return parser
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    if args.group_size is not None and not (args.quantize or args.quantize_text_encoder):
+        raise UserError("--group-size has no effect without --quantize or --quantize-text-encoder.")
+    import mlx.core as mx
+
+    from mlx_video import platform
+    from mlx_video.pipelines import locate
+    from mlx_video.pipelines.convert import Wishes
+    from mlx_video.pipelines.convert import convert as convert_checkpoint
+    from mlx_video.pipelines.layouts import open_checkpoint
+    from mlx_video.pipelines.quality import block_errors
+    from mlx_video.weights.quantize import Quantization
+
+    platform.prepare()
+    bars = cli.Bars(args.quiet)
+    how = Quantization.of(args.quantize, args.group_size) if args.quantize else None
+    text_how = Quantization.of(args.quantize_text_encoder, args.group_size) if args.quantize_text_encoder else None
+    errors: dict[int, float] = {}
+    try:
+        source = locate.source(args.source, args.variant, bars)
+        checkpoint = open_checkpoint(source, args.variant)
+        text_encoder = args.text_encoder_repo
+        if text_how is not None:
+            text_encoder = str(locate.text_encoder(text_encoder, checkpoint, bars))
+        convert_checkpoint(
+            checkpoint,
+            Path(args.output),
+            Wishes(getattr(mx, args.dtype) if args.dtype else None, args.audio, how, text_encoder, text_how),
+            bars,
+        )
+        if how is not None:
+            errors = block_errors(checkpoint, how.group_size)
+    finally:
+        bars.close()
+    if args.quiet:
+        return
+    if how is not None:
+        listed = ", ".join(f"{error:.1e} in {bits} bit" for bits, error in sorted(errors.items(), reverse=True))
+        cli.say(f"relative error of block 0's output against the source: {listed} (groups of {how.group_size})")
+    cli.say(f"{args.output}: converted from {source}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point."""
+    return cli.run(build_parser, convert, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

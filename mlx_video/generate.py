@@ -1,0 +1,305 @@
+"""The command `mlx_video.generate`: a prompt (with pictures and sound, if given) to a video with sound.
+
+Turns flags into one `Request`, hands it to `LTXPipeline`, and saves the clip. Decides nothing about models.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlx_video import cli
+from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.request import Request
+from mlx_video.types import STAGE_LORA_OPTIONS, TILINGS, AudioIn, ImageAt, Lora, UserError
+
+EPILOG = "pipelines:\n" + "\n".join(f"  {recipe.name:17} {recipe.summary}" for recipe in RECIPES.values())
+
+
+def build_parser(**defaults: Any) -> cli.Parser:
+    """All flags; `defaults` are those of an alias of this command."""
+    parser = cli.Parser(prog="mlx_video.generate", description="Make a video with sound from a prompt.", epilog=EPILOG)
+    parser.add_argument("--prompt", "-p", default="", metavar="TEXT", help="what the clip shows and sounds like")
+    parser.add_argument(
+        "--embedding", metavar="FILE", help="a prompt that mlx_video.encode has written, in place of --prompt"
+    )
+    parser.add_argument(
+        "--pipeline", choices=tuple(RECIPES), default="distilled", help="see below (default %(default)s)"
+    )
+    _add_clip(parser)
+    cli.add_model(parser).add_argument(
+        "--quantize", type=int, choices=(4, 8), help="bits of the transformer's blocks, made while loading (default: as it is)"
+    )
+    _add_inputs(parser)
+    _add_guidance(parser)
+    _add_output(parser)
+    cli.add_general(parser)
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def _add_clip(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("clip")
+    group.add_argument(
+        "--height",
+        "-H",
+        type=int,
+        default=512,
+        metavar="PX",
+        help="multiple of 64, or 32 with dev (default %(default)s)",
+    )
+    group.add_argument(
+        "--width",
+        "-W",
+        type=int,
+        default=512,
+        metavar="PX",
+        help="multiple of 64, or 32 with dev (default %(default)s)",
+    )
+    group.add_argument(
+        "--num-frames", "--frames", "-n", type=int, default=33, metavar="N", help="1 + 8k (default %(default)s)"
+    )
+    group.add_argument(
+        "--fps", type=_number, default=24.0, help="frames per second, such as 24, 29.97 or 30000/1001 (default 24)"
+    )
+    group.add_argument("--seed", "-s", type=int, default=42, help="same seed, same clip (default %(default)s)")
+    group.add_argument(
+        "--audio", "-a", action=argparse.BooleanOptionalAction, help="make sound with the video (default: yes)"
+    )
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("pictures and sound to start from")
+    group.add_argument(
+        "--image", "-i", action="append", nargs="+", default=[], metavar=("FILE", "FRAME STRENGTH CRF"),
+        help="the clip shows this picture at FRAME (0 = first, the default; last; negative counts from the end), held "
+        "at STRENGTH (1), after an H.264 round trip at CRF (the checkpoint's own); repeatable: first and last work",
+    )  # fmt: skip
+    group.add_argument("--image-frame-idx", type=_frame, metavar="N", help="FRAME of a single --image")
+    group.add_argument("--image-strength", type=float, metavar="X", help="STRENGTH of a single --image")
+    group.add_argument(
+        "--audio-file", metavar="FILE", help="sound, or a video's track, that the clip follows and is given"
+    )
+    group.add_argument(
+        "--audio-start-time", type=float, metavar="S", help="where in --audio-file to begin, in seconds (default 0)"
+    )
+    group = parser.add_argument_group("prompt enhancement")
+    group.add_argument(
+        "--enhance-prompt", action="store_true", help="let Gemma write the prompt out (seeing the first picture)"
+    )
+    group.add_argument("--max-tokens", type=int, metavar="N", help="longest enhanced prompt (default 512)")
+    group.add_argument("--temperature", type=float, metavar="X", help="0 always picks the likeliest word (default 0.7)")
+    group = parser.add_argument_group("LoRA")
+    group.add_argument(
+        "--lora", action="append", nargs="+", default=[], metavar=("FILE|FOLDER|REPO", "STRENGTH"),
+        help="add a LoRA, at strength 1 unless given; repeatable",
+    )  # fmt: skip
+    group.add_argument("--lora-path", metavar="FILE|FOLDER|REPO", help="the same as --lora, with --lora-strength")
+    group.add_argument(
+        "--lora-strength",
+        type=float,
+        metavar="X",
+        help="strength of --lora-path (default 1); without it, of the distilled LoRA in dev-two-stage",
+    )
+    for stage in (1, 2):
+        name = f"lora_strength_stage_{stage}"
+        group.add_argument(
+            _flag(name),
+            type=float,
+            metavar="X",
+            help=f"of the distilled LoRA in stage {stage} ({cli.default_of(name)})",
+        )
+
+
+def _add_guidance(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("guidance", "only for the pipelines named; the default is the recipe's")
+    group.add_argument("--steps", type=int, metavar="N", help=f"denoising steps ({cli.default_of('steps')})")
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what to steer away from (default: a list of flaws)")
+    for name, text in (
+        ("cfg_scale", "how strongly the prompt steers the video"),
+        ("audio_cfg_scale", "how strongly the prompt steers the sound"),
+        ("cfg_rescale", "0 to 1: how far guidance is scaled back to its natural strength"),
+        ("stg_scale", "spatio-temporal guidance"),
+        ("modality_scale", "how strongly sound and picture steer each other"),
+    ):
+        metavar = {"cfg_scale": ("--cfg-scale", "--cfg")}.get(name, (_flag(name),))
+        group.add_argument(*metavar, type=float, metavar="X", dest=name, help=f"{text} ({cli.default_of(name)})")
+    group.add_argument(
+        "--stg-blocks",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in LTX-2.3)",
+    )
+    group.add_argument(
+        "--apg",
+        action=argparse.BooleanOptionalAction,
+        help="adaptive projected guidance in place of plain CFG (default: no)",
+    )
+    group.add_argument(
+        "--guidance-batch", action=argparse.BooleanOptionalAction,
+        help="run the passes of a guided step as one batch: same numbers, more memory (default: no)",
+    )  # fmt: skip
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output-path", "--output", "-o", default="output.mp4", metavar="FILE", help="the video (default %(default)s)"
+    )
+    group.add_argument("--output-audio", metavar="FILE.wav", help="the sound by itself, too")
+    group.add_argument(
+        "--save-frames", action="store_true", help="every frame as a PNG, in a folder named after the video"
+    )
+    group.add_argument(
+        "--tiling", choices=TILINGS, default="auto", help="decode in tiles to save memory (default %(default)s)"
+    )
+    group.add_argument(
+        "--stream", action="store_true", help="decode in short spans, so that frames leave as they are made"
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _number(text: str) -> float:
+    top, _, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if bottom else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or a fraction") from None
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """The request that the flags describe; raises UserError where two of them contradict."""
+    _spread_lora_strength(args)
+    plain = {
+        name: getattr(args, name)
+        for name in (
+            "prompt", "embedding", "enhance_prompt", "max_tokens", "temperature", "pipeline", "height", "width",
+            "num_frames", "fps", "seed", "tiling", "stream", "steps", "negative_prompt", "cfg_scale",
+            "audio_cfg_scale", "cfg_rescale", "stg_scale", "modality_scale", "apg", "guidance_batch",
+            "lora_strength_stage_1", "lora_strength_stage_2",
+        )
+    }  # fmt: skip
+    return Request(
+        **plain,
+        audio=args.audio is not False,
+        stg_blocks=None if args.stg_blocks is None else tuple(args.stg_blocks),
+        lora=_loras(args),
+        image=_images(args),
+        audio_file=_sound(args),
+    )
+
+
+def _images(args: argparse.Namespace) -> tuple[ImageAt, ...]:
+    for name in ("image_frame_idx", "image_strength"):
+        if getattr(args, name) is not None and len(args.image) != 1:
+            raise UserError(f"{_flag(name)} needs exactly one --image; write --image FILE FRAME STRENGTH for several.")
+    return tuple(_image(values, args.image_frame_idx, args.image_strength) for values in args.image)
+
+
+def _image(values: list[str], frame: int | str | None, strength: float | None) -> ImageAt:
+    path, *rest = values
+    if len(rest) > 3:
+        raise UserError(
+            f"--image {' '.join(values)} has {len(values)} values; it takes a file, a frame, a strength and a CRF."
+        )
+    try:
+        readers: tuple[Callable[[str], Any], ...] = (_frame, float, int)
+        given = [read(text) for read, text in zip(readers, rest, strict=False)]
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise UserError(
+            f"--image {' '.join(values)}: {error}; write FILE, then a frame (a number or last), a strength, a CRF."
+        ) from None
+    if frame is not None:
+        given[:1] = [frame]
+    if strength is not None:
+        given = [*(given or [0])[:1], strength, *given[2:]]
+    return ImageAt(path, *given)
+
+
+def _frame(text: str) -> int | str:
+    if text == "last":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"frame {text!r} is neither a whole number nor 'last'") from None
+
+
+def _sound(args: argparse.Namespace) -> AudioIn | None:
+    if args.audio_file is None:
+        if args.audio_start_time is not None:
+            raise UserError(f"--audio-start-time {args.audio_start_time:g} has no effect without --audio-file.")
+        return None
+    if args.audio is not None:
+        flag = "--audio" if args.audio else "--no-audio"
+        raise UserError(f"--audio-file and {flag} exclude each other: with a sound file the clip is given that sound.")
+    return AudioIn(args.audio_file, args.audio_start_time or 0.0)
+
+
+def _spread_lora_strength(args: argparse.Namespace) -> None:
+    # Without a LoRA of the user's own, --lora-strength is the distilled LoRA's, as older instructions have it.
+    if args.lora_strength is None or args.lora_path is not None:
+        return
+    stages = [name for name in STAGE_LORA_OPTIONS if name in RECIPES[args.pipeline].options]
+    if len(stages) != 1:
+        raise UserError(
+            f"--lora-strength {args.lora_strength:g} has no effect without --lora-path in the {args.pipeline} "
+            f"pipeline; dev-two-stage-hq takes --lora-strength-stage-1 and --lora-strength-stage-2."
+        )
+    if getattr(args, stages[0]) is not None:
+        raise UserError(
+            f"--lora-strength and {_flag(stages[0])} both set the distilled LoRA's strength; give one of them."
+        )
+    setattr(args, stages[0], args.lora_strength)
+    args.lora_strength = None
+
+
+def _loras(args: argparse.Namespace) -> tuple[Lora, ...]:
+    found = [_lora(values) for values in args.lora]
+    if args.lora_path is not None:
+        found.append(Lora(args.lora_path, 1.0 if args.lora_strength is None else args.lora_strength))
+    return tuple(found)
+
+
+def _lora(values: list[str]) -> Lora:
+    if len(values) > 2:
+        raise UserError(f"--lora {' '.join(values)} has {len(values)} values; it takes a path and at most a strength.")
+    try:
+        return Lora(values[0], float(values[1]) if len(values) == 2 else 1.0)
+    except ValueError:
+        raise UserError(f"--lora {values[0]} has strength {values[1]!r}, which is not a number.") from None
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Runs the command: everything cheap is checked before anything heavy is loaded."""
+    request = request_of(args)
+    request.check(RECIPES)
+    from mlx_video.pipelines.api import LTXPipeline
+    from mlx_video.pipelines.clip import check_outputs
+
+    check_outputs(args.output_path, audio=args.output_audio, frames=args.save_frames, silent=not request.audio)
+    bars = cli.Bars(args.quiet)
+    try:
+        with LTXPipeline.from_pretrained(
+            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo, quantize=args.quantize
+        ) as pipe:
+            clip = pipe.run(request, on_step=bars, on_message=lambda text: cli.say(text) if not args.quiet else None)
+            clip.save(args.output_path, audio_path=args.output_audio, frames=args.save_frames, on_step=bars)
+    finally:
+        bars.close()
+    if not args.quiet:
+        cli.say(f"{args.output_path}: {clip}")
+
+
+def main(argv: list[str] | None = None, defaults: Mapping[str, Any] | None = None) -> int:
+    """Entry point; `defaults` are an alias's."""
+    return cli.run(lambda: build_parser(**(defaults or {})), generate, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

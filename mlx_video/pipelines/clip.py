@@ -1,0 +1,116 @@
+"""A finished generation: final latents, and frames and sound that are decoded when asked for.
+
+Frames stream: iterating decodes anew each time and holds no more than the decoder's window. Knows how to save; knows
+nothing of how the latents were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_video.types import Progress, Tree, UserError, VideoShape
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Report = Callable[[Progress], None]
+Sound = tuple["np.ndarray", int]
+
+
+class Clip:
+    """What `LTXPipeline.generate` gives.
+
+    shape: frames, height, width, fps. latents: {"video": (B, 128, F, H, W), "audio": (B, 8, T, 16)}, normalised, the
+    audio only where there is sound. metadata: plain values, the request with every default filled in.
+    """
+
+    def __init__(
+        self,
+        shape: VideoShape,
+        latents: Tree,
+        decode_frames: Callable[[Report], Iterator[np.ndarray]],
+        decode_sound: Callable[[], Sound] | None,
+        metadata: Mapping[str, Any],
+    ):
+        """`decode_frames` gives (H, W, 3) uint8 frames; `decode_sound` a (2, S) waveform and its rate, or None."""
+        self.shape, self.latents, self.metadata = shape, dict(latents), dict(metadata)
+        self._decode_frames, self._decode_sound = decode_frames, decode_sound
+        self._sound: Sound | None = None
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self.shape.fps
+
+    @property
+    def sound(self) -> Sound | None:
+        """Waveform (2, S) float32 and its sample rate, decoded once; None for a silent clip."""
+        if self._sound is None and self._decode_sound is not None:
+            self._sound = self._decode_sound()
+        return self._sound
+
+    @property
+    def waveform(self) -> np.ndarray | None:
+        """The sound's samples (2, S) in [-1, 1], or None."""
+        return self.sound[0] if self.sound else None
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Samples per second of `waveform`, or None."""
+        return self.sound[1] if self.sound else None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Frames in order, each (height, width, 3) uint8 RGB; decoded anew for each iteration."""
+        return self._decode_frames(lambda progress: None)
+
+    def __str__(self) -> str:
+        """Size, length and sound in a few words."""
+        s = self.shape
+        sound = "with sound" if self._decode_sound else "silent"
+        return f"{s.width}x{s.height}, {s.frames} frames at {s.fps:g} fps ({s.seconds:.2f} s), {sound}"
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        audio_path: str | Path | None = None,
+        frames: bool = False,
+        on_step: Report | None = None,
+    ) -> None:
+        """Writes the video (the WAV, the frames as PNGs in a folder named after the video), each whole or not at all.
+
+        Raises UserError where something cannot be written; what was there before then still is.
+        """
+        from mlx_video.media import audio as audio_files
+        from mlx_video.media import video as video_files
+
+        check_outputs(path, audio=audio_path, frames=frames, silent=self._decode_sound is None)
+        path = Path(path)
+        sound = self.sound
+        report = on_step or (lambda progress: None)
+        with ExitStack() as stack:
+            images: Iterator[np.ndarray] = self._decode_frames(report)
+            if frames:
+                folder = stack.enter_context(video_files.FrameFolder(path.with_suffix("")))
+                images = folder.tee(images)
+            video_files.write_video(path, images, self.shape.fps, audio=sound, metadata=self.metadata)
+        if audio_path is not None and sound is not None:
+            audio_files.write_wav(audio_path, *sound)
+
+
+def check_outputs(path: str | Path, *, audio: str | Path | None, frames: bool, silent: bool) -> None:
+    """Raises UserError, before anything heavy, where an output could not be written."""
+    from mlx_video.media import audio as audio_files
+    from mlx_video.media import video as video_files
+    from mlx_video.media.files import check_new_folder
+
+    if audio is not None and silent:
+        raise UserError(f"--output-audio {audio} has nothing to hold: the clip is made without sound.")
+    video_files.check_output(path)
+    if audio is not None:
+        audio_files.check_output(audio)
+    if frames:
+        check_new_folder(Path(path).with_suffix(""))

@@ -1,0 +1,59 @@
+"""From final latents to frames and sound. Borrows the decoders; knows no recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video import platform
+from mlx_video.types import Progress
+
+if TYPE_CHECKING:
+    from mlx_video.pipelines.loader import Loader
+
+
+def to_uint8(frames: mx.array) -> np.ndarray:
+    """Pixels in [-1, 1] to 8 bit; truncated, not rounded, as the reference does."""
+    unit = (frames.astype(mx.float32) + 1.0) / 2.0
+    return np.array((mx.clip(unit, 0.0, 1.0) * 255.0).astype(mx.uint8))
+
+
+def decode_video(
+    loader: Loader,
+    latent: mx.array,
+    tiling: str,
+    stream: bool,
+    report: Callable[[Progress], None],
+    count: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Frames (height, width, 3) uint8 of a normalised latent (1, 128, F, H, W), as they are made.
+
+    count: ends after so many of them; None gives all.
+    """
+    from mlx_video.models.ltx_2.video_vae import decode_frames, plan_tiles
+
+    total = count or (latent.shape[2] - 1) * 8 + 1
+    done = 0
+    platform.peak_memory()
+    with loader.borrow("video_decoder") as decoder:
+        plan = plan_tiles(tiling, latent.shape[2:], memory_limit=platform.memory_limit() // 2, stream=stream)
+        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype), plan):
+            for frame in to_uint8(chunk):
+                done += 1
+                report(Progress("decode", done, total, platform.peak_memory() if done == total else None))
+                yield frame
+                if done == total:
+                    return
+
+
+def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
+    """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
+    with loader.borrow("audio_decoder") as decoder:
+        mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
+        mx.eval(mel)
+    with loader.borrow("vocoder") as vocoder:
+        waveform = np.array(vocoder(mel)[0], np.float32)
+        return waveform, vocoder.sample_rate

@@ -1,0 +1,54 @@
+"""Our own folder: one folder per component with module paths and MLX's axis order, and a marker that says what it is."""
+
+from __future__ import annotations
+
+from mlx_video.pipelines.checkpoint import Checkpoint, Part
+from mlx_video.pipelines.layouts.neighbours import Place, text_encoder_beside
+from mlx_video.types import UserError
+from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.store import Tensors
+
+MARKER = "mlx_video.json"
+"""A converted folder holds this file; it says what the folder is, so nothing has to be guessed."""
+FOLDERS = {
+    "transformer": "transformer",
+    "connectors": "text_projections",
+    "video_decoder": "vae/decoder",
+    "video_encoder": "vae/encoder",
+    "audio_decoder": "audio_vae/decoder",
+    "audio_encoder": "audio_vae/encoder",
+    "vocoder": "vocoder",
+    "latent_statistics": "vae/statistics",
+}
+"""Where a converted folder keeps each component."""
+
+
+def recognise(place: Place) -> bool:
+    """By its marker."""
+    return (place.path / MARKER).is_file()
+
+
+def describe(place: Place, variant: str) -> Checkpoint:
+    """The checkpoint in the folder, which holds one variant."""
+    path, marker = place.path, place.json(MARKER)
+    try:
+        config, stated = marker["config"], marker.get("quantization")
+        folders = {name: path / FOLDERS[name] for name in marker["components"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path / MARKER} is damaged ({error}); convert the checkpoint again.") from error
+    for folder in folders.values():
+        if not folder.is_dir():
+            raise UserError(f"{path} is incomplete: {folder.relative_to(path)}/ is missing; convert the checkpoint again.")
+    return Checkpoint(
+        source=path,
+        config=config,
+        version=marker.get("model_version", ""),
+        variant=marker.get("variant"),
+        parts={name: Part(Tensors.of_folder(folder), "native", config) for name, folder in folders.items()},
+        layout="folder of mlx_video.convert",
+        upsamplers=place.all.upsamplers,
+        distilled_lora=place.all.distilled_lora,
+        text_encoder=text_encoder_beside(path) or marker.get("text_encoder"),
+        stated=None if stated is None else Quantization.read(stated, str(path / MARKER)),
+        faults=tuple(place.all.faults),
+    )

@@ -1,0 +1,52 @@
+"""The official single file, in its folder with the upsampler, the distilled LoRA and the text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.pipelines.checkpoint import Checkpoint, Part
+from mlx_video.pipelines.layouts.neighbours import Place, text_encoder_beside, variant_of
+from mlx_video.types import UserError
+
+
+def recognise(place: Place) -> bool:
+    """Any file, because read errors are then about it, and any folder with safetensors."""
+    return place.path.is_file() or any(place.own)
+
+
+def describe(place: Place, variant: str) -> Checkpoint:
+    """The checkpoint at `place`, of `variant` and in 16 bit where a folder has several."""
+    checkpoints = place.own.of("checkpoint")
+    if not checkpoints:
+        if place.own.faults:
+            raise place.own.faults[0]
+        kinds = ", ".join(f"{file.name}: {kind}" for file, (kind, _) in place.own.found.items())
+        raise UserError(
+            f"{place.path} holds no LTX-2 checkpoint: none of its files has a transformer's config in its metadata "
+            f"({kinds or 'no .safetensors file'})."
+        )
+    file = min(checkpoints, key=lambda file: (variant_of(file.name) != variant, "fp8" in file.name, file.name))
+    if variant_of(file.name) not in (variant, None) and place.own.faults:
+        # Rather than call the other variant wrong: the one that was meant may be the one that cannot be read.
+        raise place.own.faults[0]
+    tensors = checkpoints[file]
+    config: Mapping[str, Any] = tensors.metadata["config"]  # type: ignore[assignment]
+    return Checkpoint(
+        source=file,
+        config=config,
+        version=str(tensors.metadata.get("model_version", "")),
+        variant=variant_of(file.name),
+        parts={name: Part(tensors, "official", config) for name in components_in(tensors.entries)},
+        upsamplers=place.all.upsamplers,
+        distilled_lora=place.all.distilled_lora,
+        text_encoder=text_encoder_beside(place.folder),
+        faults=tuple(place.all.faults),
+    )
+
+
+def components_in(names: Mapping[str, Any]) -> list[str]:
+    """The components that there are tensors of, by official names."""
+    own = {name: component.prefixes[0] for name, component in COMPONENTS.items() if component.prefixes != ("",)}
+    return [name for name, prefix in own.items() if any(key.startswith(prefix) for key in names)]

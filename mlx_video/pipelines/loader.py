@@ -1,0 +1,211 @@
+"""Lends networks: builds one, gives it its weights, and empties it when the borrower is done.
+
+`with loader.borrow("video_decoder") as decoder:` is how every pipeline gets a network; on exit it is emptied with
+`clear()`, because `del` frees nothing while a closure still holds the module. Knows checkpoints and components; knows
+no recipe.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
+
+from mlx_video import platform
+from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.pipelines.checkpoint import Checkpoint, Part
+from mlx_video.pipelines.layouts import open_checkpoint
+from mlx_video.pipelines.layouts.neighbours import upsampler_part
+from mlx_video.pipelines.streaming import Files, Streamed, Ways
+from mlx_video.types import UserError
+from mlx_video.weights import names, quantize
+from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.store import Tensors
+
+if TYPE_CHECKING:
+    from mlx_video.models.ltx_2.text_encoder.gemma import TextEncoder
+
+log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Lends the networks of one checkpoint, each in the run's precision."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: mx.Dtype | None = None,
+        quantization: Quantization | None = None,
+        ways: Ways | None = None,
+    ):
+        """`dtype` of None takes what the platform computes best in; `quantization`: of the transformer's blocks."""
+        self.checkpoint, self.ways = checkpoint, ways or Ways()
+        self.dtype = dtype or platform.compute_dtype()
+        self.quantization = quantization
+
+    def check(self, component: str, **options: Any) -> None:
+        """Raises UserError where a component's tensors do not fit its network; reads headers, and no tensor.
+
+        A run checks all that it will borrow before it borrows the first: a decoder that does not fit would else be found
+        after an hour of denoising.
+        """
+        if component == "upsampler":
+            part = self.upsampler(**options)
+            network = COMPONENTS[component].build(part.settings)
+        else:
+            part = self.checkpoint.part(component)
+            network = self.checkpoint.build(component, **options)
+        names.native_arrays(network, part.load(component), _what(component, part), form=part.form)
+
+    @contextmanager
+    def borrow(self, component: str, *, streamed: bool | None = None, **options: Any) -> Iterator[nn.Module]:
+        """One network with its weights, emptied on exit. `options` go to the reader of its config.
+
+        streamed: read the transformer block by block whenever it is called; None leaves that to the run's ways.
+        """
+        network = self.checkpoint.build(component, **options)
+        part, transformer = self.checkpoint.part(component), component == "transformer"
+        how = self.quantization if transformer else None
+        if transformer and (self.ways.stream_transformer if streamed is None else streamed):
+            stream_weights(network, part, self.dtype, how)
+        else:
+            give_weights(network, component, part, self.dtype, how)
+        if transformer:
+            network.keep_text = self.ways.keep_text
+        try:
+            yield network
+        finally:
+            release(network)
+
+    @contextmanager
+    def borrow_upsampler(self, kind: str = "spatial x2") -> Iterator[nn.Module]:
+        """An upsampler, from its own file. `kind`: "spatial x2", "spatial x1.5" or "temporal x2"."""
+        network = read_upsampler(self.upsampler(kind), self.dtype)
+        try:
+            yield network
+        finally:
+            release(network)
+
+    def upsampler(self, kind: str = "spatial x2") -> Part:
+        """The tensors of an upsampler; raises UserError where there is none of that kind."""
+        return self.checkpoint.need(
+            f"{kind} upsampler",
+            self.checkpoint.upsamplers.get(kind),
+            f"put Lightricks' {kind.replace(' ', '-upscaler-')} .safetensors file there.",
+        )
+
+    @contextmanager
+    def borrow_text_encoder(self, folder: Path, *, streamed: bool | None = None) -> Iterator[TextEncoder]:
+        """The Gemma model in `folder`, closed on exit. `streamed`: read layer by layer; None: as the run's ways say."""
+        dtype = platform.compute_dtype(wide_range=True) if self.dtype == mx.float16 else self.dtype
+        encoder = read_text_encoder(folder, dtype, self.ways.stream_text if streamed is None else streamed)
+        try:
+            yield encoder
+        finally:
+            encoder.close()
+            mx.clear_cache()
+
+
+def give_weights(
+    network: nn.Module, component: str, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None
+) -> None:
+    """Gives a network its tensors, lazily; raises UserError where they do not fit one to one.
+
+    quantization: of the network's `transformer_blocks`, which are then evaluated one after the other.
+    """
+    dtype = mx.float32 if COMPONENTS[component].always_float32 else dtype
+    what = _what(component, part)
+    making = _to_make(network, quantization, what) is not None
+    names.assign(network, part.load(component), what, dtype=None if making else dtype, form=part.form)
+    if making:
+        quantize.quantize(network.transformer_blocks, quantization, dtype)
+        network.update(tree_map(lambda array: names.cast(array, dtype), network.parameters()))
+    network.eval()
+    log.debug("%s: %.2f GB", component, parameter_bytes(network) / 1e9)
+
+
+def _to_make(network: nn.Module, quantization: Quantization | None, what: str) -> Quantization | None:
+    """What is left to be made of a quantization that is asked for; raises UserError where there is another one."""
+    there = quantize.used(network)
+    if quantization not in (None, there) and there is not None:
+        raise UserError(f"The {what} is quantized already ({there}); {quantization} cannot be made of it.")
+    return quantization if there is None else None
+
+
+def stream_weights(network: nn.Module, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None) -> None:
+    """Gives a transformer its weights, a block's only while it is visited; raises UserError as `give_weights` does."""
+    what = _what("transformer", part)
+    blocks = {f"transformer_blocks.{i}": block for i, block in enumerate(network.transformer_blocks)}
+    files = Files(part.tensors, part.prefixes("transformer"), part.form)
+    making = _to_make(network, quantization, what)
+    network.blocks = Streamed(network, blocks, files, what, dtype=dtype, quantization=making)
+    network.eval()
+    log.debug("transformer: %.2f GB, read block by block", part.tensors.nbytes(files.prefixes) / 1e9)
+
+
+def _what(component: str, part: Part) -> str:
+    return f"{component.replace('_', ' ')} of {part.tensors.paths[0].name}"
+
+
+def read_upsampler(part: Part, dtype: mx.Dtype) -> nn.Module:
+    """An upsampler with its weights."""
+    network = COMPONENTS["upsampler"].build(part.settings)
+    give_weights(network, "upsampler", part, dtype)
+    return network
+
+
+def read_text_encoder(folder: Path, dtype: mx.Dtype, streamed: bool = False) -> TextEncoder:
+    """Gemma with its weights, from a folder in Hugging Face form; `streamed`: a layer's only while it is visited."""
+    from mlx_video.models.ltx_2.text_encoder.gemma import TextEncoder
+
+    tensors = Tensors.of_folder(folder)
+    encoder = TextEncoder.open(folder, tensors.entries)
+    what = f"text encoder of {folder}"
+    if streamed:
+        network = encoder.network
+        parts = {"model.embed_tokens": network.model.embed_tokens}
+        parts |= {f"model.layers.{i}": layer for i, layer in enumerate(network.model.layers)}
+        network.parts = Streamed(network, parts, Files(tensors, ("",), "official"), what, dtype=dtype)
+    else:
+        names.assign(encoder.network, tensors.load(), what, dtype=dtype)
+    return encoder
+
+
+def release(network: nn.Module) -> None:
+    """Empties a network, whoever still holds it, and gives its memory back."""
+    network.clear()
+    mx.clear_cache()
+
+
+def parameter_bytes(network: nn.Module) -> int:
+    """Bytes that a network's parameters take, evaluated or not."""
+    arrays: list[tuple[str, mx.array]] = tree_flatten(network.parameters())  # type: ignore[assignment]
+    return sum(array.nbytes for _, array in arrays)
+
+
+def load_component(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any:
+    """See `mlx_video.models.ltx_2.load`."""
+    platform.prepare()
+    path, dtype = Path(path), dtype or mx.float32
+    if component == "text_encoder":
+        folder = path if (path / "config.json").is_file() else open_checkpoint(path, "distilled").text_encoder
+        if folder is None:
+            raise UserError(f"No text encoder was found in or beside {path}.")
+        return read_text_encoder(Path(folder), dtype)
+    if component not in COMPONENTS:
+        raise UserError(f"There is no component {component!r}; there are {', '.join([*COMPONENTS, 'text_encoder'])}.")
+    if component == "upsampler":
+        if path.is_file():
+            return read_upsampler(upsampler_part(path), dtype)
+        checkpoint = open_checkpoint(path, "distilled")
+        return read_upsampler(checkpoint.need("spatial x2 upsampler", checkpoint.upsampler, "give its file."), dtype)
+    checkpoint = open_checkpoint(path, "distilled")
+    network = checkpoint.build(component)
+    give_weights(network, component, checkpoint.part(component), dtype)
+    return network

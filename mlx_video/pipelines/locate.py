@@ -1,0 +1,80 @@
+"""From what a user writes (a path, a Hugging Face id, `demo`) to a folder or file on this machine.
+
+Knows how to tell the three apart and what a run needs of a repo; fetching itself is `weights.hub`'s.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+
+from mlx_video.models.ltx_2.config import TextConfig
+from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
+from mlx_video.pipelines.checkpoint import Checkpoint
+from mlx_video.types import Listener, Recipe, UserError
+from mlx_video.weights import hub
+
+
+def is_hub_id(where: str) -> bool:
+    """Whether `where` has the form of a Hugging Face id and is nothing on this machine: "owner/name"."""
+    parts = where.split("/")
+    return not Path(where).expanduser().exists() and len(parts) == 2 and all(parts) and not where.startswith((".", "~"))
+
+
+def existing(where: str, flag: str) -> Path:
+    """The path that `where` names; UserError naming near neighbours where nothing is there."""
+    path = Path(where).expanduser()
+    if not path.exists():
+        parent = path.parent
+        near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=2)
+        hint = f" Did you mean {' or '.join(str(parent / name) for name in near)}?" if near else ""
+        raise UserError(f"{flag} {where} is neither a file or folder here nor a Hugging Face id (owner/name).{hint}")
+    return path
+
+
+def checkpoint(
+    where: str,
+    recipe: Recipe,
+    *,
+    text_encoder: bool = True,
+    upsamplers: Collection[str] = (),
+    report: Listener | None = None,
+) -> Path:
+    """The checkpoint that `--model-repo` names; of a Hugging Face repo, what `recipe` needs is fetched first.
+
+    text_encoder: False where the run takes its contexts or its text encoder from elsewhere; upsamplers: kinds that are
+    needed besides the recipe's own.
+    """
+    if is_hub_id(where):
+        others = ["upsampler" if kind == "spatial x2" else kind for kind in upsamplers]
+        wanted = {"upsampler": len(recipe.stages) > 1, "lora": recipe.distilled_lora, "text_encoder": text_encoder}
+        return hub.fetch_checkpoint(where, recipe.variant, **wanted, others=others, report=report)
+    return existing(where, "--model-repo")
+
+
+def source(where: str, variant: str, report: Listener | None = None) -> Path:
+    """The checkpoint that `convert --source` names, with all that a converted folder holds of it."""
+    if is_hub_id(where):
+        dev = variant == "dev"
+        return hub.fetch_checkpoint(where, variant, upsampler=True, lora=dev, text_encoder=False, report=report)
+    return existing(where, "--source")
+
+
+def text_encoder(where: str | None, found: Checkpoint, report: Listener | None = None) -> Path:
+    """Gemma's folder: the one the user names, else the one that the checkpoint has; checked to belong to it."""
+    name = where or found.need(
+        "text encoder", found.text_encoder,
+        "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it).",
+    )  # fmt: skip
+    folder = hub.fetch_text_encoder(name, report) if is_hub_id(name) else existing(name, "--text-encoder-repo")
+    config = GemmaConfig.of_folder(folder)
+    shapes = {key: entry.shape for key, entry in found.part("connectors").tensors.entries.items()}
+    TextConfig.read(found.config, features=feature_width(shapes)).check_encoder(config.width, config.layers)
+    return folder
+
+
+def lora(where: str, report: Listener | None = None) -> Path:
+    """A LoRA's file or folder; of a Hugging Face repo its one file is fetched."""
+    return hub.fetch_lora(where, report) if is_hub_id(where) else existing(where, "--lora")

@@ -1,0 +1,158 @@
+"""Fills in what a request leaves open, from the recipe and then the checkpoint's generation, and checks them together.
+
+Everything here costs a header at most. Knows no arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlx_video.models.ltx_2.config import TransformerConfig, VideoVAEConfig
+from mlx_video.pipelines.checkpoint import Checkpoint
+from mlx_video.pipelines.recipes import GENERATIONS, NEGATIVE_PROMPT
+from mlx_video.request import Request
+from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, UserError
+
+APG_ETA = 0.0
+"""Share of the parallel part that adaptive projected guidance keeps (arXiv 2410.02416, which recommends none)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A request with nothing left open."""
+
+    request: Request
+    recipe: Recipe
+    steps: int | None
+    """Of the computed schedules; None where the recipe has fixed ones."""
+    guidance: dict[Modality, Guidance]
+    """Empty where no stage is guided."""
+    negative_prompt: str | None
+    batched: bool
+    lora_strengths: tuple[float, ...]
+    """Of the distilled LoRA, stage by stage; 0 where a stage does without."""
+    image_crf: int
+    modalities: tuple[Modality, ...]
+    original_prompt: str | None = None
+    """What the user wrote, where the request's prompt is what Gemma made of it."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The networks that the run will borrow, the text encoder apart."""
+        sound = self.request.audio_file is not None
+        wanted = {
+            "connectors": self.request.embedding is None,
+            "video_encoder": bool(self.request.image),
+            "audio_encoder": sound,
+            "transformer": True,
+            "latent_statistics": len(self.recipe.stages) > 1,
+            "upsampler": len(self.recipe.stages) > 1,
+            "video_decoder": True,
+            "audio_decoder": "audio" in self.modalities and not sound,
+            "vocoder": "audio" in self.modalities and not sound,
+        }
+        return tuple(name for name, used in wanted.items() if used)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Plain values for the file's metadata: what was asked and what was filled in."""
+        asked = {key: value for key, value in asdict(self.request).items() if value not in (None, (), False)}
+        filled: dict[str, Any] = {
+            "steps": self.steps,
+            "negative_prompt": self.negative_prompt,
+            "original_prompt": self.original_prompt,
+        }
+        for modality, guidance in self.guidance.items():
+            filled[f"{modality}_guidance"] = asdict(guidance)
+        if any(self.lora_strengths):
+            filled["lora_strengths"] = self.lora_strengths
+        return {**asked, **{key: value for key, value in filled.items() if value is not None}}
+
+
+def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Settings:
+    """The settings of a run; raises UserError where request, recipe and checkpoint do not go together."""
+    _check_variant(recipe, checkpoint)
+    modalities: tuple[Modality, ...] = ("video", "audio") if request.audio else ("video",)
+    if request.audio and not checkpoint.audio:
+        raise UserError(f"{checkpoint.source} was converted without sound; add --no-audio.")
+    _check_decoder(request, checkpoint)
+    defaults = {**GENERATIONS[checkpoint.generation], **recipe.defaults}
+    guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
+    strengths = tuple(_lora_strength(request, stage.lora, number) for number, stage in enumerate(recipe.stages, 1))
+    if any(strengths):
+        checkpoint.need(
+            "distilled LoRA", checkpoint.distilled_lora,
+            f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint (or --pipeline dev).",
+        )  # fmt: skip
+    if len(recipe.stages) > 1:
+        checkpoint.need(
+            "spatial x2 upsampler", checkpoint.upsampler,
+            f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint.",
+        )  # fmt: skip
+    negative = request.negative_prompt if request.negative_prompt is not None else NEGATIVE_PROMPT
+    return Settings(
+        request=request,
+        recipe=recipe,
+        steps=_first(request.steps, defaults["steps"]) if recipe.guided else None,
+        guidance=guidance,
+        negative_prompt=negative if any(g.cfg_scale != 1.0 for g in guidance.values()) else None,
+        batched=_first(request.guidance_batch, defaults.get("guidance_batch", False)),
+        lora_strengths=strengths,
+        image_crf=defaults["image_crf"],
+        modalities=modalities,
+    )
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _check_variant(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    if checkpoint.variant is not None and checkpoint.variant != recipe.variant:
+        others = "distilled" if checkpoint.variant == "distilled" else "dev, dev-two-stage or dev-two-stage-hq"
+        raise UserError(
+            f"{checkpoint.source.name} is a {checkpoint.variant} checkpoint, but the {recipe.name} pipeline needs a "
+            f"{recipe.variant} one; use --pipeline {others}, or another --model-repo."
+        )
+
+
+def _check_decoder(request: Request, checkpoint: Checkpoint) -> None:
+    # A decoder that pads by reflection has nothing to reflect in a single latent row or column.
+    reflects = VideoVAEConfig.read(checkpoint.config).decoder_padding == "reflect"
+    for name, side in (("height", request.height), ("width", request.width)):
+        if reflects and side < 2 * SPACE_SCALE:
+            raise UserError(f"--{name} {side} is too small for this checkpoint; the least is {2 * SPACE_SCALE}.")
+
+
+def _guidance(
+    request: Request, defaults: dict[str, Any], checkpoint: Checkpoint, modalities: tuple[Modality, ...]
+) -> dict[Modality, Guidance]:
+    layers = TransformerConfig.read(checkpoint.config).layers
+    blocks = _first(request.stg_blocks, (min(int(defaults["stg_block"] * layers), layers - 1),))
+    for block in blocks:
+        if not 0 <= block < layers:
+            raise UserError(f"--stg-blocks {block} is out of range; this checkpoint has blocks 0 to {layers - 1}.")
+    shared: dict[str, Any] = {
+        "stg_scale": _first(request.stg_scale, defaults["stg_scale"]),
+        "stg_blocks": tuple(blocks),
+        "modality_scale": _first(request.modality_scale, defaults["modality_scale"]),
+        "apg_eta": APG_ETA if _first(request.apg, defaults["apg"]) else 1.0,
+    }
+    scales = {
+        "video": (
+            _first(request.cfg_scale, defaults["cfg_scale"]),
+            _first(request.cfg_rescale, defaults["cfg_rescale"]),
+        ),
+        "audio": (
+            _first(request.audio_cfg_scale, defaults["audio_cfg_scale"]),
+            _first(request.cfg_rescale, defaults["audio_cfg_rescale"]),
+        ),
+    }
+    return {m: Guidance(cfg_scale=scales[m][0], rescale=scales[m][1], **shared) for m in modalities}
+
+
+def _lora_strength(request: Request, recipes_own: float | None, stage: int) -> float:
+    if recipes_own is None:
+        return 0.0
+    return _first(getattr(request, f"lora_strength_stage_{stage}"), recipes_own)

@@ -1,0 +1,49 @@
+"""Prompts to contexts: borrows Gemma, lets it go, then borrows the connectors. Knows no sampling.
+
+A prompt encoded lately comes from the cache, and then neither network is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from mlx_video import platform
+from mlx_video.pipelines.contexts import Cache, connectors_mark, encoder_mark
+from mlx_video.types import Context, Progress
+
+if TYPE_CHECKING:
+    from mlx_video.pipelines.loader import Loader
+
+
+def encode_prompts(
+    loader: Loader, folder: Path, prompts: Mapping[str, str], report: Callable[[Progress], None]
+) -> dict[str, Context]:
+    """Contexts of `prompts` (name -> text) under the same names; a text that occurs twice is encoded once."""
+    cache = Cache(connectors_mark(loader.checkpoint), encoder_mark(folder), str(loader.dtype))
+    kept = {text: cache.get(text) for text in prompts.values()}
+    contexts = {text: context for text, context in kept.items() if context is not None}
+    new = [text for text, context in kept.items() if context is None]
+    platform.peak_memory()
+    report(Progress("text", 0, len(new) + 1))
+    if new:
+        for text, context in _encode(loader, folder, new, report).items():
+            contexts[text] = context
+            cache.put(text, context)
+    report(Progress("text", len(new) + 1, len(new) + 1, platform.peak_memory()))
+    return {name: contexts[text] for name, text in prompts.items()}
+
+
+def _encode(loader: Loader, folder: Path, texts: list[str], report: Callable[[Progress], None]) -> dict[str, Context]:
+    with loader.borrow_text_encoder(folder) as encoder:
+        hidden = encoder.encode(texts)
+    report(Progress("text", len(texts), len(texts) + 1))
+    contexts = {}
+    with loader.borrow("connectors") as connectors:
+        for text, states in zip(texts, hidden, strict=True):
+            contexts[text] = connectors(states)
+            mx.eval(contexts[text])
+    return contexts

@@ -1,0 +1,61 @@
+"""Official fp8 files: 8-bit floats (e4m3) with a scale beside them, read as the numbers that they stand for.
+
+`layer.weight_scale` is one number for the tensor or one for each row; `layer.input_scale` serves a product in 8 bit and
+is left out. Knows no networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mlx.core as mx
+
+from mlx_video.types import UserError
+from mlx_video.weights.store import Entry
+
+FLOAT8, OTHER_FLOAT8 = "F8_E4M3", "F8_E5M2"
+"""As safetensors headers call them. MLX reads the bytes of the first as uint8, and the second not at all."""
+_SCALES = (".weight_scale", ".bias_scale", ".input_scale")
+
+
+def is_float8(entries: Mapping[str, Entry]) -> bool:
+    """Whether there are 8-bit floats among the tensors."""
+    return any(entry.dtype in (FLOAT8, OTHER_FLOAT8) for entry in entries.values())
+
+
+def widen(arrays: Mapping[str, mx.array], entries: Mapping[str, Entry], dtype: mx.Dtype) -> dict[str, mx.array]:
+    """`arrays` with 8-bit floats as `dtype`, their scales multiplied in; lazy. Scales themselves are left out.
+
+    The product is taken in float32 and rounded once. Raises UserError for scales by block, and for e5m2.
+    """
+    result = {}
+    for name, array in arrays.items():
+        kind = entries[name].dtype
+        if kind == OTHER_FLOAT8:
+            raise UserError(f"{name} is an 8-bit float of the kind e5m2; supported here: e4m3.")
+        if kind != FLOAT8:
+            if not _belongs_to_float8(name, entries):
+                result[name] = array
+            continue
+        value = mx.from_fp8(array, dtype=mx.float32)
+        if f"{name}_scale" in arrays:
+            value = value * _per_row(arrays[f"{name}_scale"], array, name)
+        result[name] = value.astype(dtype)
+    return result
+
+
+def _belongs_to_float8(name: str, entries: Mapping[str, Entry]) -> bool:
+    for ending in _SCALES:
+        if name.endswith(ending):
+            layer = name.removesuffix(ending)
+            return any(f"{layer}.{leaf}" in entries and entries[f"{layer}.{leaf}"].dtype == FLOAT8 for leaf in ("weight", "bias"))
+    return False
+
+
+def _per_row(scale: mx.array, array: mx.array, name: str) -> mx.array:
+    if scale.size not in (1, array.shape[0]):
+        raise UserError(
+            f"{name}_scale has shape {list(scale.shape)} for a tensor of shape {list(array.shape)}; supported here: one "
+            f"scale for the tensor, or one for each of its {array.shape[0]} rows."
+        )
+    return scale.astype(mx.float32).reshape(-1, *[1] * (array.ndim - 1))

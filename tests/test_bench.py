@@ -1,0 +1,75 @@
+"""What the measurements count: operations of a block, time by phase, rows of a table."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from bench import block, measure, phases
+from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
+from mlx_video.models.ltx_2.transformer.block import Block
+from mlx_video.types import Progress
+from tests import real_keys
+
+
+@pytest.mark.parametrize("generation", real_keys.GENERATIONS)
+def test_operations_are_those_of_the_blocks_own_layers(generation):
+    config = TransformerConfig.read(real_keys.config(generation))
+    tokens = {"video": 96, "audio": 40}
+    total = 0
+    for path, layer in Block(config).named_modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        owner, part = path.split(".")[:2]
+        reads, writes = ("audio", "audio") if owner.startswith("audio") else ("video", "video")
+        if "_to_" in owner:
+            reads, writes = owner.removesuffix("_attn").split("_to_")
+        count = tokens[writes]
+        if part in ("to_k", "to_v"):
+            count = CONTEXT_TOKENS if owner.endswith("attn2") else tokens[reads]
+        total += 2 * count * layer.weight.size
+    for (queries, keys), dim in (
+        (("video", "video"), config.video.dim),
+        (("audio", "audio"), config.audio.dim),
+        (("video", "audio"), config.audio.dim),
+        (("audio", "video"), config.audio.dim),
+    ):
+        total += 4 * tokens[queries] * tokens[keys] * dim
+    total += sum(4 * tokens[m] * CONTEXT_TOKENS * config.streams[m].dim for m in tokens)
+    assert block.flops(config, tokens) == total
+
+
+def test_rounds_alternate_and_the_first_does_not_count():
+    calls = []
+    found = measure.alternate({name: lambda name=name: calls.append(name) or mx.zeros(1) for name in "ab"}, rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert found.keys() == {"a", "b"}
+    assert all(timing.seconds >= 0 for timing in found.values())
+
+
+def test_products_make_up_the_operations_asked_for():
+    for flops in (1.0, 3e6, 8e7):
+        run, factor = measure.multiply(flops, size=64)
+        times = max(1, round(flops / (2 * 64**3)))
+        assert factor * times * 2 * 64**3 == pytest.approx(flops)
+    assert run().shape == (64, 64)
+
+
+def test_time_goes_to_the_phase_that_reports(monkeypatch):
+    ticks = iter([0.0, 1.0, 3.0, 6.0, 10.0])
+    monkeypatch.setattr(phases, "clock", lambda: lambda: next(ticks))
+    watch = phases.Watch()
+    watch.add("start")
+    watch(Progress("text", 0, 1))
+    watch(Progress("text", 1, 1, 500))
+    watch(Progress("stage 1", 0, 8))
+    assert watch.phases == {
+        "start": phases.Phase(1.0, None),
+        "text": phases.Phase(5.0, 500),
+        "stage 1": phases.Phase(4.0, None),
+    }
+
+
+def test_tables_have_aligned_columns():
+    lines = measure.table("title", ["what", "s"], [["a", "1.00"], ["longer", "12.50"]]).splitlines()
+    assert lines[0] == "title"
+    assert {len(line) for line in lines[1:] if line} == {len("longer") + 2 + len("12.50")}

@@ -1,0 +1,45 @@
+"""What the README says of the pipelines is what the recipes hold."""
+
+from pathlib import Path
+
+from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
+from mlx_video.types import Recipe, Stage
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+FIXED_STEPS = {"distilled": 8, "refine": 3}
+
+
+def _stage(recipe: Recipe, stage: Stage) -> str:
+    size = "full size" if stage.scale == 1 else f"1/{round(1 / stage.scale)} size"
+    if stage.schedule in FIXED_STEPS:
+        steps = str(FIXED_STEPS[stage.schedule])
+    elif "steps" in recipe.defaults:
+        steps = str(recipe.defaults["steps"])
+    else:
+        steps = " or ".join(str(values["steps"]) for values in GENERATIONS.values())
+    return f"{size}: {steps} steps" + ("" if stage.sampler == "euler" else f" of {stage.sampler}")
+
+
+def row(recipe: Recipe) -> str:
+    guided = [str(number) for number, stage in enumerate(recipe.stages, 1) if stage.guided]
+    cells = (
+        f"`{recipe.name}`" + (" (default)" if recipe.name == "distilled" else ""),
+        recipe.variant,
+        "; ".join(_stage(recipe, stage) for stage in recipe.stages),
+        f"stage {', '.join(guided)}" if guided else "none",
+        str(recipe.audio_from + 1),
+        recipe.summary,
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def test_the_table_of_pipelines_is_the_recipes():
+    for recipe in RECIPES.values():
+        assert row(recipe) in README
+
+
+def test_fixed_schedules_have_the_steps_that_the_table_says():
+    from mlx_video.diffusion.schedules import SCHEDULES
+
+    for name, steps in FIXED_STEPS.items():
+        assert len(SCHEDULES[name](None)) == steps + 1
