@@ -209,7 +209,7 @@ def _image(values: list[str], frame: int | str | None, strength: float | None) -
         )
     try:
         readers: tuple[Callable[[str], Any], ...] = (_frame, float, int)
-        given = [read(text) for read, text in zip(readers, rest, strict=False)]
+        given = [read(text) for read, text in zip(readers[: len(rest)], rest, strict=True)]
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise UserError(
             f"--image {' '.join(values)}: {error}; write FILE, then a frame (a number or last), a strength, a CRF."

@@ -281,7 +281,7 @@ def _enhanced(settings: Settings, folder: Path, on_message: Callable[[str], None
     from mlx_video.models.ltx_2.text_encoder.enhance import enhance
 
     asked = settings.request
-    options = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
+    options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
     prompt = enhance(
         folder,
         asked.prompt,

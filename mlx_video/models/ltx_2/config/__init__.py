@@ -1,0 +1,29 @@
+"""What a checkpoint's own metadata says of each network.
+
+The `config` JSON of an official file is read into one frozen dataclass per network. The defaults here are the ones that
+the format itself gives an absent key; generations differ only by what the file says. A value that the code does not
+implement raises, naming key, value and what is supported. Knows no files and no arrays.
+"""
+
+from mlx_video.models.ltx_2.config.audio import AudioVAEConfig, BandwidthConfig, GeneratorConfig, VocoderConfig
+from mlx_video.models.ltx_2.config.section import Section, section
+from mlx_video.models.ltx_2.config.text import CONTEXT_TOKENS, ConnectorConfig, TextConfig
+from mlx_video.models.ltx_2.config.transformer import StreamConfig, TransformerConfig
+from mlx_video.models.ltx_2.config.video import UPSAMPLER_GROUPS, UpsamplerConfig, VideoVAEConfig
+
+__all__ = [
+    "CONTEXT_TOKENS",
+    "UPSAMPLER_GROUPS",
+    "AudioVAEConfig",
+    "BandwidthConfig",
+    "ConnectorConfig",
+    "GeneratorConfig",
+    "Section",
+    "StreamConfig",
+    "TextConfig",
+    "TransformerConfig",
+    "UpsamplerConfig",
+    "VideoVAEConfig",
+    "VocoderConfig",
+    "section",
+]

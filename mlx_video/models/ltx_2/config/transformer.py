@@ -1,0 +1,101 @@
+"""What a checkpoint says of its diffusion transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_video.models.ltx_2.config.section import Section, section
+from mlx_video.types import Modality
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """The geometry of one modality's stream through the transformer."""
+
+    heads: int
+    head_dim: int
+    in_channels: int
+    out_channels: int
+    context_dim: int
+    max_positions: tuple[int, ...]
+    feed_forward_bias: bool
+
+    @property
+    def dim(self) -> int:
+        """Width of the stream."""
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The two-stream diffusion transformer. `audio` of None builds the video stream alone."""
+
+    layers: int
+    video: StreamConfig
+    audio: StreamConfig | None
+    norm_eps: float
+    theta: float
+    timestep_scale: float
+    cross_timestep_scale: float
+    gated_attention: bool
+    text_adaln: bool
+    """Text cross-attention with AdaLN on queries and prompt (LTX-2.3)."""
+    caption_channels: int | None
+    """Width of the connectors' output where the transformer projects captions itself (LTX-2), else None."""
+    rope_float64: bool
+
+    @property
+    def streams(self) -> dict[Modality, StreamConfig]:
+        """The streams that there are, video first."""
+        return {"video": self.video} if self.audio is None else {"video": self.video, "audio": self.audio}
+
+    @property
+    def rows(self) -> int:
+        """AdaLN vectors of a stream in a block: shift, scale, gate of self-attention, feed-forward and perhaps text."""
+        return 9 if self.text_adaln else 6
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], *, audio: bool = True) -> TransformerConfig:
+        """From a checkpoint's config; `audio` False leaves the audio stream out."""
+        s = section(config, "transformer")
+        for key, value in (
+            ("activation_fn", "gelu-approximate"), ("attention_bias", True), ("av_cross_ada_norm", True),
+            ("cross_attention_norm", True), ("double_self_attention", False), ("dropout", 0.0),
+            ("norm_elementwise_affine", False), ("num_embeds_ada_norm", 1000), ("num_vector_embeds", None),
+            ("only_cross_attention", False), ("positional_embedding_type", "rope"), ("qk_norm", "rms_norm"),
+            ("rope_type", "split"), ("share_ff", False), ("standardization_norm", "rms_norm"),
+            ("upcast_attention", False), ("use_audio_video_cross_attention", True),
+            ("use_keyframes_abs_pos_embedding", False), ("use_linear_projection", False),
+            ("use_middle_indices_grid", True), ("use_prompt_adaln_single", True),
+        ):  # fmt: skip
+            s.only(key, value)
+        text_adaln = s.get("cross_attention_adaln", False)
+        return cls(
+            layers=s.get("num_layers", 48),
+            video=_stream(s, "", 32, 128, 4096, (20, 2048, 2048), "ff_bias"),
+            audio=_stream(s, "audio_", 32, 64, 2048, (20,), "audio_ff_bias") if audio else None,
+            norm_eps=s.get("norm_eps", 1e-6),
+            theta=s.get("positional_embedding_theta", 10000.0),
+            timestep_scale=s.get("timestep_scale_multiplier", 1000),
+            cross_timestep_scale=s.get("av_ca_timestep_scale_multiplier", 1),
+            gated_attention=s.get("apply_gated_attention", False),
+            text_adaln=text_adaln,
+            caption_channels=None if s.get("caption_proj_before_connector", False) else s.get("caption_channels", 3840),
+            rope_float64=s.only("frequencies_precision", "float32", "float64") == "float64",
+        )
+
+
+def _stream(
+    s: Section, prefix: str, heads: int, head_dim: int, context: int, positions: tuple, bias: str
+) -> StreamConfig:
+    return StreamConfig(
+        heads=s.get(f"{prefix}num_attention_heads", heads),
+        head_dim=s.get(f"{prefix}attention_head_dim", head_dim),
+        in_channels=s.get(f"{prefix}in_channels", 128),
+        out_channels=s.get(f"{prefix}out_channels", 128),
+        context_dim=s.get(f"{prefix}cross_attention_dim", context),
+        max_positions=tuple(s.get(f"{prefix}positional_embedding_max_pos", positions)),
+        feed_forward_bias=s.get(bias, True),
+    )
