@@ -9,4 +9,5 @@ from mlx_video import ImageAt, LTXPipeline
 
 first, last, path, *model = sys.argv[1:]
 with LTXPipeline.from_pretrained(*model or ["Lightricks/LTX-2"]) as pipe:
-    pipe.generate(prompt="The camera glides from one view to the other", image=[first, ImageAt(last, "last")]).save(path)
+    clip = pipe.generate(prompt="The camera glides from one view to the other", image=[first, ImageAt(last, "last")])
+    clip.save(path)

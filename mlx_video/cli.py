@@ -127,7 +127,8 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model-repo", "--weights", default="Lightricks/LTX-2", metavar="REPO|FOLDER|FILE",
-        help="Hugging Face id, converted folder, official .safetensors file or its folder, MLX pack (default %(default)s)",
+        help="Hugging Face id, converted folder, MLX pack, official .safetensors file or its folder "
+        "(default %(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--text-encoder-repo", metavar="REPO|FOLDER", help="Gemma 3, where it does not lie beside the checkpoint"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlx_video import cli
+from mlx_video.pipelines import demo
 from mlx_video.pipelines.recipes import RECIPES
 from mlx_video.request import Request
 from mlx_video.types import STAGE_LORA_OPTIONS, TILINGS, AudioIn, ImageAt, Lora, UserError
@@ -29,8 +30,9 @@ def build_parser(**defaults: Any) -> cli.Parser:
     )
     _add_clip(parser)
     cli.add_model(parser).add_argument(
-        "--quantize", type=int, choices=(4, 8), help="bits of the transformer's blocks, made while loading (default: as it is)"
-    )
+        "--quantize", type=int, choices=(4, 8),
+        help="bits of the transformer's blocks, made while loading (default: as they are)",
+    )  # fmt: skip
     _add_inputs(parser)
     _add_guidance(parser)
     _add_output(parser)
@@ -41,25 +43,11 @@ def build_parser(**defaults: Any) -> cli.Parser:
 
 def _add_clip(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("clip")
-    group.add_argument(
-        "--height",
-        "-H",
-        type=int,
-        default=512,
-        metavar="PX",
-        help="multiple of 64, or 32 with dev (default %(default)s)",
-    )
-    group.add_argument(
-        "--width",
-        "-W",
-        type=int,
-        default=512,
-        metavar="PX",
-        help="multiple of 64, or 32 with dev (default %(default)s)",
-    )
-    group.add_argument(
-        "--num-frames", "--frames", "-n", type=int, default=33, metavar="N", help="1 + 8k (default %(default)s)"
-    )
+    for name, short in (("--height", "-H"), ("--width", "-W")):
+        group.add_argument(
+            name, short, type=int, metavar="PX", help="multiple of 64, or 32 with dev (default 512; 256 for the demo)"
+        )
+    group.add_argument("--num-frames", "--frames", "-n", type=int, metavar="N", help="1 + 8k (default 33)")
     group.add_argument(
         "--fps", type=_number, default=24.0, help="frames per second, such as 24, 29.97 or 30000/1001 (default 24)"
     )
@@ -184,8 +172,9 @@ def request_of(args: argparse.Namespace) -> Request:
             "lora_strength_stage_1", "lora_strength_stage_2",
         )
     }  # fmt: skip
+    given = {name: value for name, value in plain.items() if value is not None}
     return Request(
-        **plain,
+        **{**demo.defaults(args.model_repo), **given},
         audio=args.audio is not False,
         stg_blocks=None if args.stg_blocks is None else tuple(args.stg_blocks),
         lora=_loras(args),

@@ -16,17 +16,24 @@ def build_parser() -> cli.Parser:
         prog="mlx_video.info",
         description="Show what a checkpoint is: generation, variant, precision, components and their sizes.",
     )
-    parser.add_argument("path", metavar="PATH", help="what generate's --model-repo takes, if it is on this machine")
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="what generate's --model-repo takes, if it is on this machine; demo lists the demo's world",
+    )
     parser.add_argument("--verbose", action="store_true", help="log what is read")
     return parser
 
 
 def info(args: argparse.Namespace) -> None:
     """Runs the command."""
-    from mlx_video.pipelines import locate
+    from mlx_video.pipelines import demo, locate
     from mlx_video.pipelines.describe import describe
 
-    cli.show("\n".join(describe(locate.existing(args.path, "PATH"))))
+    lines = describe(locate.existing(args.path, "PATH"))
+    if args.path == demo.NAME:
+        lines += ["", "The demo knows this small world and nothing else:", *demo.description()]
+    cli.show("\n".join(lines))
 
 
 def main(argv: list[str] | None = None) -> int:

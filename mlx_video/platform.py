@@ -133,7 +133,7 @@ def _dequantize_before_products() -> None:
         y = x @ mx.dequantize(self.weight, self.scales, self.get("biases"), **how).T
         return y + self.bias if "bias" in self else y
 
-    nn.QuantizedLinear.__call__ = multiply
+    nn.QuantizedLinear.__call__ = multiply  # type: ignore[method-assign]
 
 
 def _apple_gpu() -> tuple[int, str] | None:

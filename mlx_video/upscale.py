@@ -13,9 +13,7 @@ from mlx_video.types import TILINGS
 
 def build_parser() -> cli.Parser:
     """All flags of the command."""
-    parser = cli.Parser(
-        prog="mlx_video.upscale", description="Upscale a picture or a video; its sound is kept as it is."
-    )
+    parser = cli.Parser(prog="mlx_video.upscale", description="Upscale a picture or a video; its sound is kept.")
     parser.add_argument(
         "--input", "-i", required=True, metavar="FILE", help="a picture or a video of any size and length"
     )

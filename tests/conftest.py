@@ -27,6 +27,21 @@ def small_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def upscale_folder(small_folder, tmp_path_factory):
+    """As small_folder, with the x1.5 and temporal upsamplers beside it."""
+    from tests import small
+
+    @functools.cache
+    def make(generation: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"upscale-{generation}-")
+        for item in small_folder(generation).iterdir():
+            (folder / item.name).symlink_to(item)
+        return small.add_upsamplers(folder, generation)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
     """A folder with picture.png and sound.wav."""
     from tests.pipelines.cases import write_inputs

@@ -191,11 +191,11 @@ def folders(folder: Path, official: Path, generation: str, variant: str = "disti
         save(folder / "transformer" / file, dict(some))
         index |= dict.fromkeys(dict(some), file)
     write_json(folder / "transformer/model.safetensors.index.json", {"metadata": {}, "weight_map": index})
-    config = {**small.config(generation)["transformer"], "has_prompt_adaln": generation == "2.3", "model_type": "ltx av model"}
-    write_json(folder / "transformer/config.json", config)
+    own = {"has_prompt_adaln": generation == "2.3", "model_type": "ltx av model"}
+    write_json(folder / "transformer/config.json", {**small.config(generation)["transformer"], **own})
     vae = small.config(generation)["vae"]
     write_json(folder / "vae/encoder/config.json", {"encoder_blocks": vae["encoder_blocks"], "out_channels": 128})
-    write_json(folder / "vae/decoder/config.json", {"ch": 128, "spatial_padding_mode": "zeros", "timestep_conditioning": False})
+    write_json(folder / "vae/decoder/config.json", {"ch": 128, "spatial_padding_mode": "zeros"})
     shutil.copyfile(official / small.UPSAMPLERS[generation], folder / small.UPSAMPLERS[generation])
     shutil.copytree(official / "gemma", folder / "text_encoder")
     return folder

@@ -29,7 +29,7 @@ from mlx_video.types import AudioShape, VideoShape
         ({"pipeline": "dev", "steps": 0}, ["--steps 0", "1 to 1000"]),
         ({"pipeline": "dev", "cfg_scale": -1.0}, ["--cfg-scale -1", "0 to 100"]),
         ({"pipeline": "dev", "cfg_rescale": 1.5}, ["--cfg-rescale 1.5", "0 to 1"]),
-        ({"pipeline": "dev", "lora_strength_stage_2": 1.0}, ["--lora-strength-stage-2", "dev-two-stage, dev-two-stage-hq"]),
+        ({"pipeline": "dev", "lora_strength_stage_2": 1.0}, ["--lora-strength-stage-2", "dev-two-stage-hq"]),
         ({"pipeline": "dev", "audio": False, "audio_cfg_scale": 7.0}, ["--audio-cfg-scale", "--no-audio"]),
         ({"pipeline": "dev", "audio": False, "modality_scale": 3.0}, ["--modality-scale", "--no-audio"]),
         ({"embedding": "e"}, ["--embedding e", "--prompt"]),

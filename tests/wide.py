@@ -18,8 +18,8 @@ from mlx_video.weights import names
 from tests import small
 
 SIZES = {
-    "attention_head_dim": 32, "cross_attention_dim": 64, "audio_attention_head_dim": 32, "audio_cross_attention_dim": 64,
-    "apply_gated_attention": True,
+    "attention_head_dim": 32, "cross_attention_dim": 64, "audio_attention_head_dim": 32,
+    "audio_cross_attention_dim": 64, "apply_gated_attention": True,
 }  # fmt: skip
 FILE = small.NAMES["2"].format("distilled")
 CONNECTORS = ("video_embeddings_connector.", "audio_embeddings_connector.")
@@ -41,17 +41,21 @@ def transformer(seed: int = 0, **sizes: Any) -> dict[str, mx.array]:
 
 
 def tensors(**sizes: Any) -> dict[str, mx.array]:
-    official = small.tensors("2", "distilled")
-    kept = {n: a for n, a in official.items() if not n.startswith(small.DIT) or n.startswith(tuple(small.DIT + c for c in CONNECTORS))}
+    connectors = tuple(small.DIT + connector for connector in CONNECTORS)
+    official = small.tensors("2", "distilled").items()
+    kept = {name: a for name, a in official if not name.startswith(small.DIT) or name.startswith(connectors)}
     return kept | transformer(**sizes)
 
 
 def is_quantized(name: str) -> bool:
     """Whether our rule quantizes the tensor of this official name."""
-    return f"{small.DIT}transformer_blocks." in name and name.endswith(".weight") and "norm." not in name and "gate" not in name
+    inside = name.startswith(f"{small.DIT}transformer_blocks.") and name.endswith(".weight")
+    return inside and "norm." not in name and "gate" not in name
 
 
-def rounded(found: dict[str, mx.array], bits: int, group: int, chosen: Callable[[str], bool] = is_quantized) -> dict[str, mx.array]:
+def rounded(
+    found: dict[str, mx.array], bits: int, group: int, chosen: Callable[[str], bool] = is_quantized
+) -> dict[str, mx.array]:
     """The tensors as quantizing leaves them, written out in float32."""
     result = {}
     for name, array in found.items():
@@ -78,5 +82,6 @@ def lora(seed: int, rank: int = 4) -> dict[str, mx.array]:
         if is_quantized(name):
             base = "diffusion_model." + name[len(small.DIT) : -len(".weight")]
             for part, shape in (("lora_A", (rank, array.shape[1])), ("lora_B", (array.shape[0], rank))):
-                found[f"{base}.{part}.weight"] = small._rounded(0.5 * small.value(f"{part}/{name}", shape, seed), mx.bfloat16)
+                value = 0.5 * small.value(f"{part}/{name}", shape, seed)
+                found[f"{base}.{part}.weight"] = small._rounded(value, mx.bfloat16)
     return found

@@ -66,7 +66,7 @@ class Adapters:
         Going from one strength to the next adds the difference: the weights are not read a second time. Blocks that are
         read from disk for each visit are given all of it each time they are read.
         """
-        streamed = transformer.blocks if isinstance(transformer.blocks, Streamed) else None
+        streamed = transformer.parts if isinstance(transformer.parts, Streamed) else None
         now = 0.0
 
         def add(loras: Sequence[tuple[_Matched, float]]) -> None:

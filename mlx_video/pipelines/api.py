@@ -19,7 +19,7 @@ import mlx.core as mx
 from mlx_video import platform
 from mlx_video.diffusion.noise import NamedNoise, given, seeded
 from mlx_video.media.files import check_place
-from mlx_video.pipelines import conditions, contexts, decode, locate, text
+from mlx_video.pipelines import conditions, contexts, decode, demo, locate, text
 from mlx_video.pipelines.adapters import Adapters
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.clip import Clip, Sound
@@ -73,7 +73,8 @@ class LTXPipeline:
         dtype: "float16", "bfloat16" or "float32"; what this machine computes best in if left out. text_encoder: Gemma's
         folder or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`, for every
         clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized need
-        nothing. Raises UserError where nothing is there; tensors are only described now and read when a clip needs them.
+        nothing. Raises UserError where nothing is there; tensors are only described now and read when a clip needs
+        them.
         """
         platform.prepare()
         if not locate.is_hub_id(str(where)):
@@ -113,7 +114,8 @@ class LTXPipeline:
         lora: path, Lora, (path, strength), or several. Raises UserError for what the user can put right.
         """
         try:
-            request = Request(image=_images(image), audio_file=_audio(audio_file), lora=_loras(lora), **options)
+            inputs = {"image": _images(image), "audio_file": _audio(audio_file), "lora": _loras(lora)}
+            request = Request(**{**demo.defaults(self._where), **inputs, **options})
         except TypeError as error:
             raise UserError(f"{str(error).replace('Request.__init__()', 'generate()')}.") from error
         return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview)
@@ -136,6 +138,9 @@ class LTXPipeline:
         loader = Loader(checkpoint, self._dtype, self._quantization)
         for component in settings.components:
             loader.check(component, **_options(component, settings))
+        advice = demo.advice(request.prompt) if self._where == demo.NAME else None
+        if advice is not None:
+            on_message(advice)
         adapters = Adapters.open((*self._loras, *request.lora), settings, checkpoint, on_message)
         media = conditions.read(settings)
         watcher = Watcher(on_step or (lambda progress: None), on_preview)

@@ -39,7 +39,7 @@ class Part(NamedTuple):
         arrays = self.tensors.load(self.prefixes(component))
         return fp8.widen(arrays, self.tensors.entries, float8_as)
 
-    def path_of(self, network: nn.Module, name: str) -> str | None:
+    def path_of(self, network: type[nn.Module] | nn.Module, name: str) -> str | None:
         """Where a tensor belongs in the component's network; None where it is not the network's."""
         return name if self.form == "native" else names.module_path(network, name)
 

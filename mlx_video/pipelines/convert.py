@@ -149,9 +149,7 @@ def _component(checkpoint: Checkpoint, name: str, wishes: Wishes) -> tuple[_Job,
     options: dict[str, Any] = {"audio": wishes.audio and checkpoint.audio} if name == "transformer" else {}
     network = checkpoint.build(name, **options)
     dtype = None if COMPONENTS[name].always_float32 else wishes.dtype
-    arrays = names.native_arrays(
-        network, part.load(name, dtype or mx.bfloat16), name.replace("_", " "), form=part.form
-    )
+    arrays = names.native_arrays(network, part.load(name, dtype or mx.bfloat16), name.replace("_", " "), form=part.form)
     how = quantize.used(network)
     if name == "transformer" and wishes.quantization is not None:
         if how is not None:

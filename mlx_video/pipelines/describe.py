@@ -27,8 +27,17 @@ _REST = 0.001
 
 def describe(path: Path) -> list[str]:
     """The lines for whatever lies at `path`, one block for each variant; raises UserError as `open_checkpoint` does."""
-    found = {checkpoint.source: checkpoint for checkpoint in (open_checkpoint(path, v) for v in ("distilled", "dev"))}
-    lines = []
+    found, faults = {}, []
+    for variant in ("distilled", "dev"):
+        try:
+            checkpoint = open_checkpoint(path, variant)
+        except UserError as fault:
+            faults.append(fault)
+        else:
+            found[checkpoint.source] = checkpoint
+    if not found:
+        raise faults[0]
+    lines: list[str] = []
     for checkpoint in found.values():
         lines += [*([""] if lines else []), *_of(checkpoint)]
     return lines

@@ -52,8 +52,8 @@ class Loader:
     def check(self, component: str, **options: Any) -> None:
         """Raises UserError where a component's tensors do not fit its network; reads headers, and no tensor.
 
-        A run checks all that it will borrow before it borrows the first: a decoder that does not fit would else be found
-        after an hour of denoising.
+        A run checks all that it will borrow before it borrows the first: a decoder that does not fit would else be
+        found after an hour of denoising.
         """
         if component == "upsampler":
             part = self.upsampler(**options)
@@ -67,13 +67,13 @@ class Loader:
     def borrow(self, component: str, *, streamed: bool | None = None, **options: Any) -> Iterator[nn.Module]:
         """One network with its weights, emptied on exit. `options` go to the reader of its config.
 
-        streamed: read the transformer block by block whenever it is called; None leaves that to the run's ways.
+        streamed: read it part by part whenever it is called (transformer and connectors); None: as the run's ways say.
         """
         network = self.checkpoint.build(component, **options)
         part, transformer = self.checkpoint.part(component), component == "transformer"
         how = self.quantization if transformer else None
-        if transformer and (self.ways.stream_transformer if streamed is None else streamed):
-            stream_weights(network, part, self.dtype, how)
+        if self.ways.streams(component) if streamed is None else streamed:
+            stream_weights(network, component, part, self.dtype, how)
         else:
             give_weights(network, component, part, self.dtype, how)
         if transformer:
@@ -121,10 +121,10 @@ def give_weights(
     """
     dtype = mx.float32 if COMPONENTS[component].always_float32 else dtype
     what = _what(component, part)
-    making = _to_make(network, quantization, what) is not None
+    making = _to_make(network, quantization, what)
     names.assign(network, part.load(component), what, dtype=None if making else dtype, form=part.form)
-    if making:
-        quantize.quantize(network.transformer_blocks, quantization, dtype)
+    if making is not None:
+        quantize.quantize(network.transformer_blocks, making, dtype)
         network.update(tree_map(lambda array: names.cast(array, dtype), network.parameters()))
     network.eval()
     log.debug("%s: %.2f GB", component, parameter_bytes(network) / 1e9)
@@ -138,15 +138,16 @@ def _to_make(network: nn.Module, quantization: Quantization | None, what: str) -
     return quantization if there is None else None
 
 
-def stream_weights(network: nn.Module, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None) -> None:
-    """Gives a transformer its weights, a block's only while it is visited; raises UserError as `give_weights` does."""
-    what = _what("transformer", part)
-    blocks = {f"transformer_blocks.{i}": block for i, block in enumerate(network.transformer_blocks)}
-    files = Files(part.tensors, part.prefixes("transformer"), part.form)
+def stream_weights(
+    network: nn.Module, component: str, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None
+) -> None:
+    """Gives a network its tensors, a part's only while it is visited; raises UserError as `give_weights` does."""
+    what = _what(component, part)
+    files = Files(part.tensors, part.prefixes(component), part.form)
     making = _to_make(network, quantization, what)
-    network.blocks = Streamed(network, blocks, files, what, dtype=dtype, quantization=making)
+    network.parts = Streamed(network, files, what, dtype=dtype, quantization=making)
     network.eval()
-    log.debug("transformer: %.2f GB, read block by block", part.tensors.nbytes(files.prefixes) / 1e9)
+    log.debug("%s: %.2f GB, read part by part", component, part.tensors.nbytes(files.prefixes) / 1e9)
 
 
 def _what(component: str, part: Part) -> str:
@@ -168,10 +169,8 @@ def read_text_encoder(folder: Path, dtype: mx.Dtype, streamed: bool = False) -> 
     encoder = TextEncoder.open(folder, tensors.entries)
     what = f"text encoder of {folder}"
     if streamed:
-        network = encoder.network
-        parts = {"model.embed_tokens": network.model.embed_tokens}
-        parts |= {f"model.layers.{i}": layer for i, layer in enumerate(network.model.layers)}
-        network.parts = Streamed(network, parts, Files(tensors, ("",), "official"), what, dtype=dtype)
+        files = Files(tensors, ("",), "official")
+        encoder.network.parts = Streamed(encoder.network, files, what, dtype=dtype)
     else:
         names.assign(encoder.network, tensors.load(), what, dtype=dtype)
     return encoder

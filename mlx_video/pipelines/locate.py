@@ -12,6 +12,7 @@ from pathlib import Path
 from mlx_video.models.ltx_2.config import TextConfig
 from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
+from mlx_video.pipelines import demo
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.types import Listener, Recipe, UserError
 from mlx_video.weights import hub
@@ -25,6 +26,8 @@ def is_hub_id(where: str) -> bool:
 
 def existing(where: str, flag: str) -> Path:
     """The path that `where` names; UserError naming near neighbours where nothing is there."""
+    if where == demo.NAME:
+        return demo.folder()
     path = Path(where).expanduser()
     if not path.exists():
         parent = path.parent

@@ -27,13 +27,17 @@ class Ways:
     """How a run keeps within its memory; `pipelines.plan` chooses. Only `decode_bytes` can change a number."""
 
     stream_text: bool = False
-    """Read the text encoder layer by layer."""
+    """Read the text encoder and the connectors layer by layer, once for all prompts and once for each."""
     stream_transformer: bool = False
     """Read the transformer block by block, in every step."""
     keep_text: bool = True
     """Keep LTX-2's keys and values of the texts from step to step."""
     decode_bytes: int | None = None
     """What decoding the video may take; --tiling auto cuts the picture where that is too little. None: half of all."""
+
+    def streams(self, component: str) -> bool:
+        """Whether a component is read part by part."""
+        return {"transformer": self.stream_transformer, "connectors": self.stream_text}.get(component, False)
 
 
 class Files(NamedTuple):
@@ -42,6 +46,15 @@ class Files(NamedTuple):
     tensors: Tensors
     prefixes: tuple[str, ...]
     form: Form
+
+
+def _parts(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts by path, in the order in which they are visited."""
+    for path in network.visited:
+        found = functools.reduce(getattr, path.split("."), network)
+        yield from (
+            ((f"{path}.{i}", part) for i, part in enumerate(found)) if isinstance(found, list) else [(path, found)]
+        )
 
 
 @functools.cache
@@ -56,18 +69,18 @@ class Streamed:
     def __init__(
         self,
         network: nn.Module,
-        parts: Mapping[str, nn.Module],
         files: Files,
         what: str,
         *,
         dtype: mx.Dtype,
         quantization: Quantization | None = None,
     ):
-        """Gives `network` the weights that lie outside its `parts` (by path, in order of visits), lazily.
+        """Gives `network` the weights that lie outside its parts, lazily; its class states in `visited` what they are.
 
         quantization: to make of the parts. Raises UserError, naming `what`, where tensors do not fit one to one.
         """
-        self._parts, self._files, self._dtype, self._quantization = dict(parts), files, dtype, quantization
+        self._parts = parts = dict(_parts(network))
+        self._files, self._dtype, self._quantization = files, dtype, quantization
         entries = files.tensors.entries
         arrays = self._widened(files.tensors.load(files.prefixes))
         shapes = {name: array.shape for name, array in arrays.items()}

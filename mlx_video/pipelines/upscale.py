@@ -197,7 +197,7 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
         yield from itertools.repeat(last, count - done)
 
     with loader.borrow("video_encoder") as encoder:
-        plan = plan_tiles(asked.tiling, grid, memory_limit=platform.memory_limit() // 2)
+        plan = plan_tiles(asked.tiling, grid, memory_limit=platform.memory_limit() // 2, stream=True)
         latent = encode_frames(encoder, pixels(), plan, count)
         mx.eval(latent)
     report(Progress("encode", count, count, platform.peak_memory()))
@@ -235,6 +235,12 @@ def upsample(latent: mx.array, kind: str, loader: Loader, report: Report) -> mx.
 # ------------------------------------------------------------------------------------------- results
 
 
+def _scaled(side: int, scale: float, source: Source) -> int:
+    # Half a pixel is left out, and of a video the last of an odd number, since 4:2:0 has even sizes alone.
+    pixels = int(side * scale)
+    return pixels if isinstance(source, Still) else max(2, pixels // 2 * 2)
+
+
 class Upscaled:
     """What `LTXPipeline.upscale` gives: latents, and frames that are decoded when asked for.
 
@@ -246,7 +252,7 @@ class Upscaled:
         """Use `LTXPipeline.upscale`."""
         self.latents = {"video": latent}
         self.metadata = asked.metadata
-        self.height, self.width = int(source.height * asked.scale), int(source.width * asked.scale)
+        self.height, self.width = (_scaled(side, asked.scale, source) for side in (source.height, source.width))
         self.num_frames = asked.fps_scale * (source.count - 1) + 1
         self.fps = source.fps * asked.fps_scale
         self.source = source
@@ -259,7 +265,7 @@ class Upscaled:
     def frames(self, report: Report) -> Iterator[np.ndarray]:
         """The same; `report` is told of each."""
         latent = self.latents["video"]
-        frames = decode.decode_video(self._loader, latent, self._tiling, False, report, self.num_frames)
+        frames = decode.decode_video(self._loader, latent, self._tiling, True, report, self.num_frames)
         for frame in frames:
             yield frame[: self.height, : self.width]
 

@@ -48,14 +48,15 @@ def _belongs_to_float8(name: str, entries: Mapping[str, Entry]) -> bool:
     for ending in _SCALES:
         if name.endswith(ending):
             layer = name.removesuffix(ending)
-            return any(f"{layer}.{leaf}" in entries and entries[f"{layer}.{leaf}"].dtype == FLOAT8 for leaf in ("weight", "bias"))
+            own = [entries.get(f"{layer}.{leaf}") for leaf in ("weight", "bias")]
+            return any(entry is not None and entry.dtype == FLOAT8 for entry in own)
     return False
 
 
 def _per_row(scale: mx.array, array: mx.array, name: str) -> mx.array:
     if scale.size not in (1, array.shape[0]):
         raise UserError(
-            f"{name}_scale has shape {list(scale.shape)} for a tensor of shape {list(array.shape)}; supported here: one "
-            f"scale for the tensor, or one for each of its {array.shape[0]} rows."
+            f"{name}_scale has shape {list(scale.shape)} for a tensor of shape {list(array.shape)}; supported here: "
+            f"one scale for the tensor, or one for each of its {array.shape[0]} rows."
         )
     return scale.astype(mx.float32).reshape(-1, *[1] * (array.ndim - 1))

@@ -14,6 +14,9 @@ MARKER = "mlx_video.json"
 """A folder that `convert` wrote holds this file."""
 TEXT_ENCODERS = ("text_encoder", "gemma")
 """Folders of a model's repo that may hold its text encoder."""
+_PACK_FOLDERS = ("transformer/", "vae/", "audio_vae/", "vocoder/", "text_projections/")
+_PACK_PARTS = {"connector", "vae_decoder", "vae_encoder", "audio_vae", "vocoder"}
+"""How other MLX converters name what they take a checkpoint apart into."""
 NAMED_IN_REPORT = 6
 
 _VERSION = r"(?:-(?P<version>\d+(?:\.\d+)*))?\.safetensors"
@@ -63,11 +66,28 @@ def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[
         return [max(official)[1]]
     words = [word.format(variant=variant) for word in _WORDS[kind]]
     named = [name for name in root if all(word in name.lower() for word in words)]
+    if kind == "checkpoint" and (pack := _pack(files, variant)):
+        return pack
+    if kind == "upsampler" and not named:
+        return [name for name in ("upsampler.safetensors", "model.safetensors") if name in root][:1]
     if kind == "checkpoint":
         not_it = (*_NOT_A_CHECKPOINT, "dev" if variant == "distilled" else "distilled")
         others = [name for name in root if not any(word in name.lower() for word in not_it)]
         named = [name for name in named if name in others] or (others if len(others) == 1 else [])
     return named[-1:]
+
+
+def _pack(files: Collection[str], variant: str) -> list[str]:
+    """The files of another MLX converter's pack: folders, split files, or one unified file, with their configs."""
+    configs = [name for name in files if "/" not in name and name.endswith(".json")]
+    inside = [name for name in files if name.startswith(_PACK_FOLDERS)]
+    if any(re.fullmatch(r"transformer/model.*\.safetensors", name) for name in inside):
+        return [*configs, *_readable(inside)]
+    stems = {name.removesuffix(".safetensors") for name in files if "/" not in name and name.endswith(".safetensors")}
+    transformers = [stem for stem in stems if re.fullmatch(rf"transformer(-{variant}(-[\d.]+)?)?", stem)]
+    if transformers:
+        return [*configs, *(f"{stem}.safetensors" for stem in (max(transformers), *sorted(stems & _PACK_PARTS)))]
+    return [*configs, "model.safetensors"] if "model" in stems else []
 
 
 def _version(text: str | None) -> tuple[int, ...]:

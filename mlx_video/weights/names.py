@@ -58,11 +58,16 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Path -> shape in the checkpoint's own axis order, for every parameter of the module; nothing is allocated."""
     axes = _axes(module)
     result = {}
-    for path, array in tree_flatten(module.parameters()):
+    for path, array in _parameters(module).items():
         order = axes.get(path)
         shape = array.shape
         result[path] = tuple(shape[order.index(i)] for i in range(len(shape))) if order else tuple(shape)
     return result
+
+
+def _parameters(module: nn.Module) -> dict[str, mx.array]:
+    arrays: list[tuple[str, mx.array]] = tree_flatten(module.parameters())  # type: ignore[assignment]
+    return dict(arrays)
 
 
 def _axes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -93,7 +98,7 @@ def _pair(
 ) -> dict[str, tuple[str, _Axes]]:
     """As `match`, with the axes that take each tensor to the official order (a native one: that leave it alone)."""
     native = form == "native"
-    wanted = {p: tuple(a.shape) for p, a in tree_flatten(module.parameters())} if native else shapes(module)
+    wanted = {p: tuple(a.shape) for p, a in _parameters(module).items()} if native else shapes(module)
     axes = _axes(module)
     pairs: dict[str, tuple[str, _Axes]] = {}
     taken: dict[str, str] = {}

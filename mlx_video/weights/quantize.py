@@ -8,7 +8,8 @@ is its blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,7 +24,7 @@ BITS = (4, 8)
 READABLE_BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 KEPT = ("to_gate_logits",)
-"""Linear layers that stay as they are: a gate has one row for each head, so there is nothing to save and much to lose."""
+"""Linear layers that stay as they are: a gate has one row for each head, so there is little to save."""
 
 
 class Quantization(NamedTuple):
@@ -82,7 +83,8 @@ def chosen(blocks: Sequence[nn.Module], how: Quantization) -> list[set[str]]:
     found = [layers(block, how.group_size) for block in blocks]
     if not any(found):
         raise UserError(
-            f"No layer here can be quantized in groups of {how.group_size}: none has rows that are a multiple of that long."
+            f"No layer here can be quantized in groups of {how.group_size}: none has rows whose length is a multiple "
+            f"of that."
         )
     return found
 
@@ -94,14 +96,18 @@ def quantize(blocks: Sequence[nn.Module], how: Quantization, dtype: mx.Dtype | N
     nothing can be quantized so.
     """
     for block, some in zip(blocks, chosen(blocks, how), strict=True):
-        nn.quantize(block, how.group_size, how.bits, class_predicate=lambda path, _, some=some: path in some)
+        nn.quantize(block, how.group_size, how.bits, class_predicate=partial(_is_one_of, some))
         block.update(tree_map(lambda array: cast(array, dtype), block.parameters()))
         mx.eval(block.parameters())
 
 
+def _is_one_of(paths: Collection[str], path: str, _: nn.Module) -> bool:
+    return path in paths
+
+
 def pack(arrays: Mapping[str, mx.array], paths: Collection[str], how: Quantization) -> dict[str, mx.array]:
     """`arrays` by name with the weights of the layers at `paths` as weight, scales and biases; lazy."""
-    result = {}
+    result: dict[str, mx.array] = {}
     for path, array in arrays.items():
         layer, _, leaf = path.rpartition(".")
         if leaf == "weight" and layer in paths:

@@ -145,7 +145,9 @@ class Tensors:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{index} is not a safetensors index.") from error
         if missing:
-            raise UserError(f"{folder} is incomplete: {index.name} names {missing[0]}, which is not there; download it again.")
+            raise UserError(
+                f"{folder} is incomplete: {index.name} names {missing[0]}, which is not there; download it again."
+            )
         return cls(folder / name for name in names)
 
     def renamed(self, rename: Callable[[str], str | None]) -> Tensors:
@@ -179,9 +181,12 @@ class Tensors:
         prefixes = tuple(prefixes)
         arrays: dict[str, mx.array] = {}
         for path in self.paths:
-            wanted = {name: old for name, (home, old) in self._home.items() if home == path and name.startswith(prefixes)}
+            here = {name: old for name, (home, old) in self._home.items() if home == path}
+            wanted = {name: old for name, old in here.items() if name.startswith(prefixes)}
             if wanted:
-                loaded = mx.load(str(path), format="safetensors", stream=stream)
+                loaded: dict[str, mx.array] = mx.load(  # type: ignore[assignment]
+                    str(path), format="safetensors", stream=stream
+                )
                 arrays.update({name: loaded[old] for name, old in wanted.items()})
         return arrays
 

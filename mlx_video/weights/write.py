@@ -105,4 +105,4 @@ def _pieces(tensor: Pending, name: str, file: str) -> Iterator[memoryview]:
                 f"{name} of {file} holds values beyond 65504, the largest of float16; convert to bfloat16 or float32."
             )
         if narrowed.size:
-            yield memoryview(mx.contiguous(narrowed).reshape(-1).view(mx.uint8))
+            yield memoryview(mx.contiguous(narrowed).reshape(-1).view(mx.uint8))  # type: ignore[arg-type]

@@ -8,9 +8,9 @@ import pytest
 
 from mlx_video import LTXPipeline, convert, generate
 from mlx_video.pipelines import convert as converting
-from mlx_video.weights import write
 from mlx_video.pipelines.layouts.converted import MARKER
 from mlx_video.types import UserError
+from mlx_video.weights import write
 from tests import small
 from tests.pipelines.cases import GENERATIONS
 

@@ -5,7 +5,6 @@ import pytest
 
 from mlx_video import encode, generate
 from mlx_video.pipelines import loader
-from tests.pipelines.cases import GENERATIONS
 
 SIZE = ["--height", 64, "--width", 64, "--num-frames", 9, "--quiet"]
 PROMPT = ["--prompt", "a red ball in the rain"]
@@ -15,20 +14,20 @@ def latents(clip):
     return {modality: np.array(value).tobytes() for modality, value in clip.latents.items()}
 
 
-def test_an_embedding_is_its_prompt(command, small_folder, tmp_path, made, monkeypatch):
-    for generation in GENERATIONS:
-        for pipeline, variant in (("distilled", "distilled"), ("dev", "dev")):
-            model = ["--model-repo", small_folder(generation)]
-            where = [*model, "-o", tmp_path / "a.mp4", "--pipeline", pipeline, *SIZE]
-            where += ["--steps", 2] if pipeline == "dev" else []
-            file = tmp_path / f"{generation}-{variant}.safetensors"
-            text = [*PROMPT, *(["--negative-prompt", "blue"] if pipeline == "dev" else [])]
-            assert command(encode.main, *text, *model, "-o", file, "--variant", variant)[0] == 0
-            assert command(generate.main, *text, *where) == (0, "")
-            with monkeypatch.context() as patch:
-                patch.setattr(loader, "read_text_encoder", None)  # a call of it would fail
-                assert command(generate.main, "--embedding", file, *where) == (0, "")
-            assert latents(made[-1]) == latents(made[-2])
+@pytest.mark.parametrize(("generation", "pipeline"), [("2", "distilled"), ("2.3", "dev")])
+def test_an_embedding_is_its_prompt(command, small_folder, tmp_path, made, monkeypatch, generation, pipeline):
+    model = ["--model-repo", small_folder(generation)]
+    line = [*model, "-o", tmp_path / "a.mp4", "--pipeline", pipeline, *SIZE]
+    text = PROMPT
+    if pipeline == "dev":
+        line, text = [*line, "--steps", 2], [*PROMPT, "--negative-prompt", "blue"]
+    file = tmp_path / "prompt.safetensors"
+    assert command(encode.main, *text, *model, "-o", file, "--variant", pipeline)[0] == 0
+    assert command(generate.main, *text, *line) == (0, "")
+    monkeypatch.setattr(loader, "read_text_encoder", None)  # a call of it would fail
+    assert command(generate.main, "--embedding", file, *line) == (0, "")
+    first, second = map(latents, made)
+    assert first == second
 
 
 @pytest.fixture
@@ -48,8 +47,9 @@ def test_what_cannot_be_encoded(refused, small_folder, tmp_path):
     model = ["--model-repo", small_folder("2")]
     refused(encode.main, "--prompt", " ", *model, "-o", tmp_path / "a.safetensors", said=["prompt is empty"])
     refused(encode.main, *PROMPT, *model, "-o", tmp_path / "a.txt", said=["a.txt", ".safetensors"])
-    refused(encode.main, *PROMPT, *model, "-o", tmp_path / "b" / "a.safetensors", said=[tmp_path / "b", "does not exist"])
-    refused(encode.main, *PROMPT, "--model-repo", tmp_path / "c", "-o", tmp_path / "a.safetensors", said=[tmp_path / "c"])
+    nowhere, other = tmp_path / "b" / "a.safetensors", tmp_path / "c"
+    refused(encode.main, *PROMPT, *model, "-o", nowhere, said=[tmp_path / "b", "does not exist"])
+    refused(encode.main, *PROMPT, "--model-repo", other, "-o", tmp_path / "a.safetensors", said=[other])
 
 
 def test_an_embedding_belongs_to_its_checkpoint(command, refused, small_folder, tmp_path):

@@ -110,8 +110,11 @@ def test_aliases_change_one_default_only(monkeypatch):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--height", "500"], ["--nonsense"], [], ["--prompt", "a", "--dtype", "float8"], ["--prompt", ""], ["--prompt", "a", "--steps", "3"]],
-)
+    [
+        ["--height", "500"], ["--nonsense"], [], ["--prompt", "a", "--dtype", "float8"], ["--prompt", ""],
+        ["--prompt", "a", "--steps", "3"],
+    ],
+)  # fmt: skip
 def test_a_mistake_ends_with_2_and_one_line(flags, capsys):
     flags = flags if not flags or "--prompt" in flags or flags == [] else [*PROMPT, *flags]
     try:
@@ -125,7 +128,7 @@ def test_a_mistake_ends_with_2_and_one_line(flags, capsys):
 def test_help_is_quick_and_imports_nothing_heavy():
     code = "import sys; from mlx_video import generate; generate.build_parser().format_help(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"mlx.core", "numpy", "transformers", "mlx_vlm", "huggingface_hub", "av", "cv2", "PIL", "librosa", "scipy", "tqdm"}
+    heavy = {"mlx.core", "numpy", "transformers", "mlx_vlm", "huggingface_hub", "av", "cv2", "PIL", "librosa", "scipy"}
     assert not heavy & set(loaded)
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "mlx_video.generate", "--help"], capture_output=True, check=True)

@@ -35,17 +35,25 @@ def tiling(spans: cases.SPANS, piece: int | None = 1) -> Tiling:
 # ------------------------------------------------------------------------------------------ geometry
 
 
-@pytest.mark.parametrize("direction", ["decode", "encode"])
-@pytest.mark.parametrize("number", range(len(cases.GEOMETRY)))
+@pytest.mark.parametrize(
+    ("number", "direction"),
+    [
+        (number, direction)
+        for number in range(len(cases.GEOMETRY))
+        for direction in ("decode", "encode")
+        # The reference refuses to encode with small overlaps.
+        if f"geometry/{number}/{direction}/0" in RECORDED
+    ],
+)
 def test_tiles_lie_where_the_reference_puts_them(number, direction):
-    if f"geometry/{number}/{direction}/0" not in RECORDED:
-        pytest.skip("the reference refuses to encode with overlaps as small as these")
     grid, spans = cases.GEOMETRY[number]
     for axis, parts in enumerate((decode_parts if direction == "decode" else encode_parts)(tiling(spans), grid, SCALE)):
         key = f"geometry/{number}/{direction}/{axis}"
         places = [(p.latents.start, p.latents.stop, p.pixels.start, p.pixels.stop) for p in parts]
         assert places == [tuple(row) for row in RECORDED[key]]
-        weights = _divided(RECORDED[f"{key}/weights"], [p.pixels if direction == "decode" else p.latents for p in parts])
+        weights = _divided(
+            RECORDED[f"{key}/weights"], [p.pixels if direction == "decode" else p.latents for p in parts]
+        )
         assert np.abs(np.concatenate([p.weights for p in parts]) - weights).max() < 1e-6
 
 
@@ -136,7 +144,9 @@ def test_blending_holds_two_tiles_in_time_at_most():
 
         def pieces(self, latent, size):
             for start in range(0, 8 * latent.shape[1] - 7, 8):
-                yield mx.zeros((1, min(8, 8 * latent.shape[1] - 7 - start), 32 * latent.shape[2], 32 * latent.shape[3], 3))
+                yield mx.zeros(
+                    (1, min(8, 8 * latent.shape[1] - 7 - start), 32 * latent.shape[2], 32 * latent.shape[3], 3)
+                )
 
     def peak(frames: int) -> int:
         tracemalloc.start()
@@ -179,7 +189,9 @@ def test_the_length_of_a_clip_does_not_change_what_fits():
     assert {plan_tiles("auto", (f, 16, 24), memory_limit=limit) for f in (5, 17, 500)} == {Tiling(piece=2)}
 
 
-@pytest.mark.parametrize(("mode", "size", "frames"), [("default", 512, 64), ("aggressive", 256, 32), ("conservative", 768, 96)])
+@pytest.mark.parametrize(
+    ("mode", "size", "frames"), [("default", 512, 64), ("aggressive", 256, 32), ("conservative", 768, 96)]
+)
 def test_presets(mode, size, frames):
     tiles = plan_tiles(mode, (40, 32, 32))
     assert (tiles.frames.size, tiles.height.size, tiles.width.size) == (frames, size, size)
@@ -197,9 +209,15 @@ def test_an_unknown_mode_is_refused():
 @pytest.mark.parametrize(
     ("spans", "said"),
     [
-        (((20, 8), (0, 0), (0, 0)), "frames size must be a multiple of 8 frames from 16 on, not 20; nearest are 16 and 24"),
+        (
+            ((20, 8), (0, 0), (0, 0)),
+            "frames size must be a multiple of 8 frames from 16 on, not 20; nearest are 16 and 24",
+        ),
         (((8, 0), (0, 0), (0, 0)), "not 8; nearest are 16 and 24"),
-        (((0, 0), (96, 16), (0, 0)), "height overlap must be a multiple of 32 pixels from 0 on, not 16; nearest are 0 and 32"),
+        (
+            ((0, 0), (96, 16), (0, 0)),
+            "height overlap must be a multiple of 32 pixels from 0 on, not 16; nearest are 0 and 32",
+        ),
         (((0, 0), (0, 0), (64, 64)), "Tiles of 64 pixels cannot overlap by 64; the most is 32"),
     ],
 )
@@ -220,6 +238,8 @@ def test_bad_clips_are_refused():
         encode_frames(encoder, iter(frames), Tiling(), count=17)
     with pytest.raises(UserError, match="no frames"):
         encode_frames(encoder, iter(()), Tiling())
+    with pytest.raises(UserError, match="multiples of 32 pixels from 32 on, not 40; nearest are 32 and 64"):
+        encode_frames(encoder, np.zeros((1, 1, 32, 40, 3), np.float32), Tiling())
     with pytest.raises(ValueError, match="number of frames"):
         encode_frames(encoder, iter(frames), Tiling(Span(16, 0)))
     with pytest.raises(ValueError, match="one clip at a time"):

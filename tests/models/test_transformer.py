@@ -397,7 +397,7 @@ def test_each_block_is_visited_once_per_call_whatever_the_passes() -> None:
     class Streaming(Transformer):
         visited: list[int] = []
 
-        def blocks(self, results):
+        def parts(self, results):
             for index, block in enumerate(self.transformer_blocks):
                 self.visited.append(index)
                 yield block

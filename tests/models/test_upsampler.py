@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_video.models.ltx_2 import upsampler
 from mlx_video.models.ltx_2.config import UpsamplerConfig
 from mlx_video.models.ltx_2.upsampler import GroupNorm, Upsampler, shuffle
 from mlx_video.models.ltx_2.upsampler_pieces import Walk
@@ -60,6 +61,50 @@ def test_recorded_numbers(case):
     result = np.moveaxis(np.array(network(case)(mx.array(np.moveaxis(latent(case), 1, -1)))), -1, 1)
     assert result.shape == wanted.shape
     assert np.linalg.norm(result - wanted) < 2e-5 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+@pytest.mark.parametrize("case", CASES)
+def test_a_long_latent_in_pieces_is_the_whole_one(case, size):
+    made = network(case)
+    rng = np.random.default_rng(size)
+    # Its mean drifts, so that pieces normalised by themselves would be far off.
+    drift = np.linspace(-2, 2, 7)[:, None, None, None]
+    long = mx.array((rng.normal(0, 1, (1, 7, 2, 3, 16)) + drift).astype(np.float32))
+    whole = made(long)
+    told = []
+    pieces = made.long(long, size, lambda *done: told.append(done))
+    assert pieces.shape == whole.shape == (1, *made.config.grid(7, 2, 3), 16)
+    assert mx.linalg.norm(pieces - whole).item() < 3e-6 * mx.linalg.norm(whole).item()
+    assert told == [(walk, 6) for walk in range(1, 7)]  # five norms to measure, and the result
+    apart = mx.concatenate([made(long[:, i : i + size]) for i in range(0, 7, size)], axis=1)[:, : whole.shape[1]]
+    assert apart.shape != whole.shape or mx.linalg.norm(apart - whole).item() > 0.05 * mx.linalg.norm(whole).item()
+
+
+def test_a_short_latent_is_taken_as_a_whole():
+    made, short = network("plain"), mx.array(np.moveaxis(latent("plain"), 1, -1))
+    told = []
+    assert mx.array_equal(made.long(short, report=lambda *done: told.append(done)), made(short))
+    assert told == [(1, 1)]
+    # 4 bytes x 32 channels x 6 x 10 of the result
+    assert made.frames_at_once(3, 5) == upsampler.WHOLE_BYTES // (4 * 32 * 60)
+    assert made.frames_at_once(30_000, 50_000) == 1
+
+
+@pytest.mark.parametrize("case", ["rational_x1_5", "space_and_time"])
+def test_memory_of_a_long_latent_is_that_of_a_piece(case):
+    made = network(case)
+    made.long(mx.zeros((1, 5, 4, 4, 16)), 4)
+
+    def held(frames):
+        long = mx.random.normal((1, frames, 4, 4, 16))
+        mx.eval(long)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        result = made.long(long, 4)
+        return mx.get_peak_memory() - before - 2 * result.nbytes
+
+    assert held(160) < 1.05 * held(40)
 
 
 @pytest.mark.parametrize(

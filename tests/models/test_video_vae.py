@@ -124,13 +124,25 @@ def test_pieces_give_what_the_whole_clip_gives(size, generation):
     assert error(mx.concatenate(pieces, axis=1), decoder(latent)) < 3e-6
 
 
+def test_a_clip_is_cut_where_one_evaluation_would_take_too_long(monkeypatch):
+    decoder, latent = make("decoder", "2"), mx.array(cases.latent((3, 2, 2)))
+    whole = np.array(decoder(latent))
+    assert len(list(decoder.pieces(latent))) == 1
+    # Work for 5 frames of the last convolution, and for less than one of most layers before it.
+    monkeypatch.setattr(platform, "flops_per_evaluation", lambda: 5.5 * 2 * decoder.conv_out.weight.size * 16 * 16)
+    pieces = list(decoder.pieces(latent))
+    assert max(piece.shape[1] for piece in pieces) <= 6
+    assert error(mx.concatenate(pieces, axis=1), whole) < 3e-6
+    assert error(decoder(latent), whole) < 3e-6
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_pieces_of_a_causal_decoder(size):
     blocks = [["res_x", 2], ["compress_all", {"multiplier": 2, "residual": True}], ["res_x", 1], ["compress_time", 1]]
     decoder = built(VideoDecoder, settings(blocks, causal_decoder=True))
     latent = mx.random.normal((1, 5, 3, 2, 16), key=mx.random.key(1))
     pieces = list(decoder.pieces(latent, size))
-    assert [piece.shape[1] for piece in pieces][0] == 4 * size - 3
+    assert pieces[0].shape[1] == 4 * size - 3
     assert error(mx.concatenate(pieces, axis=1), decoder(latent)) < 3e-6
 
 
@@ -264,7 +276,9 @@ def test_a_decoder_that_reflects_refuses_a_single_row():
     assert make("decoder", "2.3")(mx.zeros((1, 1, 1, 3, 128))).shape == (1, 1, 32, 96, 3)
 
 
-@pytest.mark.parametrize(("size", "said"), [((40, 32), "not 40; nearest are 32 and 64"), ((32, 16), "not 16; nearest are 32 and 64")])
+@pytest.mark.parametrize(
+    ("size", "said"), [((40, 32), "not 40; nearest are 32 and 64"), ((32, 16), "not 16; nearest are 32 and 64")]
+)
 def test_the_encoder_refuses_sides_that_are_not_multiples(size, said):
     with pytest.raises(UserError, match=f"multiples of 32 pixels from 32 on, {said}"):
         make("encoder", "2.3")(mx.zeros((1, 1, *size, 3)))
@@ -296,7 +310,9 @@ def test_padding_of_both_halves_follows_the_same_keys_as_in_the_reference():
 )
 def test_unknown_blocks_are_refused_by_name(half, block, said):
     config = settings([["res_x", 1]])
-    config = dataclasses.replace(config, **{f"{half}_blocks": ((block[0], dict(block[1]) if isinstance(block[1], dict) else {}),)})
+    config = dataclasses.replace(
+        config, **{f"{half}_blocks": ((block[0], dict(block[1]) if isinstance(block[1], dict) else {}),)}
+    )
     with pytest.raises(UserError, match=said):
         NETWORKS[half](config)
 

@@ -1,4 +1,4 @@
-"""Compares the video autoencoder with recorded reference outputs of an oracle folder; called by one command for all parts.
+"""Compares the video autoencoder with an oracle folder's recorded outputs; called by one command for all parts.
 
 Knows the oracle's case names and our public classes. Not collected by pytest.
 """
@@ -29,7 +29,9 @@ LIMIT = 2e-5
 
 def compare(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
     """Case -> (relative error, limit) for encoding, decoding and both tiled."""
-    checkpoint = next(path for path in sorted(folder.glob("ltx-*.safetensors")) if not re.search("lora|upscaler", path.name))
+    checkpoint = next(
+        path for path in sorted(folder.glob("ltx-*.safetensors")) if not re.search("lora|upscaler", path.name)
+    )
     tensors = Tensors([checkpoint])
     config = VideoVAEConfig.read(tensors.metadata["config"])
     decoder, encoder = VideoDecoder(config), VideoEncoder(config)
@@ -53,12 +55,15 @@ def compare(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[str, tupl
             results[case] = _error(mx.concatenate(chunks)[None], video) if same else float("inf"), LIMIT
         elif kind == "tiled_encode":
             # 1.0.0 cuts the borders of tiles off, 1.2.0 blends them: only the clip as a whole is the same in both.
-            results[f"{case} untiled"] = _error(encoder(video), _channels_last(reference[f"{case}/untiled_latent"])), LIMIT
+            results[f"{case} untiled"] = (
+                _error(encoder(video), _channels_last(reference[f"{case}/untiled_latent"])),
+                LIMIT,
+            )
     return results
 
 
 def _tiling(name: str, shape: tuple[int, ...]) -> Tiling:
-    """The tiles that a case's name stands for: spatial<size>_<overlap>, the longer side's, and temporal<size>_<overlap>."""
+    """The tiles of a case called spatial<size>_<overlap>, the longer side's, or temporal<size>_<overlap>, or both."""
     numbers = {key: Span(int(a), int(b)) for key, a, b in re.findall(r"(spatial|temporal)(\d+)_(\d+)", name)}
     if name == "default":
         numbers = {"spatial": Span(512, 64), "temporal": Span(64, 24)}

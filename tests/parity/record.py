@@ -1,4 +1,4 @@
-"""Records from the torch reference what the tests without torch compare with. Run by hand: `python -m tests.parity.record`.
+"""Records from the torch reference what tests without torch compare with. By hand: `python -m tests.parity.record`.
 
 Writes tests/fixtures/small_names.json (names and shapes of the small checkpoints of tests/small.py) and, made from
 those checkpoints with our seeded draws, tests/fixtures/small_<generation>.npz (final latents of whole pipelines).
@@ -57,7 +57,7 @@ def names(config: dict) -> dict[str, list[int]]:
 
 
 def runs(generation: str, folder: Path) -> dict[str, np.ndarray]:
-    """Final latents of the reference's runs of RECORDED; of the first one also some frames and the sound's beginning."""
+    """Final latents of the reference's runs of RECORDED; of the first one also some frames and the sound's start."""
     from tests.parity import reference_pipelines
     from tests.pipelines.cases import FRAMES_KEPT, RECORDED, SAMPLES_KEPT, write_inputs
 

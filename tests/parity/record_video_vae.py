@@ -31,7 +31,10 @@ def networks(generation: str) -> tuple:
     """The reference's decoder and encoder with the small checkpoint's weights."""
     config, found = small.config(generation), small.tensors(generation, "distilled")
     result = []
-    for configurator, prefix in ((VideoDecoderConfigurator, "vae.decoder."), (VideoEncoderConfigurator, "vae.encoder.")):
+    for configurator, prefix in (
+        (VideoDecoderConfigurator, "vae.decoder."),
+        (VideoEncoderConfigurator, "vae.encoder."),
+    ):
         state = {}
         for name, array in found.items():
             own = name.startswith(prefix)
@@ -67,7 +70,9 @@ def numbers(generation: str) -> dict[str, np.ndarray]:
         found[f"tiled_decode/{name}"] = kept(torch.cat(chunks, dim=2), "tiled_decode")
         found[f"tiled_decode/{name}/frames"] = np.array([chunk.shape[2] for chunk in chunks])
     for name, (size, spans) in cases.TILED_ENCODE.items():
-        found[f"tiled_encode/{name}"] = kept(encoder.tiled_encode(first(cases.pixels(size)), tiles(spans)), "tiled_encode")
+        found[f"tiled_encode/{name}"] = kept(
+            encoder.tiled_encode(first(cases.pixels(size)), tiles(spans)), "tiled_encode"
+        )
     return {f"{generation}/{key}": value for key, value in found.items()}
 
 

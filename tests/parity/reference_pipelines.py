@@ -1,9 +1,10 @@
 """Runs the torch reference's own pipeline classes (ltx-pipelines 1.0.0) on a small folder, in float32 on the CPU.
 
 Their files are used as they are. Where they name bfloat16 and CUDA, they are answered with float32 and with nothing;
-where they draw noise, they are given named draws (the names of mlx_video.diffusion.noise), so that the same draws can be
-handed to ours. Three rules of version 1.2.0 that 1.0.0 does not have yet are put in their place, each in a line or two:
-what feeds the audio-video modulation, sigma 0 for a sound that is given, and runs without sound. Needs torch.
+where they draw noise, they are given named draws (the names of mlx_video.diffusion.noise), so that ours can be given
+the same. Four rules of version 1.2.0 that 1.0.0 does not have yet are put in their place, each in a line or two: what
+feeds the audio-video modulation, sigma 0 for a sound that is given, the span of a keyframe, and runs without sound.
+Needs torch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 
 from mlx_video.diffusion.noise import draw_tokens
-from mlx_video.types import AudioShape, Noise, VideoShape
+from mlx_video.types import MODALITIES, AudioShape, Noise, VideoShape
 from tests import small
 from tests.parity.reference import torch
 from tests.pipelines.cases import Case
@@ -32,6 +33,7 @@ transformers = pytest.importorskip("transformers")
 
 from ltx_core.components import noisers  # noqa: E402
 from ltx_core.components.guiders import MultiModalGuiderParams  # noqa: E402
+from ltx_core.conditioning import VideoConditionByKeyframeIndex  # noqa: E402
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, fuse_loras  # noqa: E402
 from ltx_core.model.audio_vae import ops as audio_ops  # noqa: E402
 from ltx_core.model.transformer.transformer_args import MultiModalTransformerArgsPreprocessor  # noqa: E402
@@ -86,33 +88,32 @@ class Draws:
 
     def __init__(self, case: Case, source: Noise):
         self.case, self.source = case, source
-        self.stage = self.injection = 0
+        self.starts = self.injections = 0
         self.kept: dict[str, mx.array] = {}
+
+    @property
+    def stage(self) -> int:
+        """The stage that is under way, from 1."""
+        return (self.starts + 1) // 2
 
     def start(self, *shape: int, **settings: Any) -> Any:
         """A stage's first noise: the video's, then the sound's."""
-        if self._turn(shape) == "video":
-            self.stage, self.injection = self.stage + 1, 0
-            return self._tokens(f"stage{self.stage}/video", shape, settings)
-        return self._tokens(f"stage{self.stage}/audio", shape, settings)
+        self.starts, self.injections = self.starts + 1, 0
+        return self._tokens(f"stage{self.stage}/{MODALITIES[(self.starts - 1) % 2]}", shape, settings)
 
     def inject(self, shape: Any, **settings: Any) -> Any:
         """A stochastic sampler's noise: the video's, then the sound's, and again."""
-        modality = ("video", "audio")[self.injection % 2]
-        self.injection += 1
-        return self._tokens(f"stage{self.stage}/sde/{(self.injection - 1) // 2}/{modality}", tuple(shape), settings)
-
-    def _turn(self, shape: tuple[int, ...]) -> str:
-        self._next = "audio" if getattr(self, "_next", "audio") == "video" else "video"
-        return self._next
+        number, turn = divmod(self.injections, 2)
+        self.injections += 1
+        return self._tokens(f"stage{self.stage}/sde/{number}/{MODALITIES[turn]}", tuple(shape), settings)
 
     def _tokens(self, name: str, shape: tuple[int, ...], settings: dict[str, Any]) -> Any:
         clip = self.case.shape.scaled(0.5 if self.stage == 1 and self.case.pipeline != "dev" else 1.0)
-        grid: VideoShape | AudioShape = clip if name.endswith("video") else AudioShape.of(clip)
+        grid: VideoShape | AudioShape = clip if "video" in name else AudioShape.of(clip)
 
         def draw(name: str, shape: tuple[int, ...]) -> mx.array:
             value = self.source(name, shape)
-            if self.case.audio or name.endswith("video"):
+            if self.case.audio or "video" in name:
                 self.kept[name] = value
             return value
 
@@ -162,13 +163,13 @@ def text_encoder(folder: Path) -> GemmaTextEncoder:
 class Mel(torch.nn.Module):
     """torchaudio's mel spectrogram as ltx-core asks for it; torchaudio has no CPU build."""
 
-    def __init__(self, *, sample_rate: int, n_fft: int, hop_length: int, f_min: float, f_max: float, n_mels: int, **rest: Any):
+    def __init__(self, *, sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float, **framing: Any):
         super().__init__()
         from librosa.filters import mel
 
         self.bases = torch.from_numpy(mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=f_min, fmax=f_max))
-        self.framing = {"n_fft": n_fft, "hop_length": hop_length, "window": rest["window_fn"](n_fft)}
-        self.framing |= {"center": rest["center"], "pad_mode": rest["pad_mode"]}
+        self.framing = {name: framing[name] for name in ("hop_length", "center", "pad_mode")}
+        self.framing |= {"n_fft": n_fft, "window": framing["window_fn"](n_fft)}
 
     def forward(self, waveform: Any) -> Any:
         return self.bases @ torch.stft(waveform[0], **self.framing, return_complex=True).abs()[None]
@@ -179,18 +180,25 @@ def on_the_cpu(module: types.ModuleType, folder: Path, case: Case, draws: Draws)
     """The reference's module made to run here; gives the list that the results of its stages will be put in."""
     stages: list[Any] = []
     float32 = {"bfloat16": torch.float32, "cuda": Standing(torch.cuda, synchronize=lambda: None)}
-    mixed = MultiModalTransformerArgsPreprocessor.prepare
+    plain, apply = MultiModalTransformerArgsPreprocessor.prepare, VideoConditionByKeyframeIndex.apply_to
     build = ledgers.ModelLedger.transformer
 
     def prepare(self: Any, modality: Any, cross_modality: Any = None) -> Any:
         # Since 1.2.0 scale and shift follow this stream's own timesteps; only the gate follows the other one's sigma.
-        args = mixed(self, modality, cross_modality)
+        args = plain(self, modality, cross_modality)
         if cross_modality is None:
             return args
         own, _ = self._prepare_cross_attention_timestep(
             modality.timesteps, self.simple_preprocessor.timestep_scale_multiplier, args.x.shape[0], args.x.dtype
         )
         return replace(args, cross_scale_shift_timestep=own)
+
+    def apply_to(self: Any, latent_state: Any, latent_tools: Any) -> Any:
+        # Since 1.2.0 a picture at a frame spans that one frame in time, not the eight of a latent.
+        state = apply(self, latent_state, latent_tools)
+        start, end = state.positions[:, 0, -self.keyframes.shape[-1] * self.keyframes.shape[-2] :].unbind(-1)
+        end.copy_(start + 1 / latent_tools.fps)
+        return state
 
     def kept(denoise: Callable[..., Any]) -> Callable[..., Any]:
         def run(**arguments: Any) -> Any:
@@ -208,6 +216,7 @@ def on_the_cpu(module: types.ModuleType, folder: Path, case: Case, draws: Draws)
         patch.setattr(samplers, "tqdm", lambda steps: steps)
         patch.setattr(fuse_loras, "torch", Standing(torch, matmul=lambda b, a: torch.matmul(b.float(), a.float())))
         patch.setattr(MultiModalTransformerArgsPreprocessor, "prepare", prepare)
+        patch.setattr(VideoConditionByKeyframeIndex, "apply_to", apply_to)
         patch.setattr(ledgers.ModelLedger, "text_encoder", lambda ledger: text_encoder(folder / "gemma"))
         patch.setattr(ledgers.ModelLedger, "transformer", lambda ledger: Asked(build(ledger).float(), case.audio))
         for name in PARTS:
@@ -256,12 +265,10 @@ def _parts(folder: Path, generation: str, case: Case) -> dict[str, Any]:
 def _arguments(case: Case, inputs: Path) -> dict[str, Any]:
     shape = case.shape
     arguments: dict[str, Any] = {
-        "prompt": case.prompt, "seed": case.seed, "height": shape.height, "width": shape.width, "num_frames": shape.frames,
-        "frame_rate": shape.fps, "images": [],
+        "prompt": case.prompt, "seed": case.seed, "height": shape.height, "width": shape.width,
+        "num_frames": shape.frames, "frame_rate": shape.fps,
     }  # fmt: skip
-    if case.image is not None:
-        strength, crf = case.image
-        arguments["images"] = [ImageConditioningInput(str(inputs / "picture.png"), 0, strength, crf)]
+    arguments["images"] = [ImageConditioningInput(str(inputs / "picture.png"), *image) for image in case.images]
     if case.guided:
         used = case.guidance_used
         shared = {

@@ -60,6 +60,18 @@ def test_matches_reference(case, tmp_path):
     assert error(result, wanted) < LIMIT
 
 
+@pytest.mark.parametrize("config", [PLAIN, {**RATIONAL, "spatial_scale": 1.5}, TIME], ids=["x2", "x1.5", "time"])
+def test_a_long_latent_in_pieces_matches_reference(config, tmp_path):
+    config = {"mid_channels": 64, "num_blocks_per_stage": 4, **config}
+    reference = randomize(build(upsampler.LatentUpsamplerConfigurator, config), 21)
+    tensors = Tensors([save(tmp_path / "upsampler.safetensors", {"": reference}, config)])
+    ours = Upsampler(UpsamplerConfig.read(tensors.metadata["config"]))
+    names.assign(ours, tensors.load(), "upsampler", dtype=mx.float32)
+    latent = normal(22, 1, 128, 11, 2, 3) * 2 + normal(23, 1, 128, 11, 1, 1)
+    result = ours.long(mx.array(np.moveaxis(latent.numpy(), 1, -1)), 3)
+    assert error(np.moveaxis(np.array(result), -1, 1), reference(latent)) < LIMIT
+
+
 def test_bfloat16_stays_near_the_reference(tmp_path):
     config = {"mid_channels": 64, "num_blocks_per_stage": 1, **RATIONAL, "spatial_scale": 1.5}
     reference = randomize(build(upsampler.LatentUpsamplerConfigurator, config), 7)

@@ -7,7 +7,7 @@ test_recorded.py compares ours with those. Knows our public API; knows nothing o
 from __future__ import annotations
 
 import wave
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,13 @@ class Case:
     shape: VideoShape
     seed: int
     audio: bool = True
-    image: tuple[float, int] | None = None
-    """Strength and CRF of a picture at frame 0."""
+    images: tuple[tuple[int, float, int], ...] = ()
+    """Frame, strength and CRF of each time that the picture is shown."""
     sound: float | None = None
     """Where in a sound file the clip's sound begins, in seconds."""
     steps: int = 3
     prompt: str = "a red ball and slow music in the rain"
     negative_prompt: str = "blue square, fast camera"
-    guidance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def guided(self) -> bool:
@@ -55,12 +54,13 @@ class Case:
         """Keywords for `LTXPipeline.generate`; pictures and sounds lie in `inputs`."""
         options: dict[str, Any] = {
             "prompt": self.prompt, "pipeline": self.pipeline, "height": self.shape.height, "width": self.shape.width,
-            "num_frames": self.shape.frames, "fps": self.shape.fps, "seed": self.seed, "audio": self.audio, "tiling": "none",
+            "num_frames": self.shape.frames, "fps": self.shape.fps, "seed": self.seed, "audio": self.audio,
+            "tiling": "none",
         }  # fmt: skip
         if self.guided:
             options |= {"steps": self.steps, "negative_prompt": self.negative_prompt, **self.guidance_used}
-        if self.image is not None:
-            options["image"] = ImageAt(str(inputs / "picture.png"), 0, *self.image)
+        if self.images:
+            options["image"] = [ImageAt(str(inputs / "picture.png"), *image) for image in self.images]
         if self.sound is not None:
             options["audio_file"] = AudioIn(str(inputs / "sound.wav"), self.sound)
         return options
@@ -68,8 +68,9 @@ class Case:
     @property
     def guidance_used(self) -> dict[str, Any]:
         """The guidance flags that have an effect in this run."""
-        idle = () if self.audio else ("audio_cfg_scale", "modality_scale")
-        idle = idle if self.sound is None else ("audio_cfg_scale",)
+        idle: tuple[str, ...] = () if self.audio else ("audio_cfg_scale", "modality_scale")
+        if self.sound is not None:
+            idle = ("audio_cfg_scale",)
         return {key: value for key, value in GUIDANCE[self.pipeline].items() if key not in idle}
 
 

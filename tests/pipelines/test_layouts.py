@@ -1,4 +1,4 @@
-"""Packs of other converters, made from official tensors by the rules of tests/foreign.py, are the official checkpoint."""
+"""Packs of other converters, made from official tensors by the rules of tests/foreign.py, are the same checkpoint."""
 
 import json
 import time
@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_video import LTXPipeline, UserError
 from mlx_video.models.ltx_2 import COMPONENTS, load
 from mlx_video.pipelines.layouts import open_checkpoint, published
+from mlx_video.weights.hub_files import choose
 from tests import foreign, real_keys, small
 
 LAYOUTS = {
@@ -79,7 +80,8 @@ def test_every_network_gets_the_very_same_weights(name, pack, small_folder):
         if component == "audio_encoder" and write in WITHOUT_AUDIO_ENCODER:
             assert component not in checkpoint.parts
             continue
-        ours, theirs = (dict(tree_flatten(load(component, p).parameters())) for p in (pack(name), small_folder(generation)))
+        places = (pack(name), small_folder(generation))
+        ours, theirs = (dict(tree_flatten(load(component, place).parameters())) for place in places)
         assert ours.keys() == theirs.keys()
         assert all(mx.array_equal(ours[path], theirs[path]) for path in theirs), component
 
@@ -155,10 +157,10 @@ def test_a_part_that_is_absent_is_named_when_it_is_needed(small_folder, tmp_path
 
 def test_a_folder_of_something_else_is_refused_with_what_was_looked_for(tmp_path):
     mx.save_safetensors(str(tmp_path / "a.safetensors"), {"x": mx.zeros(1)})
-    with pytest.raises(UserError, match=r"holds no LTX-2 checkpoint.*a\.safetensors: other"):
+    with pytest.raises(UserError, match=r"holds no LTX-2 checkpoint.*Found: a\.safetensors: other"):
         open_checkpoint(tmp_path, "distilled")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="packs of other MLX converters"):
+    with pytest.raises(UserError, match=r"pack of another MLX converter.*Found: no \.safetensors file"):
         open_checkpoint(tmp_path / "empty", "distilled")
 
 
@@ -178,7 +180,8 @@ def test_opening_reads_headers_only(pack, monkeypatch):
 
 
 def test_a_pack_names_its_variant_for_the_pipeline(pack):
-    with LTXPipeline.from_pretrained(pack("mlx-forge")) as pipe, pytest.raises(UserError, match="is a distilled checkpoint"):
+    told = pytest.raises(UserError, match="is a distilled checkpoint")
+    with LTXPipeline.from_pretrained(pack("mlx-forge")) as pipe, told:
         pipe.generate(prompt="a", pipeline="dev", steps=1, height=64, width=64, num_frames=9)
 
 
@@ -187,3 +190,56 @@ def test_json_of_the_unified_layout_is_not_taken_for_a_whole_config(pack):
     config = open_checkpoint(pack("unified LTX-2.3"), "distilled").config
     assert "caption_proj_before_connector" not in stated["transformer"]
     assert config["transformer"]["caption_proj_before_connector"] is True
+
+
+# ------------------------------------------------------------------------------------------------ where packs are
+
+
+PACK = ["connector", "vae_decoder", "vae_encoder", "audio_vae", "vocoder"]
+FORGE = ["config.json", "embedded_config.json", *(f"{part}.safetensors" for part in PACK)]
+FORGE += ["transformer-dev.safetensors", "transformer-distilled.safetensors", "transformer-distilled-1.1.safetensors"]
+FORGE += ["spatial_upscaler_x2_v1_1.safetensors", "temporal_upscaler_x2_v1_0.safetensors", "README.md"]
+FOLDERS = ["transformer/config.json", "transformer/model-00001-of-00002.safetensors", "vae/decoder/model.safetensors"]
+FOLDERS += ["text_projections/model.safetensors", "vocoder/config.json", "ltx-2-spatial-upscaler-x2-1.0.safetensors"]
+DIFFUSERS = [
+    "transformer/diffusion_pytorch_model-00001-of-00008.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+]
+
+
+def test_of_a_pack_s_repo_the_variant_s_files_are_fetched():
+    found = set(choose(FORGE, "checkpoint", "distilled"))
+    assert found == {"transformer-distilled-1.1.safetensors", *FORGE[:7]}
+    assert "transformer-dev.safetensors" in choose(FORGE, "checkpoint", "dev")
+    assert choose(FORGE, "upsampler") == ["spatial_upscaler_x2_v1_1.safetensors"]
+    assert set(choose([*FOLDERS, "text_encoder/model.safetensors"], "checkpoint")) == set(FOLDERS[:5])
+    assert choose(["README.md", "config.json", "model.safetensors"], "checkpoint") == [
+        "config.json",
+        "model.safetensors",
+    ]
+    assert choose(["config.json", "model.safetensors"], "upsampler") == ["model.safetensors"]
+
+
+def test_an_official_file_goes_before_what_lies_in_folders_beside_it(small_folder, tmp_path):
+    official = small.NAMES["2"].format("distilled")
+    assert choose([official, *DIFFUSERS, *FOLDERS], "checkpoint") == [official]
+    assert choose(DIFFUSERS, "checkpoint") == []
+    folder = foreign.folders(tmp_path / "both", small_folder("2"), "2")
+    (folder / official).symlink_to(small_folder("2") / official)
+    assert open_checkpoint(folder, "distilled").layout == "official file"
+
+
+def test_folders_of_diffusers_are_no_pack(tmp_path):
+    foreign.save(
+        tmp_path / DIFFUSERS[0],
+        {"transformer_blocks.0.attn1.to_q.weight": mx.zeros((2, 2)), "proj_in.weight": mx.zeros(1)},
+    )
+    with pytest.raises(UserError, match="holds no LTX-2 checkpoint"):
+        open_checkpoint(tmp_path, "distilled")
+
+
+def test_in_the_hub_s_cache_the_repo_s_name_tells_the_variant(pack, tmp_path):
+    folder = tmp_path / "models--somebody--LTX-2-dev" / "snapshots" / "0123abcd"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(pack("folders LTX-2"))
+    assert open_checkpoint(folder, "dev").variant == "dev"

@@ -50,7 +50,10 @@ def test_a_prompt_becomes_a_video(small_folder, tmp_path, capfd, generation, pip
     assert err == f"{tmp_path / 'a.mp4'}: 64x64, 9 frames at 24 fps (0.38 s), {'with sound' if sound else 'silent'}\n"
 
 
-@pytest.mark.parametrize(("generation", "module", "pipeline"), [("2.3", "generate", "distilled"), ("2", "generate_dev", "dev")])
+PROGRAMS = [("2.3", "generate", "distilled"), ("2", "generate_dev", "dev")]
+
+
+@pytest.mark.parametrize(("generation", "module", "pipeline"), PROGRAMS)
 def test_as_a_program(small_folder, tmp_path, generation, module, pipeline):
     line = flags(small_folder(generation), tmp_path / "a.mp4", pipeline, "--quiet")
     if module == "generate_dev":

@@ -1,15 +1,16 @@
-"""What a run of the Python API promises besides right numbers: draws, passes, networks one at a time, progress, an end."""
+"""What a run of the Python API promises besides right numbers: draws, passes, networks one at a time, progress."""
+
+import functools
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_video import AudioIn, ImageAt, LTXPipeline, Lora, UserError
+from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, UserError
 from mlx_video.diffusion.noise import seeded
 from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.pipelines import loader, run
-from mlx_video.types import Pass
 from tests import small
 from tests.pipelines.cases import error
 
@@ -30,6 +31,10 @@ def generate(folder, **options):
 
 def latents(folder, **options):
     return {modality: np.array(value) for modality, value in generate(folder, **options).latents.items()}
+
+
+unchanged = functools.cache(latents)
+"""Runs that several tests compare with, made once."""
 
 
 def same(a, b):
@@ -94,7 +99,7 @@ def test_no_pass_is_made_that_guidance_does_not_need(folder, options, passes, st
     made, prepared = [], []
     call, prepare = Transformer.__call__, Transformer.prepare
 
-    def counted(self, x, sigma, shared, asked=(Pass(),), **rest):
+    def counted(self, x, sigma, shared, asked, **rest):
         made.append(len(asked))
         return call(self, x, sigma, shared, asked, **rest)
 
@@ -121,7 +126,7 @@ def test_batched_guidance_gives_the_same_numbers(small_folder, generation):
     ids=str,
 )  # fmt: skip
 def test_every_guidance_option_has_an_effect(folder, option):
-    plain = latents(folder, pipeline="dev")
+    plain = unchanged(folder, pipeline="dev")
     steered = latents(folder, pipeline="dev", **option)
     assert max(error(steered[modality], plain[modality]) for modality in plain) > 1e-3
 
@@ -154,7 +159,7 @@ def test_the_distilled_lora_is_added_to_the_users_own(folder, tmp_path, monkeypa
 
 
 def test_a_lora_of_strength_0_changes_nothing_and_one_of_1_does(folder):
-    plain = latents(folder)
+    plain = unchanged(folder)
     lora = str(folder / small.LORAS["2.3"])
     off = latents(folder, lora=(lora, 0.0))
     assert all(error(off[modality], plain[modality]) < 1e-6 for modality in plain)
@@ -173,7 +178,7 @@ def test_the_pipelines_lora_is_for_every_clip(folder):
 
 def test_first_and_last_frame(folder, inputs):
     picture = str(inputs / "picture.png")
-    plain = latents(folder, seed=4)
+    plain = unchanged(folder, seed=4)
     first = latents(folder, seed=4, image=picture)
     both = latents(folder, seed=4, image=[picture, (picture, "last")])
     assert error(first["video"][:, :, 0], plain["video"][:, :, 0]) > 0.1
@@ -184,7 +189,7 @@ def test_first_and_last_frame(folder, inputs):
 
 
 def test_a_picture_of_strength_0_only_draws_the_same(folder, inputs):
-    plain = latents(folder, pipeline="dev", seed=4)
+    plain = unchanged(folder, pipeline="dev", seed=4)
     free = latents(folder, pipeline="dev", seed=4, image=ImageAt(str(inputs / "picture.png"), 0, 0.0))
     assert all(error(free[modality], plain[modality]) < 1e-5 for modality in plain)
 
@@ -232,8 +237,8 @@ def test_networks_are_read_once_and_gone_before_the_next(folder, inputs, tmp_pat
     clip = generate(folder, pipeline=pipeline, image=str(inputs / "picture.png"))
     clip.save(tmp_path / "a.mp4")
     assert sorted(read) == sorted(
-        ["text_encoder", "connectors", "video_encoder", "transformer", "latent_statistics", "upsampler", "video_decoder",
-         "audio_decoder", "vocoder"]
+        ["text_encoder", "connectors", "video_encoder", "transformer", "latent_statistics", "upsampler",
+         "video_decoder", "audio_decoder", "vocoder"]
     )  # fmt: skip
     assert not any(tree_flatten(module.parameters()) for module in alive.values())
 
@@ -293,8 +298,9 @@ def test_whatever_a_listener_raises_cancels_and_leaves_nothing(folder, tmp_path,
         if progress.phase == phase and progress.done == progress.total // 2:
             raise Enough
 
+    outputs = {"path": tmp_path / "a.mp4", "audio_path": tmp_path / "a.wav", "frames": True}
     with pytest.raises(Enough):
-        generate(folder, on_step=stop).save(tmp_path / "a.mp4", audio_path=tmp_path / "a.wav", frames=True, on_step=stop)
+        generate(folder, on_step=stop).save(**outputs, on_step=stop)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -321,4 +327,4 @@ def test_frames_do_not_depend_on_how_they_are_decoded(folder):
 @pytest.mark.parametrize("where", ["file", "folder"])
 def test_a_checkpoint_is_a_file_or_its_folder(folder, where):
     path = folder / small.NAMES["2.3"].format("distilled") if where == "file" else folder
-    assert same(latents(path), latents(folder))
+    assert same(latents(path), unchanged(folder))

@@ -14,14 +14,16 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_video import platform
 from mlx_video.models.ltx_2.config import UPSAMPLER_GROUPS, UpsamplerConfig
 from mlx_video.models.ltx_2.upsampler_pieces import Walk, in_pieces
+from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT, TAPS, convolve_by_shifts
 
 BLUR_SIZE = 5
 """Taps a side of the rational resampler's binomial low-pass."""
-WHOLE_BYTES = 256 << 20
-"""Largest activation that a latent is taken through as a whole with, in bytes of float32: 42 latent frames (329 frames)
-of a video that becomes 1024 x 1536. About six of that size are alive at once."""
+WHOLE_BYTES = 128 << 20
+"""Largest activation that a latent is taken through as a whole with, in bytes of float32: 21 latent frames (161 frames)
+of a video that becomes 1024 x 1536. About a dozen of that size are alive at once (measured on the CPU)."""
 
 
 class Upsampler(nn.Module):
@@ -54,11 +56,9 @@ class Upsampler(nn.Module):
         """
         walk = walk or Walk()
         x = nn.silu(self.initial_norm(self.initial_conv(latent, walk), walk))
-        for block in self.res_blocks:
+        for block in (*self.res_blocks, self._resample, *self.post_upsample_res_blocks):
             x = block(x, walk)
-        x = self._resample(x, walk)
-        for block in self.post_upsample_res_blocks:
-            x = block(x, walk)
+            walk.evaluate(x)
         return self.final_conv(x, walk)
 
     def long(
@@ -108,13 +108,16 @@ class Convolution(nn.Conv3d):
 
     def __init__(self, in_channels: int, out_channels: int):
         """Between channel counts; weight (O, 3, 3, 3, I)."""
-        super().__init__(in_channels, out_channels, 3, padding=(0, 1, 1))
+        super().__init__(in_channels, out_channels, TAPS, padding=(0, 1, 1))
 
     def __call__(self, x: mx.array, walk: Walk) -> mx.array:
         """(B, F, H, W, I) -> (B, F', H, W, O); F' is F but on the way of a piece, where it may be 0."""
         window = walk.window(self, x)
-        if window.shape[1] < 3:
+        if window.shape[1] < TAPS:
             return mx.zeros((x.shape[0], 0, *x.shape[2:4], self.weight.shape[0]), x.dtype)
+        if platform.is_cpu() and len(window) == 1 and window.nbytes * TAPS**3 > COLUMNS_LIMIT:
+            window = mx.pad(window, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
+            return convolve_by_shifts(window, self.weight, self.bias)
         return super().__call__(window)
 
 

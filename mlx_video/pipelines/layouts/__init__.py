@@ -18,9 +18,9 @@ __all__ = ["LAYOUTS", "open_checkpoint"]
 
 LAYOUTS: tuple[tuple[Callable[[Place], bool], Callable[[Place, str], Checkpoint]], ...] = (
     (converted.recognise, converted.describe),
+    (official.recognise, official.describe),
     (packs.recognise_folders, packs.describe_folders),
     (packs.recognise_files, packs.describe_files),
-    (official.recognise, official.describe),
 )
 """Each known layout: how to tell it, and how to describe it. The first that recognises a path is taken."""
 
@@ -34,8 +34,12 @@ def open_checkpoint(path: Path, variant: str) -> Checkpoint:
     for recognise, describe in LAYOUTS:
         if recognise(place):
             return describe(place, variant)
+    if place.own.faults:
+        raise place.own.faults[0]
+    kinds = ", ".join(f"{file.name}: {kind}" for file, (kind, _) in place.own.found.items())
     raise UserError(
-        f"{path} holds no LTX-2 checkpoint: looked for {converted.MARKER} (a folder that mlx_video.convert wrote), for a "
-        f".safetensors file with a transformer and a config in its metadata (an official checkpoint), for transformer/ "
-        f"with shards, and for transformer*.safetensors (packs of other MLX converters)."
+        f"{path} holds no LTX-2 checkpoint, which is a .safetensors file with a transformer's config in its metadata (an "
+        f"official one), a folder with {converted.MARKER} (of mlx_video.convert), or a pack of another MLX converter, "
+        f"with the transformer in model.safetensors, transformer*.safetensors or transformer/. "
+        f"Found: {kinds or 'no .safetensors file'}."
     )

@@ -1,4 +1,4 @@
-"""Our own folder: one folder per component with module paths and MLX's axis order, and a marker that says what it is."""
+"""Our own folder: module paths, MLX's axis order, a folder for each component, and a marker that says what it is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def describe(place: Place, variant: str) -> Checkpoint:
         raise UserError(f"{path / MARKER} is damaged ({error}); convert the checkpoint again.") from error
     for folder in folders.values():
         if not folder.is_dir():
-            raise UserError(f"{path} is incomplete: {folder.relative_to(path)}/ is missing; convert the checkpoint again.")
+            missing = folder.relative_to(path)
+            raise UserError(f"{path} is incomplete: {missing}/ is missing; convert the checkpoint again.")
     return Checkpoint(
         source=path,
         config=config,

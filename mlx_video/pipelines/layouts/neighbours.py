@@ -134,6 +134,11 @@ def variant_of(name: str) -> str | None:
     return "distilled" if "distilled" in name else "dev" if "dev" in name else None
 
 
+def repo_name(folder: Path) -> str:
+    """The folder's name; in Hugging Face's cache, where folders are named after commits, that of the repo."""
+    return folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, empty where there is no such file; raises UserError where it cannot be read."""
     if not path.is_file():

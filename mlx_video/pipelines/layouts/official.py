@@ -8,25 +8,16 @@ from typing import Any
 from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.pipelines.checkpoint import Checkpoint, Part
 from mlx_video.pipelines.layouts.neighbours import Place, text_encoder_beside, variant_of
-from mlx_video.types import UserError
 
 
 def recognise(place: Place) -> bool:
-    """Any file, because read errors are then about it, and any folder with safetensors."""
-    return place.path.is_file() or any(place.own)
+    """By a file that has a transformer's config in its metadata."""
+    return bool(place.own.of("checkpoint"))
 
 
 def describe(place: Place, variant: str) -> Checkpoint:
     """The checkpoint at `place`, of `variant` and in 16 bit where a folder has several."""
     checkpoints = place.own.of("checkpoint")
-    if not checkpoints:
-        if place.own.faults:
-            raise place.own.faults[0]
-        kinds = ", ".join(f"{file.name}: {kind}" for file, (kind, _) in place.own.found.items())
-        raise UserError(
-            f"{place.path} holds no LTX-2 checkpoint: none of its files has a transformer's config in its metadata "
-            f"({kinds or 'no .safetensors file'})."
-        )
     file = min(checkpoints, key=lambda file: (variant_of(file.name) != variant, "fp8" in file.name, file.name))
     if variant_of(file.name) not in (variant, None) and place.own.faults:
         # Rather than call the other variant wrong: the one that was meant may be the one that cannot be read.

@@ -18,7 +18,14 @@ from typing import Any
 from mlx_video.pipelines.checkpoint import Checkpoint, Part
 from mlx_video.pipelines.layouts import published
 from mlx_video.pipelines.layouts.converted import FOLDERS
-from mlx_video.pipelines.layouts.neighbours import Place, read_json, text_encoder_beside, upsampler_kind, variant_of
+from mlx_video.pipelines.layouts.neighbours import (
+    Place,
+    read_json,
+    repo_name,
+    text_encoder_beside,
+    upsampler_kind,
+    variant_of,
+)
 from mlx_video.pipelines.layouts.official import components_in
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
@@ -87,7 +94,7 @@ def describe_files(place: Place, variant: str) -> Checkpoint:
         source=file,
         config=config,
         version=version,
-        variant=variant_of(file.name) or manifest.get("variant") or variant_of(place.folder.name),
+        variant=variant_of(file.name) or manifest.get("variant") or variant_of(repo_name(place.folder)),
         parts={name: Part(tensors, "channels last", config) for name, tensors in parts.items() if tensors is not None},
         layout="unified MLX file" if whole else "split MLX files",
         upsamplers={**_upsamplers(views), **place.all.upsamplers},
@@ -114,7 +121,8 @@ def _first_with(views: list[Tensors], component: str) -> Tensors | None:
     return None
 
 
-def _official(heads: tuple[str, ...], name: str) -> str | None:
+def _official(heads: tuple[str, ...], name: str, prefix: str = "") -> str | None:
+    name = prefix + name
     if name.partition(".")[0] not in heads or re.match(DOUBLES, name):
         return None
     for pattern, replacement in RENAMES:
@@ -161,9 +169,9 @@ def _upsampler_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] |
 
 
 def recognise_folders(place: Place) -> bool:
-    """By a folder transformer/ with the transformer's blocks in it."""
+    """By a folder transformer/ with the network's own names in it; diffusers keeps other names there."""
     folder = place.path / "transformer"
-    return _has_tensors(folder) and any("transformer_blocks." in name for name in Tensors.of_folder(folder).entries)
+    return _has_tensors(folder) and "patchify_proj.weight" in Tensors.of_folder(folder)
 
 
 def describe_folders(place: Place, variant: str) -> Checkpoint:
@@ -173,9 +181,8 @@ def describe_folders(place: Place, variant: str) -> Checkpoint:
         folder = FOLDERS["video_decoder"] if name == "latent_statistics" else folder
         if not _has_tensors(place.path / folder):
             continue
-        head = _IN_FOLDER.get(name, f"{PARTS[name][0]}.")
-        bare = Tensors.of_folder(place.path / folder)
-        parts[name] = bare.renamed(lambda tensor, head=head, name=name: _official(PARTS[name], head + tensor))
+        prefix = _IN_FOLDER.get(name, f"{PARTS[name][0]}.")
+        parts[name] = Tensors.of_folder(place.path / folder).renamed(partial(_official, PARTS[name], prefix=prefix))
     config, version = _config(place.path, parts["transformer"].entries, {})
     root = {**read_json(place.path / "transformer" / "config.json"), **place.json("config.json")}
     stated = root.get("quantization")
@@ -183,7 +190,7 @@ def describe_folders(place: Place, variant: str) -> Checkpoint:
         source=place.path,
         config=config,
         version=version,
-        variant=root.get("variant") or variant_of(place.path.name),
+        variant=root.get("variant") or variant_of(repo_name(place.path)),
         parts={name: Part(tensors, "channels last", config) for name, tensors in parts.items()},
         layout="MLX folders",
         upsamplers=place.all.upsamplers,
@@ -205,7 +212,8 @@ def _config(folder: Path, names: Mapping[str, Any], metadata: Mapping[str, Any])
     """The official config of a pack, and its version: as the pack has it, filled up from the published one."""
     generation = "2.3" if any("prompt_adaln_single" in name for name in names) else "2"
     files = [read_json(folder / name) for name in ("embedded_config.json", "config.json", "split_model.json")]
-    version = next((str(f["model_version"]) for f in files if "model_version" in f), "2.3.0" if generation == "2.3" else "")
+    implied = "2.3.0" if generation == "2.3" else ""
+    version = next((str(file["model_version"]) for file in files if "model_version" in file), implied)
     for given in (*files, metadata.get("config")):
         if isinstance(given, Mapping) and isinstance(given.get("transformer"), Mapping):
             # One converter writes a config of its own for LTX-2.3, in which keys are missing.

@@ -12,9 +12,10 @@ _TRANSFORMER: dict[str, Any] = {
     "_class_name": "AVTransformer3DModel", "activation_fn": "gelu-approximate", "attention_bias": True,
     "attention_head_dim": 128, "num_attention_heads": 32, "num_layers": 48, "in_channels": 128, "out_channels": 128,
     "cross_attention_dim": 4096, "caption_channels": 3840, "cross_attention_norm": True, "qk_norm": "rms_norm",
-    "standardization_norm": "rms_norm", "norm_elementwise_affine": False, "norm_eps": 1e-06, "num_embeds_ada_norm": 1000,
-    "positional_embedding_type": "rope", "rope_type": "split", "frequencies_precision": "float64",
-    "positional_embedding_theta": 10000.0, "positional_embedding_max_pos": [20, 2048, 2048],
+    "standardization_norm": "rms_norm", "norm_elementwise_affine": False, "norm_eps": 1e-06,
+    "num_embeds_ada_norm": 1000, "positional_embedding_type": "rope", "rope_type": "split",
+    "frequencies_precision": "float64", "positional_embedding_theta": 10000.0,
+    "positional_embedding_max_pos": [20, 2048, 2048],
     "use_middle_indices_grid": True, "timestep_scale_multiplier": 1000, "av_ca_timestep_scale_multiplier": 1000.0,
     "use_audio_video_cross_attention": True, "share_ff": False, "av_cross_ada_norm": True,
     "audio_num_attention_heads": 32, "audio_attention_head_dim": 64, "audio_out_channels": 128,
@@ -68,7 +69,8 @@ _AUDIO_VAE: dict[str, Any] = {
 }  # fmt: skip
 _SNAKE: dict[str, Any] = {
     "resblock": "AMP1", "activation": "snakebeta", "stereo": True, "resblock_kernel_sizes": [3, 7, 11],
-    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]], "use_tanh_at_final": False, "use_bias_at_final": False,
+    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]], "use_tanh_at_final": False,
+    "use_bias_at_final": False,
 }  # fmt: skip
 
 CONFIGS: dict[str, dict[str, Any]] = {

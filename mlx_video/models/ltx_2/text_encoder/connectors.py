@@ -6,13 +6,13 @@ known by its place: place i of the context takes register i mod 128, whatever th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_video import platform
 from mlx_video.models.layers import Attention, FeedForward, Rotation, rms_norm, rotary_table
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, ConnectorConfig, TextConfig
 from mlx_video.models.ltx_2.text_encoder.features import FeatureExtractor
@@ -59,8 +59,11 @@ class Connector(nn.Module):
         self.learnable_registers = mx.zeros((config.registers, config.dim))
         self._rotation: Rotation | None = None
 
-    def __call__(self, features: mx.array) -> mx.array:
-        """features (T, D), T <= 1024 -> context (1, 1024, D)."""
+    def __call__(self, features: mx.array, blocks: Iterable[nn.Module] | None = None) -> mx.array:
+        """features (T, D), T <= 1024 -> context (1, 1024, D); `blocks` stand in for its own.
+
+        A block of 1024 tokens is work enough for one evaluation, and its weights may be gone after it.
+        """
         c = self.config
         fill = mx.tile(self.learnable_registers, (CONTEXT_TOKENS // c.registers, 1))[features.shape[0] :]
         x = mx.concatenate([features, fill.astype(features.dtype)])[None]
@@ -69,12 +72,9 @@ class Connector(nn.Module):
             self._rotation = rotary_table(
                 positions, c.heads, c.head_dim, (c.max_position,), theta=THETA, float64=c.rope_float64, dtype=x.dtype
             )
-        a_block = 2.0 * CONTEXT_TOKENS * 12 * c.dim**2 + 4.0 * CONTEXT_TOKENS**2 * c.dim
-        at_once = max(1, int(platform.flops_per_evaluation() / a_block))
-        for i, block in enumerate(self.transformer_1d_blocks):
-            if i % at_once == 0:
-                mx.eval(x)
+        for block in self.transformer_1d_blocks if blocks is None else blocks:
             x = block(x, self._rotation)
+            mx.eval(x)
         return rms_norm(x)
 
 
@@ -86,6 +86,8 @@ class Connectors(nn.Module):
         "model.diffusion_model.audio_embeddings_connector.": "audio.",
         "text_embedding_projection.": "projection.",
     }
+    visited = ("projection", "video.transformer_1d_blocks", "audio.transformer_1d_blocks")
+    """Paths of what `parts` gives."""
 
     def __init__(self, config: TextConfig):
         """Sizes from `config`."""
@@ -101,5 +103,19 @@ class Connectors(nn.Module):
         Raises UserError where the hidden states are not those of the text encoder that the checkpoint belongs to.
         """
         self.config.check_encoder(hidden.shape[1], hidden.shape[2] - 1)
-        video, audio = self.projection(hidden, self.video.learnable_registers.dtype)
-        return Context(self.video(video), self.audio(audio))
+        parts = self.parts([])
+        features = next(parts)(hidden, self.video.learnable_registers.dtype)
+        mx.eval(features)
+        connectors = (self.video, self.audio)
+        contexts = [c(x, islice(parts, c.config.layers)) for c, x in zip(connectors, features, strict=True)]
+        next(parts, None)
+        return Context(*contexts)
+
+    def parts(self, results: object) -> Iterator[nn.Module]:
+        """The projection, then the blocks of the video's and of the sound's connector, each visited once per call.
+
+        Replace it to bring weights in and out; what a part leaves is evaluated before the next one is asked for.
+        """
+        yield self.projection
+        yield from self.video.transformer_1d_blocks
+        yield from self.audio.transformer_1d_blocks

@@ -81,6 +81,8 @@ class Gemma(nn.Module):
 
     prefixes = {"language_model.model.": "model.", "model.language_model.": "model.", "model.": "model."}
     ignored = (r"^model\.(vision_tower|multi_modal_projector)\.", r"rotary_emb\.inv_freq$")
+    visited = ("model.embed_tokens", "model.layers")
+    """Paths of what `parts` gives."""
 
     def __init__(self, config: GemmaConfig, names: Collection[str] = ()):
         """The network with unloaded weights. `names` are the file's tensors, by which quantized layers are known."""

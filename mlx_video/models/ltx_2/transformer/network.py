@@ -32,6 +32,8 @@ class Transformer(nn.Module):
 
     prefixes: Mapping[str, str] = {"model.diffusion_model.": ""}
     ignored: Collection[str] = (r"^(video_|audio_)?embeddings_connector\.",)
+    visited = ("transformer_blocks",)
+    """Paths of what `parts` gives."""
     keep_text = True
     """Whether `prepare` keeps texts unless it is told."""
 
@@ -119,7 +121,7 @@ class Transformer(nn.Module):
                 done[id(stream)] = self._velocity(m, stream, output[m])
         return [{m: done[id(stream)] for m, stream in streams.items()} for streams in walk.streams]
 
-    def blocks(self, results: object) -> Iterator[Block]:
+    def parts(self, results: object) -> Iterator[Block]:
         """The blocks in order, each visited once per call. Replace it to bring weights in and out.
 
         results: what the blocks visited so far have left; it is to be evaluated before a block's weights go.
@@ -128,7 +130,7 @@ class Transformer(nn.Module):
 
     def _walk(self, walk: Walk, limit: float) -> None:
         pending = 0.0
-        for index, block in enumerate(self.blocks(walk.streams)):
+        for index, block in enumerate(self.parts(walk.streams)):
             for cost in walk.through(index, block):
                 pending += cost
                 if pending > limit:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
+from mlx_video import platform
 from mlx_video.models.layers import rms_norm, silu
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.models.ltx_2.video_vae.convolution import Convolution
@@ -39,7 +41,9 @@ def scale(blocks: Described, patch_size: int) -> Scale:
     """How much an encoder or decoder of these blocks changes sizes (reference: `SpatioTemporalScaleFactors`)."""
     growth = [_factors(kind) for kind, _ in blocks]
     return Scale(
-        prod(t for t, _, _ in growth), patch_size * prod(h for _, h, _ in growth), patch_size * prod(w for _, _, w in growth)
+        prod(t for t, _, _ in growth),
+        patch_size * prod(h for _, h, _ in growth),
+        patch_size * prod(w for _, _, w in growth),
     )
 
 
@@ -67,7 +71,9 @@ class ResidualBlock(nn.Module):
 
     def __call__(self, x: mx.array, stream: Stream) -> mx.array:
         """(B, F, H, W, I) -> (B, F, H, W, O)."""
-        y = self.conv2(activate(self.conv1(activate(x), stream)), stream)
+        y = self.conv1(activate(x), stream)
+        if y.shape[1]:
+            y = self.conv2(activate(y), stream)
         x = stream.delayed(self, x, y.shape[1])
         return y + (self.conv_shortcut(self.norm3(x)) if "norm3" in self else x)
 
@@ -83,6 +89,8 @@ class ResidualStack(nn.Module):
     def __call__(self, x: mx.array, stream: Stream) -> mx.array:
         """(B, F, H, W, C) -> (B, F, H, W, C); evaluated block by block, which bounds the graph and its memory."""
         for block in self.res_blocks:
+            if not x.shape[1]:
+                break
             x = block(x, stream)
             stream.evaluate(x)
         return x
@@ -98,23 +106,18 @@ class Upsample(nn.Module):
         """C channels give C / divisor; `residual` adds the input itself, spread and repeated."""
         super().__init__()
         self.conv = Convolution(channels, channels * prod(factors) // divisor, padding=padding, causal=causal)
-        self._factors = factors
+        self.factors = factors
         self._repeats = prod(factors) // divisor if residual else 0
-
-    @property
-    def growth(self) -> int:
-        """How many frames come of one."""
-        return self._factors[0]
 
     def __call__(self, x: mx.array, stream: Stream) -> mx.array:
         """(B, F, H, W, C) -> (B, F * t (- 1), H * h, W * w, C / divisor)."""
         y = self.conv(x, stream)
         count = y.shape[1]
-        y = depth_to_space(y, self._factors)
+        y = depth_to_space(y, self.factors)
         if self._repeats:
-            spread = depth_to_space(stream.delayed(self, x, count), self._factors)
+            spread = depth_to_space(stream.delayed(self, x, count), self.factors)
             y = y + mx.concatenate([spread] * self._repeats, axis=-1)
-        return y[:, 1:] if self._factors[0] == 2 and stream.begins(self, count) else y
+        return y[:, 1:] if self.factors[0] == 2 and stream.begins(self, count) else y
 
 
 class Downsample(nn.Module):
@@ -143,6 +146,12 @@ def spans_time(blocks: Iterable[nn.Module]) -> bool:
     return any(isinstance(block, ResidualBlock) and "norm3" in block for block in blocks)
 
 
+def frames_at_once(layers: nn.Module, places: int) -> int:
+    """How many frames of `places` pixels a group of convolutions may take in one evaluation; at least 1."""
+    weights = sum(array.size for array in dict(tree_flatten(layers.parameters())).values())
+    return max(1, int(platform.flops_per_evaluation() / (2 * weights * places)))
+
+
 def decoder_blocks(config: VideoVAEConfig) -> tuple[list[nn.Module], int, int]:
     """The decoder's blocks from the latent side on, the channels that go in, and those that come out.
 
@@ -154,7 +163,9 @@ def decoder_blocks(config: VideoVAEConfig) -> tuple[list[nn.Module], int, int]:
     blocks: list[nn.Module] = []
     for kind, settings in listed:
         if settings.get("inject_noise"):
-            raise UserError(f"The checkpoint says vae.decoder_blocks {kind}.inject_noise = True; supported here: False.")
+            raise UserError(
+                f"The checkpoint says vae.decoder_blocks {kind}.inject_noise = True; supported here: False."
+            )
         before, channels = channels, channels // _divisor(kind, settings)
         if kind == "res_x":
             blocks.append(ResidualStack(channels, settings["num_layers"], **options))

@@ -6,15 +6,24 @@ is the config's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from operator import itemgetter
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.ltx_2.config import VideoVAEConfig
-from mlx_video.models.ltx_2.video_vae.blocks import activate, decoder_blocks, scale, spans_time
+from mlx_video.models.ltx_2.video_vae.blocks import (
+    ResidualStack,
+    Upsample,
+    activate,
+    decoder_blocks,
+    frames_at_once,
+    scale,
+    spans_time,
+)
 from mlx_video.models.ltx_2.video_vae.convolution import Convolution
-from mlx_video.models.ltx_2.video_vae.patches import unpatchify
+from mlx_video.models.ltx_2.video_vae.patches import Factors, unpatchify
 from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
 from mlx_video.models.ltx_2.video_vae.stream import Block, Piece, Stream, Through
 from mlx_video.types import UserError
@@ -43,13 +52,14 @@ class VideoDecoder(nn.Module):
 
         Raises UserError for a side of one latent where the decoder pads by reflection (LTX-2).
         """
-        return next(self.pieces(latent))
+        return mx.concatenate(list(self.pieces(latent)), axis=1)
 
     def pieces(self, latent: mx.array, size: int | None = None) -> Iterator[mx.array]:
         """Pixels (B, frames, 32H, 32W, 3) of a latent as above in order, `size` latent frames on their way at a time.
 
-        The numbers are those of the whole clip, whatever the size. None: all at once. A piece gives about 8 * size
-        frames; the first come late, because each convolution waits for frames to come.
+        The numbers are those of the whole clip, whatever the size. None: as many at a time as one evaluation may hold
+        (`platform.flops_per_evaluation`). A piece gives about 8 * size frames, fewer at the clip's ends; the first come
+        late, because each convolution waits for frames to come.
         """
         _, frames, rows, columns, _ = latent.shape
         if self.config.decoder_padding == "reflect" and min(rows, columns) < 2:
@@ -57,23 +67,24 @@ class VideoDecoder(nn.Module):
                 f"A latent of {rows} x {columns} (rows x columns) is too small for this decoder, which pads by "
                 f"reflection: each side needs 2 or more ({2 * self.scale.height} pixels)."
             )
-        if size is None or spans_time(self.up_blocks):
-            size = frames
-        pieces: Iterable[Piece] = (
-            Piece(latent[:, start : start + size], start + size >= frames) for start in range(0, frames, size)
+        mixed = spans_time(self.up_blocks)
+        step = frames if size is None or mixed else min(size, frames)
+        pieces: Iterator[Piece] = iter(
+            [Piece(latent[:, start : start + step], start + step >= frames) for start in range(0, frames, step)]
         )
-        limit = size if size < frames else None
-        for block, growth in self._blocks():
+        for block, layers, (time, height, width) in self._blocks():
+            limit = None if mixed else min(step, frames_at_once(layers, rows * columns))
             pieces = Through(block, pieces, limit)
-            limit = limit and limit * growth
-        return (frames for frames, _ in pieces)
+            step, rows, columns = step * time, rows * height, columns * width
+        return map(itemgetter(0), pieces)
 
-    def _blocks(self) -> Iterator[tuple[Block, int]]:
-        # Each with how much it multiplies the frames.
-        yield self._enter, 1
+    def _blocks(self) -> Iterator[tuple[Block, nn.Module, Factors]]:
+        # What to call, the layers that it evaluates together, and how much it multiplies time, rows and columns.
+        yield self._enter, self.conv_in, (1, 1, 1)
         for block in self.up_blocks:
-            yield block, getattr(block, "growth", 1)
-        yield self._leave, 1
+            layers = block.res_blocks[0] if isinstance(block, ResidualStack) else block
+            yield block, layers, block.factors if isinstance(block, Upsample) else (1, 1, 1)
+        yield self._leave, self.conv_out, (1, 1, 1)
 
     def _enter(self, latent: mx.array, stream: Stream) -> mx.array:
         return self.conv_in(self.statistics.denormalize(latent.astype(self.conv_in.weight.dtype)), stream)

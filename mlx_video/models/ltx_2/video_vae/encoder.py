@@ -47,9 +47,9 @@ class VideoEncoder(nn.Module):
         return not spans_time(self.down_blocks)
 
     def __call__(self, pixels: mx.array) -> mx.array:
-        """Pixels (B, frames, height, width, 3) in [-1, 1] -> normalised latent (B, F, H, W, C), F = (frames - 1) / 8 + 1.
+        """Pixels (B, 8F - 7, 32H, 32W, 3) in [-1, 1] -> normalised latent (B, F, H, W, C).
 
-        Frames beyond the last 1 + 8k are left out, with a warning. Raises UserError for other sizes than multiples of 32.
+        Frames beyond the last 1 + 8k are left out, with a warning. Raises UserError for sides that 32 does not divide.
         """
         frames = pixels.shape[1]
         surplus = (frames - 1) % self.scale.time
@@ -57,9 +57,8 @@ class VideoEncoder(nn.Module):
             log.warning("%d frames are not 1 + %d k: the last %d are left out", frames, self.scale.time, surplus)
         return self.encode(pixels[:, : frames - surplus], Passage(self))
 
-    def encode(self, pixels: mx.array, passage: Passage) -> mx.array:
-        """The next frames of a clip -> its next latents (B, F, H, W, C): 1 + 8k frames at first, then 8k at a time."""
-        _, frames, height, width, _ = pixels.shape
+    def check(self, height: int, width: int) -> None:
+        """Raises UserError for sides that cannot be encoded: not a multiple of 32 pixels, or too small."""
         # Reflection needs two latents a side.
         least = 2 if self.config.encoder_padding == "reflect" else 1
         for side, step in ((height, self.scale.height), (width, self.scale.width)):
@@ -69,6 +68,10 @@ class VideoEncoder(nn.Module):
                     f"The encoder takes sides that are multiples of {step} pixels from {least * step} on, not {side}; "
                     f"nearest are {below} and {below + step}."
                 )
+
+    def encode(self, pixels: mx.array, passage: Passage) -> mx.array:
+        """The next frames of a clip -> its next latents (B, F, H, W, C): 1 + 8k frames at first, then 8k at a time."""
+        self.check(*pixels.shape[2:4])
         x = pixels.astype(self.conv_in.weight.dtype)
         for block, stream in zip(self._blocks(), passage.streams, strict=True):
             x = block(x, stream)

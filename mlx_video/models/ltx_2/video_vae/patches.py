@@ -31,7 +31,9 @@ def space_to_depth(x: mx.array, factors: Factors) -> mx.array:
     batch, frames, height, width, channels = x.shape
     t, h, w = factors
     x = x.reshape(batch, frames // t, t, height // h, h, width // w, w, channels)
-    return x.transpose(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, frames // t, height // h, width // w, channels * t * h * w)
+    return x.transpose(0, 1, 3, 5, 7, 2, 4, 6).reshape(
+        batch, frames // t, height // h, width // w, channels * t * h * w
+    )
 
 
 def depth_to_space(x: mx.array, factors: Factors) -> mx.array:
@@ -39,4 +41,6 @@ def depth_to_space(x: mx.array, factors: Factors) -> mx.array:
     batch, frames, height, width, channels = x.shape
     t, h, w = factors
     x = x.reshape(batch, frames, height, width, channels // (t * h * w), t, h, w)
-    return x.transpose(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, frames * t, height * h, width * w, channels // (t * h * w))
+    return x.transpose(0, 1, 5, 2, 6, 3, 7, 4).reshape(
+        batch, frames * t, height * h, width * w, channels // (t * h * w)
+    )

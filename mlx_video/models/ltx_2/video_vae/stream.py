@@ -37,13 +37,13 @@ class Stream:
         first and last frames are repeated. May hold too few frames for any output.
         """
         kept = self._kept.pop((id(layer), "window"), None)
-        if kept is None and x.shape[TIME] == 0:
+        if kept is not None:
+            x = mx.concatenate([kept, x], axis=TIME)
+        elif x.shape[TIME] == 0:
             return x
-        parts = [x[:, :1]] * before + [x] if kept is None else [kept, x]
-        if self.last:
-            end = parts[-1] if parts[-1].shape[TIME] else kept
-            parts += [end[:, -1:]] * after
-        window = mx.concatenate(parts, axis=TIME) if len(parts) > 1 else x
+        starts = [x[:, :1]] * before if kept is None else []
+        ends = [x[:, -1:]] * after if self.last else []
+        window = mx.concatenate([*starts, x, *ends], axis=TIME) if starts or ends else x
         if not self.last:
             outputs = max(0, (window.shape[TIME] - before - after - 1) // stride + 1)
             self._keep(layer, "window", window, outputs * stride)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice, product
+from operator import itemgetter
 from typing import Protocol
 
 import mlx.core as mx
@@ -38,10 +39,7 @@ def decode_frames(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterato
     """
     if latent.shape[0] != 1:
         raise ValueError(f"decode_frames takes one clip at a time, not {latent.shape[0]}")
-    chunks = _blend(decoder, latent, tiling) if tiling.tiled else decoder.pieces(latent, tiling.piece)
-    for chunk in chunks:
-        yield chunk[0]
-        del chunk
+    return map(itemgetter(0), _blend(decoder, latent, tiling) if tiling.tiled else decoder.pieces(latent, tiling.piece))
 
 
 def _blend(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterator[mx.array]:
@@ -56,6 +54,7 @@ def _blend(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterator[mx.ar
             _add_tile(total, decoder, latent, (time, row, column), tiling.piece)
         done = times[i + 1].pixels.start - time.pixels.start if i + 1 < len(times) else total.shape[1]
         tail = total[:, done:].copy()
+        # Only the tail stays while the caller has the rest.
         ready = [mx.array(total[:, :done])]
         del total
         yield ready.pop()
@@ -79,7 +78,10 @@ def _add_tile(
 
 
 def encode_frames(
-    encoder: VideoEncoder, pixels: mx.array | np.ndarray | Iterable[np.ndarray], tiling: Tiling, count: int | None = None
+    encoder: VideoEncoder,
+    pixels: mx.array | np.ndarray | Iterable[np.ndarray],
+    tiling: Tiling,
+    count: int | None = None,
 ) -> mx.array:
     """Pixels in [-1, 1] -> normalised latent (B, F, H, W, C), a few frames of them held at a time.
 
@@ -91,12 +93,13 @@ def encode_frames(
     reel = Reel(pixels, count)
     if reel.count is None and tiling.frames:
         raise ValueError("tiles in time need the number of frames")
+    encoder.check(reel.height, reel.width)
     scale = encoder.scale
     length = 1 if reel.count is None else (reel.count - 1) // scale.time + 1
     grid = (length, reel.height // scale.height, reel.width // scale.width)
     times, rows, columns = encode_parts(tiling, grid, scale)
     piece = tiling.piece if encoder.takes_pieces else None
-    encoded = []
+    encoded: list[mx.array] = []
     for i, time in enumerate(times):
         stop = None if reel.count is None else time.pixels.stop
         keep = times[i + 1].pixels.start if i + 1 < len(times) else stop
@@ -121,12 +124,10 @@ def _spans(start: int, stop: int | None, step: int, piece: int | None) -> Iterat
         start, end = end, end + piece * step
 
 
-def _encode_part(
-    encoder: VideoEncoder, pieces: Iterator[mx.array], rows: list[Part], columns: list[Part]
-) -> mx.array:
+def _encode_part(encoder: VideoEncoder, pieces: Iterator[mx.array], rows: list[Part], columns: list[Part]) -> mx.array:
     tiles = list(product(rows, columns))
     passages: list[Passage] = []
-    encoded = []
+    encoded: list[mx.array] = []
     for pixels in pieces:
         # A clip that ends within a latent frame loses the frames of it.
         first = 1 if not encoded else 0
@@ -157,19 +158,22 @@ class Reel:
 
     def __init__(self, pixels: mx.array | np.ndarray | Iterable[np.ndarray], count: int | None):
         """`pixels` as `encode_frames` takes them; an iterable is asked for its first frame at once, for the size."""
-        self._array = pixels if isinstance(pixels, mx.array | np.ndarray) else None
-        self._coming = iter(pixels) if self._array is None else iter(())
+        self._array: mx.array | np.ndarray | None = None
+        self._coming: Iterator[np.ndarray] = iter(())
         self._held: deque[np.ndarray] = deque()
         self._start = 0
-        if self._array is not None:
-            self.count: int | None = min(count or self._array.shape[1], self._array.shape[1])
-            self.height, self.width = self._array.shape[2:4]
+        self.count = count
+        if isinstance(pixels, mx.array | np.ndarray):
+            self._array = pixels
+            sizes: tuple[int, ...] = pixels.shape[1:4]
+            self.count = min(count or sizes[0], sizes[0])
         else:
-            self.count = count
+            self._coming = iter(pixels)
             self._held.extend(islice(self._coming, 1))
             if not self._held:
                 raise UserError("The clip has no frames; at least one is needed.")
-            self.height, self.width = self._held[0].shape[:2]
+            sizes = (len(self._held), *self._held[0].shape)
+        self.height, self.width = sizes[1:3]
 
     def take(self, start: int, stop: int | None, keep: int | None) -> mx.array:
         """Frames [start, stop) as (B, frames, height, width, 3), fewer where the clip ends; `keep`: the first that is

@@ -16,13 +16,15 @@ import numpy as np
 from mlx_video.models.ltx_2.video_vae.blocks import Scale
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
 
+SCALE = Scale(TIME_SCALE, SPACE_SCALE, SPACE_SCALE)
+
 BYTES_PER_PIXEL_FRAME = 750
 """Peak of the convolutional decoder for each pixel of each frame on its way; published for another port on Metal.
 Measured here, CPU, float32: 250 for a whole clip; 540, 430 and 400 in pieces of 1, 2 and 4 latent frames."""
 BLEND_BYTES = 24
 """For each pixel of each frame of a tile in time: two float32 sums of three colours."""
-LARGEST_PIECE = 4
-"""Latent frames on their way at a time. More is no faster and costs memory in proportion."""
+PIECES = (4, 2, 1)
+"""Latent frames on their way at a time. More are 2 % faster than 1, and cost memory in proportion."""
 ENCODE_OVERLAP = (16, 64)
 """Least overlap in frames and in pixels when encoding (reference: `prepare_tiles_for_encoding`)."""
 
@@ -44,7 +46,7 @@ class Tiling:
     frames: Span | None = None
     height: Span | None = None
     width: Span | None = None
-    piece: int | None = LARGEST_PIECE
+    piece: int | None = PIECES[0]
 
     @property
     def tiled(self) -> bool:
@@ -75,17 +77,18 @@ def plan_tiles(
     *,
     memory_limit: int | None = None,
     stream: bool = False,
-    scale: Scale = Scale(TIME_SCALE, SPACE_SCALE, SPACE_SCALE),
+    scale: Scale = SCALE,
 ) -> Tiling:
     """The tiling of a clip of latent `grid` (F, H, W), for decoding or encoding.
 
     mode: "none" cuts nothing; a preset's name cuts as it says; "auto" cuts nothing where a picture of that size, a few
-    frames at a time, fits into `memory_limit` (bytes that the work may take), else as the reference does, else smaller.
-    stream: frames are to come as early and as few at a time as they can. Raises UserError for an unknown mode.
+    frames at a time, fits into `memory_limit` (bytes that the work may take), else as the reference does, else smaller;
+    the smallest where nothing fits. stream: frames are to come as early, and as few at a time, as they can.
+    Raises UserError for an unknown mode.
     """
     if mode not in MODES:
         raise UserError(f"There is no tiling {mode!r}; there are {', '.join(MODES)}.")
-    largest = 1 if stream else LARGEST_PIECE
+    pieces = PIECES[-1:] if stream else PIECES
     if mode in PRESETS:
         candidates = [_coupled(PRESETS[mode], grid, scale)]
     elif mode == "none" or memory_limit is None:
@@ -93,15 +96,13 @@ def plan_tiles(
     else:
         smaller = (REFERENCE, PRESETS["default"], PRESETS["aggressive"])
         candidates = [Tiling(), *(_coupled(preset, grid, scale) for preset in smaller)]
-    for tiling in candidates:
-        for piece in (size for size in (4, 2, 1) if size <= largest):
-            plan = replace(tiling, piece=piece)
-            if memory_limit is None or peak_bytes(plan, grid, scale) <= memory_limit:
-                return plan
-    return plan
+    plans = [replace(tiling, piece=piece) for tiling in candidates for piece in pieces]
+    if memory_limit is None:
+        return plans[0]
+    return next((plan for plan in plans if peak_bytes(plan, grid, scale) <= memory_limit), plans[-1])
 
 
-def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = Scale(8, 32, 32)) -> int:
+def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = SCALE) -> int:
     """Estimated peak of decoding or encoding a clip of latent `grid`, without the weights and without the result."""
     frames, rows, columns = (
         min(size * factor, span.size if span else size * factor)
@@ -136,6 +137,14 @@ class Part(NamedTuple):
     weights: np.ndarray
 
 
+class Parts(NamedTuple):
+    """The parts of each axis; a tile is one of each."""
+
+    time: list[Part]
+    rows: list[Part]
+    columns: list[Part]
+
+
 class _Interval(NamedTuple):
     # In latents; `left` and `right` are the lengths of the ramps.
     start: int
@@ -144,12 +153,12 @@ class _Interval(NamedTuple):
     right: int
 
 
-def decode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> tuple[list[Part], list[Part], list[Part]]:
+def decode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> Parts:
     """The parts of time, rows and columns, with weights for pixels. Raises UserError for spans that cannot be used."""
     return _parts(tiling, grid, scale, in_pixels=True)
 
 
-def encode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> tuple[list[Part], list[Part], list[Part]]:
+def encode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> Parts:
     """The same with weights for latents; overlaps are raised to ENCODE_OVERLAP, what the encoder needs at a border."""
     frames, pixels = ENCODE_OVERLAP
 
@@ -160,16 +169,18 @@ def encode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> tu
     return _parts(tiling, grid, scale, in_pixels=False)
 
 
-def _parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale, *, in_pixels: bool) -> tuple[list[Part], ...]:
+def _parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale, *, in_pixels: bool) -> Parts:
     axes = (
         ("frames", tiling.frames, grid[0], scale.time),
         ("height", tiling.height, grid[1], scale.height),
         ("width", tiling.width, grid[2], scale.width),
     )
-    return tuple(
-        _axis(_split(length, _in_latents(span, factor, name), time=name == "frames"), factor, name == "frames", in_pixels)
-        for name, span, length, factor in axes
-    )
+    parts = []
+    for name, span, length, factor in axes:
+        time = name == "frames"
+        intervals = _split(length, _in_latents(span, factor, name), time=time)
+        parts.append(_weighed(intervals, factor, time=time, in_pixels=in_pixels))
+    return Parts(*parts)
 
 
 def _in_latents(span: Span | None, factor: int, name: str) -> Span | None:
@@ -201,13 +212,11 @@ def _split(length: int, span: Span | None, *, time: bool) -> list[_Interval]:
         # In time every tile but the first begins one latent frame early, and fades in over it too.
         early = 1 if time and i else 0
         stop = min(i * step + size, length)
-        found.append(
-            _Interval(i * step - early, stop, (overlap if i else 0) + early, overlap if i < count - 1 else 0)
-        )
+        found.append(_Interval(i * step - early, stop, (overlap if i else 0) + early, overlap if i < count - 1 else 0))
     return found
 
 
-def _axis(intervals: list[_Interval], factor: int, time: bool, in_pixels: bool) -> list[Part]:
+def _weighed(intervals: list[_Interval], factor: int, *, time: bool, in_pixels: bool) -> list[Part]:
     parts = []
     for start, stop, left, right in intervals:
         # The first latent frame of a tile stands for one pixel frame; latent rows and columns all stand for `factor`.
@@ -219,12 +228,13 @@ def _axis(intervals: list[_Interval], factor: int, time: bool, in_pixels: bool) 
         else:
             weights = trapezoid(stop - start, left, right, from_zero=time)
         parts.append(Part(latents, pixels, weights))
-    total = np.zeros(max((p.pixels if in_pixels else p.latents).stop for p in parts))
-    for part in parts:
-        total[part.pixels if in_pixels else part.latents] += part.weights
+    places = [part.pixels if in_pixels else part.latents for part in parts]
+    total = np.zeros(places[-1].stop)
+    for place, part in zip(places, parts, strict=True):
+        total[place] += part.weights
     return [
-        part._replace(weights=(part.weights / total[part.pixels if in_pixels else part.latents]).astype(np.float32))
-        for part in parts
+        part._replace(weights=(part.weights / total[place]).astype(np.float32))
+        for place, part in zip(places, parts, strict=True)
     ]
 
 
