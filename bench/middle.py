@@ -23,7 +23,7 @@ from tests import real_keys, small, small_gemma
 
 WIDTH, AUDIO_WIDTH, BLOCKS, HEAD = 1024, 512, 8, 64
 TEXT_WIDTH, TEXT_LAYERS, TEXT_FEED = 1024, 8, 4096
-BASE_CHANNELS = 32
+BASE_CHANNELS, LORA_RANK = 32, 64
 
 
 def config(generation: str) -> dict[str, Any]:
@@ -66,6 +66,7 @@ def make(folder: Path, generation: str = "2.3") -> Path:
             old.unlink()
     mx.save_safetensors(str(folder / small.NAMES[generation].format("dev")), tensors, metadata)
     (folder / small.NAMES[generation].format("distilled")).symlink_to(small.NAMES[generation].format("dev"))
+    mx.save_safetensors(str(folder / small.LORAS[generation]), _lora(tensors), {"format": "pt"})
     _make_gemma(folder / "gemma")
     return folder
 
@@ -86,6 +87,16 @@ def _shapes(component: str, generation: str, own: dict[str, Any]) -> Iterator[tu
     for name, path in names.match(real, within, component).items():
         if path in wanted and not name.startswith("vae.per_channel"):
             yield name, wanted[path]
+
+
+def _lora(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
+    found = {}
+    for name, array in tensors.items():
+        base = name.removeprefix("model.").removesuffix(".weight")
+        if name.endswith(".weight") and array.ndim == 2 and name.startswith(small.DIT) and "_connector." not in name:
+            found[f"{base}.lora_A.weight"] = _random((LORA_RANK, array.shape[1]))
+            found[f"{base}.lora_B.weight"] = _random((array.shape[0], LORA_RANK))
+    return found
 
 
 def _make_gemma(folder: Path) -> None:

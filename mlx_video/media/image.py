@@ -64,14 +64,14 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether a file begins as a picture does, readable or not; its name does not count."""
+    """Whether a file begins as a picture does, readable or not; its name counts where that does not tell."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path):
             return True
     except UnidentifiedImageError:
-        return False
+        return Path(path).suffix.lower() in SUFFIXES
     except (*DAMAGED, Image.DecompressionBombError):
         return True
 

@@ -231,13 +231,13 @@ class LTXPipeline:
         upsamplers: tuple[str, ...] = (),
         report: Callable[[Progress], None] | None = None,
     ) -> Checkpoint:
-        """The checkpoint that `recipe` runs on; fetched if it is on the hub, and described once per recipe.
+        """The checkpoint that `recipe` runs on; fetched if it is on the hub, and described once.
 
         upsamplers: kinds that are needed besides the recipe's own.
         """
-        key = "/".join((recipe.name, *upsamplers))
+        wanted = text_encoder and self._text_encoder is None
+        key = "/".join((recipe.name, *upsamplers, *(["text"] if wanted else [])))
         if key not in self._checkpoints:
-            wanted = text_encoder and self._text_encoder is None
             path = locate.checkpoint(self._where, recipe, text_encoder=wanted, upsamplers=upsamplers, report=report)
             self._checkpoints[key] = open_checkpoint(path, recipe.variant)
         return self._checkpoints[key]

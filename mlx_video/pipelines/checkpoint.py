@@ -59,6 +59,8 @@ class Checkpoint:
     upsamplers: Mapping[str, Part] = field(default_factory=dict)
     """Latent upsamplers by kind: "spatial x2", "spatial x1.5", "temporal x2"."""
     distilled_lora: Path | None = None
+    distilled_by_lora: bool = False
+    """One file is both variants: itself the dev model and, with the distilled LoRA at strength 1, the distilled one."""
     text_encoder: str | None = None
     stated: Quantization | None = None
     """How the transformer's blocks are quantized by the pack's own account; None where it gives none."""

@@ -101,6 +101,7 @@ def convert(
             "source": checkpoint.source.name,
             "variant": checkpoint.variant,
             "model_version": checkpoint.version,
+            "distilled_by": "lora" if checkpoint.distilled_by_lora else None,
             "text_encoder": wishes.text_encoder or checkpoint.text_encoder,
             "components": components,
             "quantization": None if how is None else how._asdict(),

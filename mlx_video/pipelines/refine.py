@@ -23,6 +23,7 @@ from mlx_video.types import (
     SPACE_SCALE,
     TIME_SCALE,
     Context,
+    Modality,
     Pass,
     Progress,
     Recipe,
@@ -106,7 +107,7 @@ def refine(
     for number, (start, stop) in enumerate(spans):
         before = mx.concatenate(refined, axis=2)[:, :, start:] if start else None
         shape, state = _start(latent[:, :, start:stop], before, fps, f"refine/{number}/video", sigmas[0], noise)
-        states = {"video": state}
+        states: dict[Modality, State] = {"video": state}
         network = _network(transformer, contexts, state)
         x: Tree = {"video": state.latent}
         for step in sampler.run(x, sigmas, guided(network, states, {}), draw=None, blend=blend(states)):

@@ -80,6 +80,8 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
     defaults = {**GENERATIONS[checkpoint.generation], **recipe.defaults}
     guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
     strengths = tuple(_lora_strength(request, stage.lora, number) for number, stage in enumerate(recipe.stages, 1))
+    if recipe.variant == "distilled" and checkpoint.distilled_by_lora:
+        strengths = (1.0,) * len(recipe.stages)
     if any(strengths):
         checkpoint.need(
             "distilled LoRA", checkpoint.distilled_lora,

@@ -1,14 +1,14 @@
 """Makes a picture or a video larger, or its motion finer: encode, upsample the latents, refine if asked, decode.
 
 Whatever the source's size and length: it is padded to what the networks take (its edges and its last frame repeated)
-and the result is cut back. Frames pass a few at a time; what stays in memory of a long clip is its latents, a 192nd of
-its pixels' bytes in 16 bit. Knows sources, networks and the order of the steps; knows no flags.
+and the result is cut back. Frames pass a few at a time; what stays in memory of a long clip is its latents, a 48th of
+the result's bytes in float32. Knows sources, networks and the order of the steps; knows no flags.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -30,8 +30,6 @@ from mlx_video.pipelines.refine import refine, sigmas_of
 from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, Context, Progress, UserError
 
 if TYPE_CHECKING:
-    import mlx.nn as nn
-
     from mlx_video.pipelines.loader import Loader
 
 Report = Callable[[Progress], None]
@@ -189,13 +187,18 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
 
     def pixels() -> Iterator[np.ndarray]:
         around = ((0, height - source.height), (0, width - source.width), (0, 0))
-        with closing(source.frames()) as frames:
-            for done, frame in enumerate(frames, 1):
-                last = np.pad(frame, around, mode="edge") / np.float32(127.5) - np.float32(1)
-                report(Progress("encode", min(done, count - 1), count))
-                yield last
+        for done, frame in enumerate(source.frames(), 1):
+            if frame.shape[:2] != (source.height, source.width):
+                raise UserError(
+                    f"{source.path} begins with frames of {source.width}x{source.height}, but frame {done - 1} is "
+                    f"{frame.shape[1]}x{frame.shape[0]}; a video has to keep its size."
+                )
+            last = np.pad(frame, around, mode="edge") / np.float32(127.5) - np.float32(1)
+            report(Progress("encode", min(done, count - 1), count))
+            yield last
         yield from itertools.repeat(last, count - done)
 
+    encoder: Any
     with loader.borrow("video_encoder") as encoder:
         plan = plan_tiles(asked.tiling, grid, memory_limit=platform.memory_limit() // 2, stream=True)
         latent = encode_frames(encoder, pixels(), plan, count)
@@ -224,7 +227,8 @@ def upsample(latent: mx.array, kind: str, loader: Loader, report: Report) -> mx.
     def told(done: int, total: int) -> None:
         report(Progress(phase, done, total, platform.peak_memory() if done == total else None))
 
-    statistics: nn.Module
+    statistics: Any
+    network: Any
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler(kind) as network:
         raw = network.long(statistics.denormalize(latent.astype(loader.dtype)), report=told)
         result = statistics.normalize(raw)
@@ -262,7 +266,7 @@ class Upscaled:
         """Frames in order, each (height, width, 3) uint8 RGB; decoded anew for each iteration."""
         return self.frames(lambda progress: None)
 
-    def frames(self, report: Report) -> Iterator[np.ndarray]:
+    def frames(self, report: Report) -> Generator[np.ndarray, None, None]:
         """The same; `report` is told of each."""
         latent = self.latents["video"]
         frames = decode.decode_video(self._loader, latent, self._tiling, True, report, self.num_frames)

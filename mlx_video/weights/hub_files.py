@@ -69,7 +69,7 @@ def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[
     if kind == "checkpoint" and (pack := _pack(files, variant)):
         return pack
     if kind == "upsampler" and not named:
-        return [name for name in ("upsampler.safetensors", "model.safetensors") if name in root][:1]
+        return [name for name in root if name in ("upsampler.safetensors", "model.safetensors")][-1:]
     if kind == "checkpoint":
         not_it = (*_NOT_A_CHECKPOINT, "dev" if variant == "distilled" else "distilled")
         others = [name for name in root if not any(word in name.lower() for word in not_it)]

@@ -133,11 +133,12 @@ def adopt(
 ) -> None:
     """Makes those layers of `network` quantized whose scales are among `entries`; nothing is allocated.
 
-    Bits and group size follow from the shapes. path_of: name of a tensor -> path in the network, or None where it is
-    not the network's. Raises UserError, naming `where`, for what is no quantization, and where `stated` differs.
+    Bits and group size follow from the shapes, layer by layer. path_of: name of a tensor -> path in the network, or
+    None where it is not the network's. Raises UserError, naming `where`, for what is no quantization, and where none of
+    the layers is as `stated`.
     """
     found = dict(network.named_modules())
-    replaced = []
+    kinds, replaced = set(), []
     for name in entries:
         if not name.endswith(".scales"):
             continue
@@ -145,12 +146,14 @@ def adopt(
         layer = found.get(path)
         if not isinstance(layer, nn.Linear):
             continue
-        weight, scales = f"{name.removesuffix('scales')}weight", name
-        how = _from_shapes(layer, entries.get(weight), entries[scales], f"{where}: {weight}")
-        if stated is not None and how != stated:
-            raise UserError(f"{where} says {stated}, but {weight} has {how}; the two are not of one conversion.")
+        weight = f"{name.removesuffix('scales')}weight"
+        how = _from_shapes(layer, entries.get(weight), entries[name], f"{where}: {weight}")
+        kinds.add(how)
         rows, columns = layer.weight.shape
         replaced.append((path, nn.QuantizedLinear(columns, rows, "bias" in layer, how.group_size, how.bits)))
+    if stated is not None and kinds and stated not in kinds:
+        there = " and ".join(map(str, sorted(kinds)))
+        raise UserError(f"{where} says {stated}, but its weights have {there}; the two are not of one conversion.")
     network.update_modules(tree_unflatten(replaced))
 
 

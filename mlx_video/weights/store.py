@@ -169,6 +169,7 @@ class Tensors:
         return view
 
     def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of that name."""
         return name in self.entries
 
     def nbytes(self, prefixes: Iterable[str] = ("",)) -> int:

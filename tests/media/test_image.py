@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from mlx_video.media.image import EXIF_ORIENTATION, compress, fill, load_image, read_image, save_image
+from mlx_video.media.image import EXIF_ORIENTATION, compress, fill, is_picture, load_image, read_image, save_image
 from mlx_video.types import UserError
 
 
@@ -254,6 +254,15 @@ def test_bombs_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UserError, match="too large a picture"):
         read_image(saved(tmp_path / "a.png", picture(32, 32)))
+
+
+def test_pictures_are_told_from_other_files_by_what_they_hold(tmp_path):
+    saved(tmp_path / "a.png", picture(8, 8))
+    (tmp_path / "a.mp4").write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    (tmp_path / "text.mp4").write_text("no picture")
+    found = {path.name: is_picture(path) for path in tmp_path.iterdir()}
+    assert found == {"a.png": True, "a.mp4": True, "cut.png": True, "text.mp4": False}
 
 
 # ------------------------------------------------------------------------------------------------ writing

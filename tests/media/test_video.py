@@ -330,6 +330,9 @@ def test_copying_refuses_what_the_format_cannot_hold(tmp_path):
             container.mux(sound.encode(piece))
     with pytest.raises(UserError, match=r"wavpack.*mp4 files cannot hold; write \.mkv"):
         write_video(tmp_path / "b.mp4", bars(3), 24, audio_from=tmp_path / "a.mkv")
+    with pytest.raises(UserError, match=r"wavpack.*mp4 files cannot hold; write \.mkv"):
+        check_output(tmp_path / "b.mp4", audio_from=tmp_path / "a.mkv")
+    assert check_output(tmp_path / "b.mkv", audio_from=tmp_path / "a.mkv") == tmp_path / "b.mkv"
     with pytest.raises(UserError, match="cannot be read"):
         write_video(tmp_path / "b.mp4", bars(3), 24, audio_from=tmp_path / "none.mp4")
     assert os.listdir(tmp_path) == ["a.mkv"]

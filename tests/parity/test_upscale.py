@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_video import LTXPipeline
+from mlx_video.models.ltx_2 import upsampler
 from tests import small
 from tests.parity.reference import torch
 from tests.pipelines import films
@@ -36,9 +37,12 @@ def reference(folder, generation, kind, frames):
     return latent.numpy(), np.moveaxis(shown[0].numpy(), 0, -1)
 
 
+@pytest.mark.parametrize("pieces", [False, True], ids=["one pass", "pieces"])
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_video_is_the_reference_s(upscale_folder, tmp_path, generation, kind):
+def test_a_video_is_the_reference_s(upscale_folder, tmp_path, monkeypatch, generation, kind, pieces):
+    if pieces:
+        monkeypatch.setattr(upsampler, "WHOLE_BYTES", 1)
     folder = upscale_folder(generation)
     film = films.write(tmp_path / "film.mp4", 17, 64, 96, Fraction(24))
     with LTXPipeline.from_pretrained(folder, dtype="float32") as pipe:

@@ -18,12 +18,15 @@ from mlx_video.pipelines import locate, run, text
 from mlx_video.pipelines import refine as refining
 from mlx_video.pipelines import upscale as upscaling
 from mlx_video.pipelines.conditions import Inputs
+from mlx_video.pipelines.convert import convert
 from mlx_video.pipelines.layouts import open_checkpoint
+from mlx_video.pipelines.layouts.neighbours import upsampler_kind
 from mlx_video.pipelines.loader import Loader
 from mlx_video.pipelines.settings import resolve
 from mlx_video.pipelines.upscale import Still, Upscaling, encode, read_source, upscale
 from mlx_video.request import Request
 from mlx_video.types import Context, VideoShape
+from tests import foreign, real_keys, small
 from tests.pipelines import films
 from tests.pipelines.cases import GENERATIONS, error
 
@@ -99,6 +102,56 @@ def test_a_small_upsampler_that_is_not_there_is_named(small_folder, film):
         for options, name in (({"scale": 1.5}, "spatial x1.5"), ({"fps_scale": 2}, "temporal x2")):
             with pytest.raises(UserError, match=rf"No {name} upsampler was found beside .*ltx-2\.3-22b-distilled"):
                 pipe.upscale(film, **options)
+
+
+def test_a_converted_folder_and_a_pack_have_all_upsamplers(upscale_folder, film, tmp_path):
+    official = upscale_folder("2.3")
+    convert(open_checkpoint(official, "distilled"), tmp_path / "converted")
+    pack = foreign.forge(tmp_path / "distilled", official, "2.3")
+    for kind in small.OTHER_UPSAMPLERS:
+        name = kind.replace(" x", "_upscaler_x").replace(".", "_") + "_v1_0"
+        tensors = mx.load(str(official / f"ltx-2.3-{kind.replace(' ', '-upscaler-')}-1.0.safetensors"))
+        turned = {key: foreign.channels_last(array) for key, array in tensors.items()}
+        foreign.save(pack / f"{name}.safetensors", foreign.prefixed(f"{name}.", turned))
+
+    def latents(folder, options):
+        with pipeline(folder) as pipe:
+            return pipe.upscale(film, **options).latents["video"]
+
+    for options in ({"scale": 1.5}, {"scale": 1, "fps_scale": 2}):
+        expected = latents(official, options)
+        assert mx.array_equal(latents(tmp_path / "converted", options), expected)
+        assert mx.array_equal(latents(pack, options), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"spatial_upsample": True}, "spatial x2"),
+        ({"spatial_upsample": True, "rational_resampler": True, "spatial_scale": 1.5}, "spatial x1.5"),
+        ({"spatial_upsample": True, "spatial_scale": 1.5}, "spatial x2"),
+        ({"spatial_upsample": False, "temporal_upsample": True}, "temporal x2"),
+        ({"temporal_upsample": True}, "spatial and temporal x2"),
+    ],
+)
+def test_an_upsampler_is_known_by_what_its_config_makes_of_a_latent(settings, kind):
+    assert upsampler_kind(settings) == kind
+
+
+@pytest.mark.parametrize("generation", real_keys.GENERATIONS)
+def test_published_upsamplers_are_known(generation):
+    for name, (settings, _) in real_keys.upsamplers(generation).items():
+        assert upsampler_kind(settings) == name.replace("_", " ", 1).replace("_", ".")
+
+
+def test_a_film_that_changes_its_size_is_refused(upscale_folder):
+    class Changing(Still):
+        def frames(self):
+            yield from (np.zeros((32, 32, 3), np.uint8), np.zeros((32, 40, 3), np.uint8))
+
+    source = Changing("a.mkv", np.zeros((32, 32, 3), np.uint8), count=2)
+    with pytest.raises(UserError, match=r"a\.mkv.*32x32.*frame 1.*40x32"):
+        encode(Upscaling("a.mkv"), source, loader_of(upscale_folder("2")), lambda progress: None)
 
 
 # ------------------------------------------------------------------------------------------------ long films
@@ -179,8 +232,6 @@ def test_a_seed_and_the_number_of_steps_count(upscale_folder, film):
 
 
 def test_a_dev_checkpoint_is_refined_with_the_distilled_lora(upscale_folder, film, tmp_path):
-    from tests import small
-
     folder = upscale_folder("2")
     for name in ("gemma", small.UPSAMPLERS["2"], small.NAMES["2"].format("dev")):
         (tmp_path / name).symlink_to(folder / name)

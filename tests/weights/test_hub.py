@@ -48,6 +48,9 @@ CHOICES = [
     (LTX23, "checkpoint", "dev", "ltx-2.3-22b-dev.safetensors"),
     (LTX23, "upsampler", "distilled", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"),
     (LTX23, "lora", "dev", "ltx-2.3-22b-distilled-lora-384-1.1.safetensors"),
+    (LTX2, "temporal x2", "dev", "ltx-2-temporal-upscaler-x2-1.0.safetensors"),
+    (LTX23, "temporal x2", "dev", "ltx-2.3-temporal-upscaler-x2-1.0.safetensors"),
+    (LTX23, "spatial x1.5", "distilled", "ltx-2.3-spatial-upscaler-x1.5-1.0.safetensors"),
 ]
 
 
@@ -210,6 +213,11 @@ def test_only_what_the_run_needs_is_fetched(server):
     assert (folder / wanted[0]).read_bytes() == wanted[0].encode() * 50
     hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", upsampler=False, text_encoder=False)
     assert len(fetched(server)) == 2
+    more = {"upsampler": False, "text_encoder": False}
+    hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["upsampler", "temporal x2"], **more)
+    assert fetched(server)[2:] == ["ltx-2-temporal-upscaler-x2-1.0.safetensors"]
+    with pytest.raises(UserError, match=r"Lightricks/LTX-2 has no spatial x1\.5 upsampler"):
+        hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["spatial x1.5"], **more)
 
 
 def test_a_text_encoder_in_the_repo_comes_with_it(server):

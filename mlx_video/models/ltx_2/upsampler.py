@@ -56,7 +56,8 @@ class Upsampler(nn.Module):
         """
         walk = walk or Walk()
         x = nn.silu(self.initial_norm(self.initial_conv(latent, walk), walk))
-        for block in (*self.res_blocks, self._resample, *self.post_upsample_res_blocks):
+        blocks: list[Any] = [*self.res_blocks, self._resample, *self.post_upsample_res_blocks]
+        for block in blocks:
             x = block(x, walk)
             walk.evaluate(x)
         return self.final_conv(x, walk)

@@ -19,11 +19,11 @@ TIME = 1
 
 
 class Moments(NamedTuple):
-    """Mean and variance of each channel over all frames, rows and columns, (B, 1, C) float32; how many values."""
+    """Mean and variance of each channel over all frames, rows and columns, (B, 1, C) float32; of how many values."""
 
     mean: mx.array
     variance: mx.array
-    count: int
+    number: int
 
     @classmethod
     def of(cls, flat: mx.array) -> Moments:
@@ -33,10 +33,10 @@ class Moments(NamedTuple):
 
     def joined(self, other: Moments) -> Moments:
         """Of both sets of values together (Chan's formula, which keeps its digits whatever the means are)."""
-        share = other.count / (self.count + other.count)
+        share = other.number / (self.number + other.number)
         way = other.mean - self.mean
         variance = self.variance + (other.variance - self.variance) * share + mx.square(way) * (share * (1 - share))
-        return Moments(self.mean + way * share, variance, self.count + other.count)
+        return Moments(self.mean + way * share, variance, self.number + other.number)
 
 
 class Walk:

@@ -38,8 +38,8 @@ def open_checkpoint(path: Path, variant: str) -> Checkpoint:
         raise place.own.faults[0]
     kinds = ", ".join(f"{file.name}: {kind}" for file, (kind, _) in place.own.found.items())
     raise UserError(
-        f"{path} holds no LTX-2 checkpoint, which is a .safetensors file with a transformer's config in its metadata (an "
-        f"official one), a folder with {converted.MARKER} (of mlx_video.convert), or a pack of another MLX converter, "
-        f"with the transformer in model.safetensors, transformer*.safetensors or transformer/. "
+        f"{path} holds no LTX-2 checkpoint, which is a .safetensors file with a transformer's config in its metadata "
+        f"(an official one), a folder with {converted.MARKER} (of mlx_video.convert), or a pack of another MLX "
+        f"converter, with the transformer in model.safetensors, transformer*.safetensors or transformer/. "
         f"Found: {kinds or 'no .safetensors file'}."
     )

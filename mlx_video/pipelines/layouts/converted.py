@@ -48,6 +48,7 @@ def describe(place: Place, variant: str) -> Checkpoint:
         parts={name: Part(Tensors.of_folder(folder), "native", config) for name, folder in folders.items()},
         layout="folder of mlx_video.convert",
         upsamplers=place.all.upsamplers,
+        distilled_by_lora=marker.get("distilled_by") == "lora",
         distilled_lora=place.all.distilled_lora,
         text_encoder=text_encoder_beside(path) or marker.get("text_encoder"),
         stated=None if stated is None else Quantization.read(stated, str(path / MARKER)),

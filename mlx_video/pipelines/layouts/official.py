@@ -32,6 +32,7 @@ def describe(place: Place, variant: str) -> Checkpoint:
         parts={name: Part(tensors, "official", config) for name in components_in(tensors.entries)},
         upsamplers=place.all.upsamplers,
         distilled_lora=place.all.distilled_lora,
+        distilled_by_lora=tensors.metadata.get("distilled_by") == "lora",
         text_encoder=text_encoder_beside(place.folder),
         faults=tuple(place.all.faults),
     )
