@@ -1,6 +1,6 @@
 """A clip that leads from one picture to another: the first is frame 0, the second the last frame.
 
-    python examples/first_and_last_frame.py first.png last.png out.mp4 [MODEL]
+python examples/first_and_last_frame.py first.png last.png out.mp4 [MODEL]
 """
 
 import sys

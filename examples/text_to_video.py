@@ -1,6 +1,6 @@
 """A prompt to a video with sound: the shortest use of the Python API.
 
-    python examples/text_to_video.py "waves at night" waves.mp4 [MODEL]
+python examples/text_to_video.py "waves at night" waves.mp4 [MODEL]
 """
 
 import sys

@@ -35,11 +35,12 @@ def decode_video(
     """
     from mlx_video.models.ltx_2.video_vae import decode_frames, plan_tiles
 
-    total = count or (latent.shape[2] - 1) * 8 + 1
+    frames, rows, columns = latent.shape[2:]
+    total = count or (frames - 1) * 8 + 1
     done = 0
     platform.peak_memory()
     with loader.borrow("video_decoder") as decoder:
-        plan = plan_tiles(tiling, latent.shape[2:], memory_limit=platform.memory_limit() // 2, stream=stream)
+        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=platform.memory_limit() // 2, stream=stream)
         for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype), plan):
             for frame in to_uint8(chunk):
                 done += 1

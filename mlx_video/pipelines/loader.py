@@ -170,7 +170,7 @@ def read_text_encoder(folder: Path, dtype: mx.Dtype, streamed: bool = False) -> 
     what = f"text encoder of {folder}"
     if streamed:
         files = Files(tensors, ("",), "official")
-        encoder.network.parts = Streamed(encoder.network, files, what, dtype=dtype)
+        encoder.network.parts = Streamed(encoder.network, files, what, dtype=dtype)  # type: ignore[method-assign]
     else:
         names.assign(encoder.network, tensors.load(), what, dtype=dtype)
     return encoder
