@@ -16,9 +16,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from bench import block, phases
+from bench import block, codecs, phases, steps
 from bench.measure import alternate, clock, multiply, table
 from mlx_video import linux_blas, platform
+
+PARTS = ["blas", "block", "steps", "codecs", "phases"]
 
 
 def blas() -> str:
@@ -45,7 +47,7 @@ def small(folder: Path, generation: str) -> str:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=["blas", "block", "phases"], default=["blas", "block", "phases"])
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--generation", choices=["2", "2.3"], default="2.3", help="of the block")
     parser.add_argument("--tokens", nargs="*", type=int, default=[384], help="video tokens of the block")
     parser.add_argument("--rounds", type=int, default=3)
@@ -70,6 +72,10 @@ def main(argv: list[str] | None = None) -> None:
         print(blas(), flush=True)
     if "block" in args.only:
         print(block.report(args.generation, args.tokens, args.rounds), flush=True)
+    if "steps" in args.only:
+        print(steps.report(args.rounds), flush=True)
+    if "codecs" in args.only:
+        print(codecs.report(args.rounds), flush=True)
     if "phases" in args.only and args.model:
         size = {"height": args.height, "width": args.width, "num_frames": args.num_frames}
         title = f"{args.pipeline} on {args.model}, {args.width} x {args.height}, {args.num_frames} frames, with sound"
