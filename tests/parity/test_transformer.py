@@ -247,10 +247,12 @@ def test_rotary_tables(axes, heads, head_dim) -> None:
 
 
 def test_the_fixture_is_what_the_reference_computes() -> None:
-    """So the tests without torch compare with today's reference."""
+    """So the tests without torch compare with today's reference. torch itself rounds otherwise from one kind of CPU to
+    another: recorded on an AMD EPYC, it differs by 2.9e-6 on an Intel Xeon.
+    """
     recorded = np.load(small.RECORDED)
     for key, value in record().items():
-        assert error(recorded[key], value) < 1e-6, key
+        assert error(recorded[key], value) < 1e-5, key
 
 
 def record() -> dict[str, np.ndarray]:
