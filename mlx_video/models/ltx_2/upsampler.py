@@ -117,9 +117,12 @@ class Convolution(nn.Conv3d):
         if window.shape[1] < TAPS:
             return mx.zeros((x.shape[0], 0, *x.shape[2:4], self.weight.shape[0]), x.dtype)
         if platform.is_cpu() and len(window) == 1 and window.nbytes * TAPS**3 > COLUMNS_LIMIT:
-            window = mx.pad(window, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
-            return convolve_by_shifts(window, self.weight, self.bias)
-        return super().__call__(window)
+            padded = mx.pad(window, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
+            result = convolve_by_shifts(padded, self.weight, self.bias)
+        else:
+            result = super().__call__(window)
+        walk.worked(2.0 * TAPS**3 * window.shape[-1] * result.size, result)
+        return result
 
 
 class GroupNorm(nn.Module):

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from mlx_video import platform
+
 TIME = 1
 """The axis of frames in (B, F, H, W, C)."""
 
@@ -49,6 +51,7 @@ class Walk:
         self.measured: Moments | None = None
         self._known = known
         self._kept: dict[tuple[int, str], mx.array] = {}
+        self._pending = 0.0
 
     def window(self, layer: object, x: mx.array) -> mx.array:
         """Frames for a convolution of three taps: those kept, then x; one of zeros before the first and after the last.
@@ -102,10 +105,17 @@ class Walk:
         # A copy, not a slice: a slice would keep the whole buffer alive.
         self._kept[id(layer), what] = mx.take(x, mx.arange(start, x.shape[TIME]), axis=TIME)
 
+    def worked(self, operations: float, x: mx.array) -> None:
+        """Counts the operations that lead to x, and computes it before they are too many for one evaluation."""
+        self._pending += operations
+        if self._pending > platform.flops_per_evaluation():
+            self.evaluate(x)
+
     def evaluate(self, *arrays: mx.array) -> None:
         """Computes `arrays` and all that is kept, so that neither holds on to what it came from."""
         measured = [] if self.measured is None else [self.measured.mean, self.measured.variance]
         mx.eval(*arrays, *measured, *self._kept.values())
+        self._pending = 0.0
 
 
 def in_pieces(

@@ -6,7 +6,7 @@ A block is told everything that holds for the whole call (`Surroundings`) and ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -108,19 +108,25 @@ class Block(nn.Module):
 
     def __call__(self, x: Tree, around: Surroundings, treatment: Treatment) -> Tree:
         """x: (B, T, D) tokens by modality, one or both; returns the same after this block."""
-        x = dict(x)
+        for step in self.steps(x, around, treatment):
+            x = step
+        return x
+
+    def steps(self, x: Tree, around: Surroundings, treatment: Treatment) -> Iterator[Tree]:
+        """x after each of four steps: self-attention, attention to the text, to each other, and feed-forward.
+
+        Whoever takes them may evaluate in between: at full size a block is more work than one evaluation should be.
+        """
         moving = [m for m in MODALITIES if m in x and m not in treatment.still]
         streams = {m: self._stream(m) for m in moving}
         rows = {m: around.modulation[m].plus(streams[m].scale_shift_table) for m in moving}
-        for m in moving:
-            x[m] = self._attend(streams[m], x[m], rows[m], around.rotation[m], m in treatment.bypassed)
-            x[m] = self._read(streams[m], x[m], rows[m], around.text[m])
+        bypassed, rotation = treatment.bypassed, around.rotation
+        yield (x := x | {m: self._attend(streams[m], x[m], rows[m], rotation[m], m in bypassed) for m in moving})
+        yield (x := x | {m: self._read(streams[m], x[m], rows[m], around.text[m]) for m in moving})
         if treatment.cross_modal and len(x) == len(MODALITIES):
             x = self._exchange(x, around.crossing, treatment.still)
-        for m in moving:
-            y = modulate(rms_norm(x[m], self._eps), rows[m].row(FEED_SCALE), rows[m].row(FEED_SHIFT))
-            x[m] = add_gated(x[m], streams[m].ff(y), rows[m].row(FEED_GATE))
-        return x
+        yield x
+        yield x | {m: self._feed(streams[m], x[m], rows[m]) for m in moving}
 
     def read_text(self, modality: str, context: mx.array, prompt: mx.array | None) -> KeysValues:
         """Keys and values of a text (1 or B, L, D) for this block.
@@ -155,6 +161,10 @@ class Block(nn.Module):
             return x + stream.attn2(y, text)
         y = modulate(y, rows.row(TEXT_SCALE), rows.row(TEXT_SHIFT))
         return add_gated(x, stream.attn2(y, text), rows.row(TEXT_GATE))
+
+    def _feed(self, stream: _Stream, x: mx.array, rows: Modulation) -> mx.array:
+        y = modulate(rms_norm(x, self._eps), rows.row(FEED_SCALE), rows.row(FEED_SHIFT))
+        return add_gated(x, stream.ff(y), rows.row(FEED_GATE))
 
     def _exchange(self, x: Tree, crossing: Mapping[str, Crossing], still: frozenset[str]) -> Tree:
         # Both directions read the streams as they are before either is changed.

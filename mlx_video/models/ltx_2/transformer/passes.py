@@ -66,7 +66,7 @@ class Walk:
                     for m in inputs[0]
                     if m not in self._still
                 }
-                yield self._advance(block, treatment, some, inputs, text)
+                yield from self._advance(block, treatment, some, inputs, text)
 
     def _plan(self, index: int) -> dict[Treatment, list[_Group]]:
         plan: dict[Treatment, dict[tuple, _Group]] = {}
@@ -80,7 +80,7 @@ class Walk:
 
     def _advance(
         self, block: Block, treatment: Treatment, groups: list[_Group], inputs: list[Tree], text: dict[str, KeysValues]
-    ) -> float:
+    ) -> Iterator[float]:
         times = len(groups)
         x = inputs[0] if times == 1 else {m: mx.concatenate([tree[m] for tree in inputs]) for m in inputs[0]}
         modulation, _, crossing = self._timing
@@ -92,13 +92,14 @@ class Walk:
                 m: Crossing(a.repeat(times), b.repeat(times), _repeat(r, times)) for m, (a, b, r) in crossing.items()
             },
         )
-        result = block(x, around, treatment)
-        parts = {m: mx.split(result[m], times) if times > 1 else [result[m]] for m in result}
-        for k, group in enumerate(groups):
-            tree = {m: parts[m][k] for m in parts}
-            for i in group.members:
-                self.streams[i] = tree
-        return _operations(x, text, treatment.cross_modal)
+        steps = block.steps(x, around, treatment)
+        for result, operations in zip(steps, _operations(x, text, treatment.cross_modal), strict=True):
+            parts = {m: mx.split(result[m], times) if times > 1 else [result[m]] for m in result}
+            for k, group in enumerate(groups):
+                tree = {m: parts[m][k] for m in parts}
+                for i in group.members:
+                    self.streams[i] = tree
+            yield operations
 
     def _text(
         self, index: int, block: Block, texts: dict[tuple, KeysValues], context: str, modality: Modality
@@ -111,17 +112,19 @@ class Walk:
         return store[key]
 
 
-def _operations(x: Tree, text: Mapping[str, KeysValues], cross_modal: bool) -> float:
-    # Two for each multiplication in the matrix products of a block; the rest is small beside them.
-    total = 0.0
+def _operations(x: Tree, text: Mapping[str, KeysValues], cross_modal: bool) -> tuple[float, float, float, float]:
+    # Of each step of a block: two for each multiplication in its matrix products; the rest is small beside them.
+    attending = reading = crossing = feeding = 0.0
     for m, stream in x.items():
         samples, tokens, dim = stream.shape
         length = text[m].keys.shape[2] if m in text else 0
-        total += samples * (28 * tokens * dim**2 + 4 * tokens * (tokens + length) * dim + 4 * length * dim**2)
+        attending += samples * (8.0 * tokens * dim**2 + 4 * tokens**2 * dim)
+        reading += samples * (4.0 * tokens * dim**2 + 4 * tokens * length * dim + 4 * length * dim**2)
+        feeding += samples * 16.0 * tokens * dim**2
     if cross_modal:
         (samples, seen, wide), (_, heard, narrow) = x["video"].shape, x["audio"].shape
-        total += samples * 8 * narrow * (seen * wide + heard * narrow + seen * heard)
-    return total
+        crossing = samples * 8.0 * narrow * (seen * wide + heard * narrow + seen * heard)
+    return attending, reading, crossing, feeding
 
 
 def _repeat(rotation: Rotation, times: int) -> Rotation:

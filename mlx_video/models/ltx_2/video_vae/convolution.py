@@ -50,7 +50,9 @@ class Convolution(nn.Conv3d):
             return mx.zeros((x.shape[0], *sizes, self.weight.shape[0]), x.dtype)
         # One clip at a time: with more, Metal has no fast path.
         clips = [self._convolve(window[i : i + 1]) for i in range(window.shape[0])]
-        return clips[0] if len(clips) == 1 else mx.concatenate(clips)
+        result = clips[0] if len(clips) == 1 else mx.concatenate(clips)
+        stream.worked(2.0 * TAPS**3 * window.shape[-1] * result.size, result)
+        return result
 
     def _convolve(self, window: mx.array) -> mx.array:
         plain = self.stride == (1, 1, 1)

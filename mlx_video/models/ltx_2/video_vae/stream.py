@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from mlx_video import platform
+
 TIME = 1
 """The axis of frames in (B, F, H, W, C)."""
 
@@ -31,6 +33,7 @@ class Stream:
         """Nothing seen yet, and the coming piece is the last one unless `last` is set to False."""
         self.last = True
         self._kept: dict[tuple[int, str], mx.array] = {}
+        self._pending = 0.0
 
     def window(self, layer: object, x: mx.array, before: int, after: int, stride: int = 1) -> mx.array:
         """Frames for a convolution of before + 1 + after taps in time: those kept, then x; at its ends the clip's
@@ -71,9 +74,16 @@ class Stream:
         # A copy, not a slice: a slice would keep the whole buffer alive.
         self._kept[id(layer), what] = mx.take(x, mx.arange(start, x.shape[TIME]), axis=TIME)
 
+    def worked(self, operations: float, x: mx.array) -> None:
+        """Counts the operations that lead to x, and computes it before they are too many for one evaluation."""
+        self._pending += operations
+        if self._pending > platform.flops_per_evaluation():
+            self.evaluate(x)
+
     def evaluate(self, *arrays: mx.array) -> None:
         """Computes `arrays` and all that is kept, so that neither holds on to what it came from."""
         mx.eval(*arrays, *self._kept.values())
+        self._pending = 0.0
 
 
 Block = Callable[[mx.array, Stream], mx.array]
