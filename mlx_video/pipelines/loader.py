@@ -47,6 +47,8 @@ class Loader:
         """`dtype` of None takes what the platform computes best in; `quantization`: of the transformer's blocks."""
         self.checkpoint, self.ways = checkpoint, ways or Ways()
         self.dtype = dtype or platform.compute_dtype()
+        # Gemma's activations leave float16's range.
+        self.text_dtype = platform.compute_dtype(wide_range=True) if self.dtype == mx.float16 else self.dtype
         self.quantization = quantization
 
     def check(self, component: str, **options: Any) -> None:
@@ -103,8 +105,7 @@ class Loader:
     @contextmanager
     def borrow_text_encoder(self, folder: Path, *, streamed: bool | None = None) -> Iterator[TextEncoder]:
         """The Gemma model in `folder`, closed on exit. `streamed`: read layer by layer; None: as the run's ways say."""
-        dtype = platform.compute_dtype(wide_range=True) if self.dtype == mx.float16 else self.dtype
-        encoder = read_text_encoder(folder, dtype, self.ways.stream_text if streamed is None else streamed)
+        encoder = read_text_encoder(folder, self.text_dtype, self.ways.stream_text if streamed is None else streamed)
         try:
             yield encoder
         finally:
