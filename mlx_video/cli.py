@@ -140,6 +140,19 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
+def add_memory(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """How a run keeps within its memory; returns the group."""
+    group = parser.add_argument_group("memory")
+    group.add_argument(
+        "--low-memory", action=argparse.BooleanOptionalAction,
+        help="read large networks from disk part by part (default: where they do not fit)",
+    )  # fmt: skip
+    group.add_argument(
+        "--memory-limit", type=float, metavar="GIB", help="what a run may take (default: what the machine has to give)"
+    )
+    return group
+
+
 def add_general(parser: argparse.ArgumentParser) -> None:
     """Flags that every command has."""
     parser.add_argument("--verbose", action="store_true", help="log what is loaded and why")

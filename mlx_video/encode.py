@@ -24,6 +24,7 @@ def build_parser() -> cli.Parser:
         "--variant", choices=("distilled", "dev"), default="distilled", help="of the checkpoint (default %(default)s)"
     )
     cli.add_model(parser)
+    cli.add_memory(parser)
     cli.add_general(parser)
     return parser
 
@@ -35,8 +36,9 @@ def encode(args: argparse.Namespace) -> None:
     bars = cli.Bars(args.quiet)
     try:
         with LTXPipeline.from_pretrained(
-            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo
-        ) as pipe:
+            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo,
+            low_memory=args.low_memory, memory_limit=args.memory_limit,
+        ) as pipe:  # fmt: skip
             pipe.encode(
                 args.prompt, args.output_path, variant=args.variant, negative_prompt=args.negative_prompt, on_step=bars
             )

@@ -33,6 +33,9 @@ def build_parser(**defaults: Any) -> cli.Parser:
         "--quantize", type=int, choices=(4, 8),
         help="bits of the transformer's blocks, made while loading (default: as they are)",
     )  # fmt: skip
+    cli.add_memory(parser).add_argument(
+        "--plan", action="store_true", help="print what the run would take, phase by phase, and stop"
+    )
     _add_inputs(parser)
     _add_guidance(parser)
     _add_output(parser)
@@ -275,8 +278,12 @@ def generate(args: argparse.Namespace) -> None:
     bars = cli.Bars(args.quiet)
     try:
         with LTXPipeline.from_pretrained(
-            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo, quantize=args.quantize
-        ) as pipe:
+            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo, quantize=args.quantize,
+            low_memory=args.low_memory, memory_limit=args.memory_limit,
+        ) as pipe:  # fmt: skip
+            if args.plan:
+                cli.show(str(pipe.plan(request, on_step=bars)))
+                return
             clip = pipe.run(request, on_step=bars, on_message=lambda text: cli.say(text) if not args.quiet else None)
             clip.save(args.output_path, audio_path=args.output_audio, frames=args.save_frames, on_step=bars)
     finally:

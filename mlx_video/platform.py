@@ -75,12 +75,19 @@ def flops_per_evaluation() -> float:
     """
     if is_cpu():
         return 1e12
+    return flops_per_second() * SECONDS_PER_EVALUATION if _apple_gpu() else 1e14
+
+
+def flops_per_second() -> float:
+    """How many floating-point operations a second to count on: of a known chip half its peak, else a plain guess."""
+    if is_cpu():
+        return 1e11
     family = _apple_gpu()
     if family is None:
         return 1e14
     generation, size = family
     rates = _TERAFLOPS[min(max(generation, min(_TERAFLOPS)), max(_TERAFLOPS))]
-    return rates.get(size, rates["g"]) * 1e12 * _ATTAINED * SECONDS_PER_EVALUATION
+    return rates.get(size, rates["g"]) * 1e12 * _ATTAINED
 
 
 def memory_limit() -> int:
@@ -92,6 +99,17 @@ def memory_limit() -> int:
             return int(size)
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([physical, *_container_limits()])
+
+
+def memory_budget() -> int:
+    """Bytes of `memory_limit` that a run's arrays may take; the rest is for Python, the system and others.
+
+    On Metal what the GPU may wire (two thirds of a Mac's memory up to 32 GB, three quarters above); elsewhere four
+    fifths.
+    """
+    if is_metal():
+        return int(mx.device_info()["max_recommended_working_set_size"])
+    return memory_limit() * 4 // 5
 
 
 def peak_memory() -> int:

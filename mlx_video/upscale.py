@@ -39,6 +39,7 @@ def build_parser() -> cli.Parser:
     )
     group.add_argument("--seed", "-s", type=int, default=42, help="same seed, same detail (default %(default)s)")
     cli.add_model(parser)
+    cli.add_memory(parser)
     cli.add_general(parser)
     return parser
 
@@ -56,8 +57,9 @@ def upscale(args: argparse.Namespace) -> None:
     bars = cli.Bars(args.quiet)
     try:
         with LTXPipeline.from_pretrained(
-            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo
-        ) as pipe:
+            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo,
+            low_memory=args.low_memory, memory_limit=args.memory_limit,
+        ) as pipe:  # fmt: skip
             result = pipe.run_upscaling(asked, on_step=bars)
             result.save(args.output_path, on_step=bars)
     finally:

@@ -60,6 +60,11 @@ class Adapters:
             distilled, _ = _match(skeleton, read(checkpoint.distilled_lora))
         return cls(own, distilled)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of the user's own LoRA files."""
+        return tuple(matched.file.stat().st_size for matched, _ in self._own)
+
     def fuse(self, transformer: nn.Module) -> SetLora:
         """Adds the user's LoRAs to the transformer; the result brings the distilled one to a strength.
 

@@ -23,8 +23,10 @@ from mlx_video.pipelines import conditions, contexts, decode, demo, locate, text
 from mlx_video.pipelines.adapters import Adapters
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.clip import Clip, Sound
+from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
+from mlx_video.pipelines.plan import Memory, Plan, make_plan, ways_by_weights
 from mlx_video.pipelines.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.pipelines.refine import RECIPES as REFINING
 from mlx_video.pipelines.run import Inputs, Preview, Watcher, denoise_recipe
@@ -52,10 +54,11 @@ class LTXPipeline:
         text_encoder: str | None,
         loras: tuple[Lora, ...],
         quantization: Quantization | None,
+        memory: Memory,
     ):
         """Use `from_pretrained`."""
         self._where, self._dtype, self._text_encoder, self._loras = where, dtype, text_encoder, loras
-        self._quantization = quantization
+        self._quantization, self._memory = quantization, memory
         self._checkpoints: dict[str, Checkpoint] = {}
 
     @classmethod
@@ -67,20 +70,24 @@ class LTXPipeline:
         text_encoder: str | Path | None = None,
         lora: Any = (),
         quantize: int | None = None,
+        low_memory: bool | None = None,
+        memory_limit: float | None = None,
     ) -> LTXPipeline:
         """From a Hugging Face id, a converted folder, an official file or its folder, or a pack of another converter.
 
         dtype: "float16", "bfloat16" or "float32"; what this machine computes best in if left out. text_encoder: Gemma's
         folder or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`, for every
         clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized need
-        nothing. Raises UserError where nothing is there; tensors are only described now and read when a clip needs
-        them.
+        nothing. low_memory: whether networks are read from disk part by part; None does so where they do not fit.
+        memory_limit: GiB that a run may take, if not what the machine has to give. Raises UserError where nothing is
+        there; tensors are only described now and read when a clip needs them.
         """
         platform.prepare()
         if not locate.is_hub_id(str(where)):
             locate.existing(str(where), "--model-repo")
         how = None if quantize is None else Quantization.of(quantize)
-        return cls(str(where), _dtype(dtype), None if text_encoder is None else str(text_encoder), _loras(lora), how)
+        encoder, memory = None if text_encoder is None else str(text_encoder), Memory.of(low_memory, memory_limit)
+        return cls(str(where), _dtype(dtype), encoder, _loras(lora), how, memory)
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""
@@ -142,6 +149,10 @@ class LTXPipeline:
         if advice is not None:
             on_message(advice)
         adapters = Adapters.open((*self._loras, *request.lora), settings, checkpoint, on_message)
+        plan = make_plan(Footprint.of(loader, folder, adapters.sizes), settings, self._memory)
+        for choice in plan.choices:
+            on_message(choice)
+        loader.ways = plan.ways
         media = conditions.read(settings)
         watcher = Watcher(on_step or (lambda progress: None), on_preview)
         draws = seeded(request.seed) if noise is None else given(noise)
@@ -153,6 +164,20 @@ class LTXPipeline:
         inputs = conditions.encode(media, encoded or {}, settings, loader, watcher.report)
         latents = self._denoise(settings, loader, adapters, inputs, draws, watcher)
         return _clip(settings, loader, latents, media)
+
+    def plan(self, request: Request, *, on_step: Callable[[Progress], None] | None = None) -> Plan:
+        """What a run of `request` would take, phase by phase, and how it would keep within memory; makes nothing.
+
+        Raises UserError as a run does, and where the run cannot fit.
+        """
+        recipe = request.check(RECIPES)
+        texts = request.embedding is None
+        checkpoint = self.checkpoint(recipe, text_encoder=texts, report=on_step)
+        settings = resolve(request, recipe, checkpoint)
+        folder = locate.text_encoder(self._text_encoder, checkpoint, on_step) if texts else None
+        adapters = Adapters.open((*self._loras, *request.lora), settings, checkpoint, log.info)
+        loader = Loader(checkpoint, self._dtype, self._quantization)
+        return make_plan(Footprint.of(loader, folder, adapters.sizes), settings, self._memory)
 
     def upscale(
         self,
@@ -213,6 +238,7 @@ class LTXPipeline:
         for component in ("connectors", "transformer"):
             loader.check(component, **_options(component, settings))
         adapters = Adapters.open(self._loras, settings, checkpoint, log.info)
+        loader.ways = ways_by_weights(Footprint.of(loader, folder), self._memory)
         contexts = text.encode_prompts(loader, folder, {"positive": asked.prompt}, report)
 
         @contextmanager
@@ -260,6 +286,7 @@ class LTXPipeline:
         folder = locate.text_encoder(self._text_encoder, checkpoint, on_step)
         prompts = {"positive": prompt, "negative": NEGATIVE_PROMPT if negative_prompt is None else negative_prompt}
         loader = Loader(checkpoint, self._dtype)
+        loader.ways = ways_by_weights(Footprint.of(loader, folder), self._memory)
         encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
         contexts.save(path, encoded, prompts, contexts.connectors_mark(checkpoint))
 

@@ -40,7 +40,7 @@ def decode_video(
     done = 0
     platform.peak_memory()
     with loader.borrow("video_decoder") as decoder:
-        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=platform.memory_limit() // 2, stream=stream)
+        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=loader.ways.tile_bytes, stream=stream)
         for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype), plan):
             for frame in to_uint8(chunk):
                 done += 1

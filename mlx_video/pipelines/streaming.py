@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from mlx_video import platform
 from mlx_video.weights import fp8, lora, names, quantize
 from mlx_video.weights.names import Form
 from mlx_video.weights.quantize import Quantization
@@ -35,6 +36,11 @@ class Ways:
     decode_bytes: int | None = None
     """What decoding the video may take; --tiling auto cuts the picture where that is too little. None: half of all."""
 
+    @property
+    def tile_bytes(self) -> int:
+        """`decode_bytes`, or half of all that there is."""
+        return platform.memory_limit() // 2 if self.decode_bytes is None else self.decode_bytes
+
     def streams(self, component: str) -> bool:
         """Whether a component is read part by part."""
         return {"transformer": self.stream_transformer, "connectors": self.stream_text}.get(component, False)
@@ -48,7 +54,7 @@ class Files(NamedTuple):
     form: Form
 
 
-def _parts(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def parts_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The parts by path, in the order in which they are visited."""
     for path in network.visited:
         found = functools.reduce(getattr, path.split("."), network)
@@ -79,7 +85,7 @@ class Streamed:
 
         quantization: to make of the parts. Raises UserError, naming `what`, where tensors do not fit one to one.
         """
-        self._parts = parts = dict(_parts(network))
+        self._parts = parts = dict(parts_of(network))
         self._files, self._dtype, self._quantization = files, dtype, quantization
         entries = files.tensors.entries
         arrays = self._widened(files.tensors.load(files.prefixes))

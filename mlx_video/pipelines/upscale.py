@@ -200,7 +200,7 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
 
     encoder: Any
     with loader.borrow("video_encoder") as encoder:
-        plan = plan_tiles(asked.tiling, grid, memory_limit=platform.memory_limit() // 2, stream=True)
+        plan = plan_tiles(asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True)
         latent = encode_frames(encoder, pixels(), plan, count)
         mx.eval(latent)
     report(Progress("encode", count, count, platform.peak_memory()))

@@ -1,0 +1,179 @@
+"""The byte model: what weights take, counted from headers, and what computing takes, estimated by a few rates.
+
+The rates were fitted to MLX's own peaks on the CPU backend in float32, on networks 32, 1024 and 4096 wide
+(`python -m bench.run --only memory` prints prediction beside measurement). They hold for a GPU as far as its kernels
+keep the same arrays; those of attention keep no scores. Knows sizes; knows no checkpoint and no request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from mlx_video import platform
+from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, UpsamplerConfig
+from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
+from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
+from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
+from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT
+from mlx_video.models.ltx_2.video_vae.tiling import BLEND_BYTES, BYTES_PER_PIXEL_FRAME, Tiling
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, Modality
+from mlx_video.weights import names
+from mlx_video.weights.store import DTYPE_BYTES, Entry, Tensors
+
+TOKEN_WIDTHS = 13.6
+"""Values of a stream's width that a block holds for each token, work that MLX has queued included."""
+SCORES_HELD = 1.45
+"""Times the scores of one attention of a transformer's block, on the CPU backend, which keeps them."""
+CONNECTOR_SCORES_HELD = {4: 2.1, 2: 1.1}
+"""The same of a connector's block, by bytes of a value."""
+TEXT_WIDTHS, TEXT_ADALN_WIDTHS = 3.0, 2.9
+"""As TOKEN_WIDTHS, for each token of a text; and what more it takes where the noise level modulates the text."""
+PUBLISHED_CHANNELS = 128
+"""Of the video decoder before its last layer."""
+DECODER_BYTES, DECODER_BYTES_LESS = 280, 25
+"""Of the video decoder for each pixel of each frame on its way, float32 on the CPU: at the published width and in
+proportion to it, and whatever the width."""
+COLUMNS_BYTES, COLUMNS_HELD = 1250, 285 << 20
+"""The same for small pictures, whose convolutions on the CPU copy each input 27 times, and the most that this takes."""
+UPSAMPLER_HELD = 12
+"""Activations of an upsampler that are alive at once."""
+ENCODER_BYTES = 900
+"""Of the video encoder for each pixel of a picture, float32."""
+SOUND_BYTES, SOUND_LATENT_BYTES, SOUND_HELD = 20 << 20, 7 << 20, 400 << 20
+"""Of the audio networks: once, for each latent, and at most, for they work in tiles."""
+DECODER_FLOPS = 2.9e6
+"""Of the published video decoder for each pixel of each frame."""
+
+_FLOATS = {"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"}
+
+
+# ---------------------------------------------------------------------------------------------------- weights
+
+
+class Weights(NamedTuple):
+    """Bytes of a network: all, what lies outside its parts, and its largest part as it is used and as it is on disk."""
+
+    whole: int
+    rest: int
+    part: int
+    raw: int
+    read: int
+    """Of all on disk."""
+
+    def held(self, streamed: bool) -> int:
+        """What is in memory at a time. Where parts are read from disk, the next one is there as the file has it."""
+        return self.rest + self.part + self.raw if streamed else self.whole
+
+
+def weigh(
+    entries: Mapping[str, Entry],
+    path_of: Callable[[str], str | None],
+    visited: Sequence[str],
+    dtype: mx.Dtype,
+    packed: Callable[[str], float | None] = lambda path: None,
+) -> Weights:
+    """The weights of a network that computes in `dtype`.
+
+    path_of: name of a tensor -> path in the network, None where it is not the network's. visited: as the network's
+    class states it. packed: path -> bytes for each value of a tensor that is quantized while loading, None for others.
+    """
+    used: Counter[str] = Counter()
+    raw: Counter[str] = Counter()
+    for name, entry in entries.items():
+        path = path_of(name)
+        if path is None:
+            continue
+        each = packed(path) or (dtype.size if entry.dtype in _FLOATS else DTYPE_BYTES[entry.dtype])
+        owner = _owner(path, visited)
+        used[owner] += round(math.prod(entry.shape) * each)
+        raw[owner] += entry.nbytes
+    part = max((owner for owner in used if owner), key=used.__getitem__, default="")
+    one = (used[part], raw[part]) if part else (0, 0)
+    return Weights(used.total(), used[""], *one, raw.total())
+
+
+def _owner(path: str, visited: Sequence[str]) -> str:
+    """The part that a path leads into: "blocks.3" for "blocks.3.ff.weight"; "" for none."""
+    for start in visited:
+        if path.startswith(f"{start}."):
+            first = path[len(start) + 1 :].partition(".")[0]
+            return f"{start}.{first}" if first.isdigit() else start
+    return ""
+
+
+class EncoderSize(NamedTuple):
+    """A text encoder by its sizes."""
+
+    config: GemmaConfig
+    weights: Weights
+
+    @classmethod
+    def of(cls, config: GemmaConfig, entries: Mapping[str, Entry], dtype: mx.Dtype) -> EncoderSize:
+        """From its config and its tensors, computing in `dtype`."""
+        return cls(config, weigh(entries, lambda name: names.module_path(Gemma, name), Gemma.visited, dtype))
+
+    @classmethod
+    def of_folder(cls, folder: Path, dtype: mx.Dtype) -> EncoderSize:
+        """From a folder in Hugging Face form."""
+        return cls.of(GemmaConfig.of_folder(folder), Tensors.of_folder(folder).entries, dtype)
+
+
+# ---------------------------------------------------------------------------------------------------- computing
+
+
+def attending(tokens: int, width: int, heads: int, memory: int, size: int, scores_held: float = SCORES_HELD) -> float:
+    """Bytes that a transformer's block holds for `tokens` that attend to each other and to `memory` other tokens.
+
+    size: bytes of a value.
+    """
+    scores = scores_held * heads * tokens * max(tokens, memory) if platform.is_cpu() else 0.0
+    return (TOKEN_WIDTHS * tokens * width + scores) * size
+
+
+def block_flops(tokens: Mapping[Modality, int], widths: Mapping[Modality, int]) -> float:
+    """Operations of one pass through one block, by modality: attention to itself, to a text and to the other stream."""
+    total = 0.0
+    for m, count in tokens.items():
+        dim = widths[m]
+        total += 28.0 * count * dim**2 + 4.0 * count * (count + CONTEXT_TOKENS) * dim + 4.0 * CONTEXT_TOKENS * dim**2
+    if len(tokens) > 1:
+        seen, heard, wide, narrow = tokens["video"], tokens["audio"], widths["video"], widths["audio"]
+        total += 8.0 * narrow * (seen * wide + heard * narrow + seen * heard)
+    return total
+
+
+def upsampling(config: UpsamplerConfig, grid: tuple[int, int, int], size: int) -> int:
+    """Bytes that the upsampler holds for a result of latent `grid` (F, H, W)."""
+    one = min(WHOLE_BYTES, 4 * config.mid_channels * math.prod(grid))
+    copies = min(COLUMNS_LIMIT, 27 * one) if platform.is_cpu() else 0
+    return UPSAMPLER_HELD * one * size // 4 + copies
+
+
+def decoding(tiling: Tiling, grid: tuple[int, int, int], channels: int, size: int) -> int:
+    """Bytes that the video decoder holds for a clip of latent `grid`; `channels`: decoder_base_channels."""
+    frames, height, width = (
+        min(length * factor, span.size if span else length * factor)
+        for length, factor, span in zip(
+            grid, (TIME_SCALE, SPACE_SCALE, SPACE_SCALE), (tiling.frames, tiling.height, tiling.width), strict=True
+        )
+    )
+    share = channels / PUBLISHED_CHANNELS
+    piece = min(frames, TIME_SCALE * (tiling.piece or grid[0]))
+    blend = BLEND_BYTES * frames * grid[1] * grid[2] * SPACE_SCALE**2 if tiling.tiled else 0
+    if not platform.is_cpu():
+        return round(BYTES_PER_PIXEL_FRAME * share * piece * height * width) + blend
+    # Frames that the convolutions keep for the next piece are about one latent frame more.
+    pixels = min(frames, piece + TIME_SCALE) * height * width
+    each = (DECODER_BYTES * share + DECODER_BYTES_LESS) * size / 4
+    return round(max(each * pixels, min(COLUMNS_HELD, COLUMNS_BYTES * share * pixels))) + blend
+
+
+def sounding(latents: int) -> int:
+    """Bytes that the audio networks hold for a sound of so many latents."""
+    return min(SOUND_HELD, SOUND_BYTES + SOUND_LATENT_BYTES * latents)

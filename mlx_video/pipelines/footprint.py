@@ -1,0 +1,242 @@
+"""What each phase of a run holds at its peak and how much work it is, predicted from headers, configs and the request.
+
+Puts the byte model of `pipelines.estimates` together for one checkpoint; the phases are those that a run reports.
+Decides nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import mlx.core as mx
+
+from mlx_video.diffusion import guidance
+from mlx_video.diffusion.samplers import SAMPLERS
+from mlx_video.diffusion.schedules import SCHEDULES
+from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
+from mlx_video.models.ltx_2.video_vae import plan_tiles
+from mlx_video.pipelines import estimates
+from mlx_video.pipelines.checkpoint import Checkpoint
+from mlx_video.pipelines.estimates import EncoderSize, Weights
+from mlx_video.pipelines.settings import Settings
+from mlx_video.pipelines.streaming import Ways
+from mlx_video.types import AudioShape, Modality, Stage
+from mlx_video.weights import quantize
+from mlx_video.weights.quantize import Quantization
+
+if TYPE_CHECKING:
+    from mlx_video.pipelines.loader import Loader
+
+INTERLEAVED = 0.5
+"""How much more a guided step holds because several passes are on their way at once."""
+STATE_VALUES = 10 * 128
+"""Float32 values for each token that samplers, guidance and conditioning hold."""
+LORA_LAYERS = 1.5
+"""Times the largest layer in float32: what adding a LoRA holds beside the weights."""
+UPSAMPLE_LEFT = 1 << 19
+"""Bytes that are left of a stage when its result is upsampled; they count in small networks alone."""
+CHARACTERS_PER_TOKEN = 3
+"""Of a prompt, estimated low; English has four to five."""
+
+
+class Phase(NamedTuple):
+    """Bytes of weights and of everything else at a phase's peak, floating-point operations, and bytes read."""
+
+    name: str
+    weights: int
+    work: int
+    flops: float
+    read: int
+
+    @property
+    def peak(self) -> int:
+        """Most bytes at once."""
+        return self.weights + self.work
+
+
+class Footprint:
+    """What the phases of runs on one checkpoint take. Networks are weighed once, without allocating them."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        encoder: EncoderSize | None,
+        dtype: mx.Dtype,
+        quantization: Quantization | None = None,
+        loras: Sequence[int] = (),
+    ):
+        """encoder: None where the texts are encoded already; quantization: to be made while loading; loras: bytes of
+        the user's own LoRA files.
+        """
+        self.checkpoint, self.encoder, self.dtype = checkpoint, encoder, dtype
+        self._quantization, self._loras = quantization, loras
+        self._weighed: dict[tuple[str, bool], Weights] = {}
+
+    @classmethod
+    def of(cls, loader: Loader, folder: Path | None, loras: Sequence[int] = ()) -> Footprint:
+        """Of the runs that `loader` lends networks to, with the text encoder in `folder`."""
+        encoder = None if folder is None else EncoderSize.of_folder(folder, loader.text_dtype)
+        return cls(loader.checkpoint, encoder, loader.dtype, loader.quantization, loras)
+
+    def phases(self, settings: Settings, ways: Ways) -> tuple[Phase, ...]:
+        """The phases in the order of a run."""
+        request, used = settings.request, settings.components
+        found = []
+        if self.encoder is not None:
+            if request.enhance_prompt:
+                whole = self.encoder.weights
+                found.append(Phase("enhance", whole.whole, 0, 0.0, whole.read))
+            found.append(self._text(self.encoder, settings, ways))
+        if "video_encoder" in used:
+            work = estimates.ENCODER_BYTES * self.dtype.size // 4 * request.height * request.width
+            found.append(self._simple("images", "video_encoder", work))
+        sounding = estimates.sounding(AudioShape.of(request.shape).frames)
+        if "audio_encoder" in used:
+            found.append(self._simple("sound", "audio_encoder", sounding))
+        before = settings.recipe.stages[0]
+        for number, stage in enumerate(settings.recipe.stages, 1):
+            if stage.scale != before.scale:
+                found.append(self._upsample(settings, ways))
+            found.append(self._stage(number, stage, settings, ways))
+            before = stage
+        if "vocoder" in used:
+            widest = max(("audio_decoder", "vocoder"), key=lambda component: self.weights(component).whole)
+            found.append(self._simple("waveform", widest, sounding))
+        return *found, self._decode(settings, ways)
+
+    def weights(self, component: str, audio: bool = True) -> Weights:
+        """The weights of a component; `audio` of False: of the transformer without its stream for sound."""
+        if (component, audio) not in self._weighed:
+            self._weighed[component, audio] = self._weigh(component, audio)
+        return self._weighed[component, audio]
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether there are keys and values of texts that a stage can keep from step to step (LTX-2)."""
+        return not self._transformer.text_adaln
+
+    def quantized(self, how: Quantization) -> Footprint | None:
+        """The same with the transformer's blocks quantized while loading; None where they are quantized already."""
+        used = quantize.used(self.checkpoint.build("transformer"))
+        if used is not None or self._quantization is not None:
+            return None
+        return Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras)
+
+    # ------------------------------------------------------------------------------------------------ phases
+
+    def _text(self, encoder: EncoderSize, settings: Settings, ways: Ways) -> Phase:
+        gemma, size = encoder.config, self.dtype.size
+        texts = [text for text in (settings.request.prompt, settings.negative_prompt) if text is not None]
+        tokens = [min(CONTEXT_TOKENS, 2 + len(text) // CHARACTERS_PER_TOKEN) for text in texts]
+        config = TextConfig.read(self.checkpoint.config, features=gemma.width * (gemma.layers + 1))
+        hidden = sum(tokens) * config.features * size
+        # First the text encoder, whose hidden states are stacked in the end; then, for each text, the connectors.
+        layer = estimates.attending(sum(tokens), gemma.width, gemma.heads, max(tokens), size)
+        first = (encoder.weights.held(ways.stream_text), hidden + max(hidden, layer))
+        features = max(tokens) * config.features * (8 + size)
+        scores, video = estimates.CONNECTOR_SCORES_HELD[size], config.video
+        layer = estimates.attending(CONTEXT_TOKENS, video.dim, video.heads, CONTEXT_TOKENS, size, scores)
+        connectors = self.weights("connectors")
+        then = (connectors.held(ways.stream_text), hidden + max(features, layer))
+        weights, work = max(first, then, key=sum)
+        flops = gemma.layers * sum(gemma.layer_flops(count) for count in tokens)
+        return Phase("text", weights, round(work), flops, encoder.weights.read + connectors.read)
+
+    def _stage(self, number: int, stage: Stage, settings: Settings, ways: Ways) -> Phase:
+        shape, config, size = settings.request.shape.scaled(stage.scale), self._transformer, self.dtype.size
+        tokens: dict[Modality, int] = {
+            "video": shape.tokens + len(settings.request.image) * shape.tokens // shape.grid[0]
+        }
+        if "audio" in settings.modalities:
+            tokens["audio"] = AudioShape.of(shape).frames
+        widths = {m: config.streams[m].dim for m in tokens}
+        passes = guidance.plan(settings.guidance if stage.guided else {}, settings.modalities)
+        contexts = len({one.context for one in passes.values()})
+        streamed = ways.stream_transformer
+        block = sum(
+            estimates.attending(tokens[m], widths[m], config.streams[m].heads, CONTEXT_TOKENS, size) for m in tokens
+        )
+        work = block * (2 if settings.batched and len(passes) > 1 else 1)
+        work += INTERLEAVED * block if len(passes) > 2 else 0
+        text = contexts * CONTEXT_TOKENS * sum(widths.values()) * size
+        work += text * (estimates.TEXT_WIDTHS + (estimates.TEXT_ADALN_WIDTHS if config.text_adaln else 0.0))
+        # What is ready before the stage begins: texts, projected or not, and rotary tables as wide as the streams.
+        streams = sum(tokens[m] * widths[m] for m in tokens) * size
+        work += text * (1 if config.caption_channels is None else 2) + streams * len(passes)
+        work += sum(tokens.values()) * STATE_VALUES * 4
+        if ways.keep_text and not config.text_adaln:
+            work += 2 * text * config.layers
+        weights = self.weights("transformer", "audio" in tokens)
+        calls = self._calls(stage, settings, shape.tokens)
+        flops = calls * len(passes) * config.layers * estimates.block_flops(tokens, widths)
+        held = weights.held(streamed) + self._lora(settings.lora_strengths[number - 1] != 0, streamed)
+        return Phase(f"stage {number}", held, round(work), flops, weights.read * (calls if streamed else 1))
+
+    def _upsample(self, settings: Settings, ways: Ways) -> Phase:
+        part, size = self.checkpoint.upsamplers["spatial x2"], self.dtype.size
+        own = estimates.weigh(part.tensors.entries, lambda name: name, (), self.dtype)
+        transformer = self.weights("transformer", "audio" in settings.modalities)
+        weights = own.whole + (transformer.rest if ways.stream_transformer else transformer.whole)
+        # The texts stay for the next stage.
+        texts = 1 if settings.negative_prompt is None else 2
+        work = texts * CONTEXT_TOKENS * sum(stream.dim for stream in self._transformer.streams.values()) * size
+        work += (
+            estimates.upsampling(UpsamplerConfig.read(part.settings), settings.request.shape.grid, size) + UPSAMPLE_LEFT
+        )
+        return Phase("upsample", weights, work, 0.0, own.read)
+
+    def _decode(self, settings: Settings, ways: Ways) -> Phase:
+        weights, request = self.weights("video_decoder"), settings.request
+        config, grid = VideoVAEConfig.read(self.checkpoint.config), request.shape.grid
+        tiling = plan_tiles(request.tiling, grid, memory_limit=ways.tile_bytes, stream=request.stream)
+        channels = config.decoder_base_channels
+        flops = estimates.DECODER_FLOPS * (channels / estimates.PUBLISHED_CHANNELS) ** 2
+        flops *= request.num_frames * request.height * request.width
+        work = estimates.decoding(tiling, grid, channels, self.dtype.size)
+        return Phase("decode", weights.whole, work, flops, weights.read)
+
+    def _simple(self, name: str, component: str, work: int) -> Phase:
+        weights = self.weights(component)
+        return Phase(name, weights.whole, work, 0.0, weights.read)
+
+    # ------------------------------------------------------------------------------------------------ their parts
+
+    @functools.cached_property
+    def _transformer(self) -> TransformerConfig:
+        return TransformerConfig.read(self.checkpoint.config)
+
+    @staticmethod
+    def _calls(stage: Stage, settings: Settings, tokens: int) -> int:
+        steps = settings.steps if stage.guided else None
+        sigmas = SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else 4096)
+        return SAMPLERS[stage.sampler].count(sigmas)
+
+    def _lora(self, distilled: bool, streamed: bool) -> int:
+        file = self.checkpoint.distilled_lora
+        size = sum(self._loras) + (file.stat().st_size if distilled and file is not None else 0)
+        if not size:
+            return 0
+        largest = 4 * 4 * self._transformer.video.dim**2
+        return round(LORA_LAYERS * largest + size / self._transformer.layers * (2 if streamed else 1))
+
+    def _weigh(self, component: str, audio: bool) -> Weights:
+        part = self.checkpoint.part(component)
+        options = {"audio": False} if component == "transformer" and not audio else {}
+        network = self.checkpoint.build(component, **options)
+        how = self._quantization if component == "transformer" and quantize.used(network) is None else None
+        chosen = quantize.chosen([network.transformer_blocks[0]], how)[0] if how else ()
+
+        def packed(path: str) -> float | None:
+            layer, _, leaf = path.partition("transformer_blocks.")[2].partition(".")[2].rpartition(".")
+            if how is None or leaf != "weight" or layer not in chosen:
+                return None
+            return how.bits / 8 + 2 * self.dtype.size / how.group_size
+
+        entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes(component))}
+        dtype = mx.float32 if COMPONENTS[component].always_float32 else self.dtype
+        visited = getattr(network, "visited", ())
+        return estimates.weigh(entries, functools.partial(part.path_of, network), visited, dtype, packed)
