@@ -140,7 +140,8 @@ def _report(what: str, names: Iterable[str]) -> list[str]:
     if not names:
         return []
     shown = ", ".join(names[:NAMED_IN_REPORT])
-    return [f"{len(names)} tensors {what} ({shown}{', ...' if len(names) > NAMED_IN_REPORT else ''})"]
+    number = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+    return [f"{number} {what} ({shown}{', ...' if len(names) > NAMED_IN_REPORT else ''})"]
 
 
 def places(

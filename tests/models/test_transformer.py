@@ -479,8 +479,8 @@ def test_a_missing_surplus_or_misshapen_tensor_is_refused() -> None:
     shapes = {PREFIX + name: shape for name, shape in names.shapes(build("2.3")).items()}
     net = build("2.3")
     for change, message in (
-        ({PREFIX + "proj_out.bias": None}, "1 tensors missing"),
-        ({PREFIX + "keyframes_abs_pos_embedding": (1, 28)}, "1 tensors not known"),
+        ({PREFIX + "proj_out.bias": None}, "1 tensor missing"),
+        ({PREFIX + "keyframes_abs_pos_embedding": (1, 28)}, "1 tensor not known"),
         ({PREFIX + "proj_out.bias": (11,)}, "expected"),
     ):
         found = {name: shape for name, shape in {**shapes, **change}.items() if shape is not None}

@@ -123,11 +123,11 @@ def test_a_missing_and_a_strange_tensor_are_told(name, small_folder, tmp_path):
     tensors = dict(mx.load(str(file)))
     gone = next(n for n in sorted(tensors) if "transformer_blocks.1." in n and n.endswith("weight"))
     foreign.save(file, {n: array for n, array in tensors.items() if n != gone})
-    with pytest.raises(UserError, match=r"do not fit the transformer.*1 tensors missing \(transformer_blocks\.1\."):
+    with pytest.raises(UserError, match=r"do not fit the transformer.*1 tensor missing \(transformer_blocks\.1\."):
         load("transformer", folder)
     strange = "transformer.strange.weight" if gone.startswith("transformer.") else "strange.weight"
     foreign.save(file, {**tensors, strange: mx.zeros(3)})
-    with pytest.raises(UserError, match=r"1 tensors not known \(model\.diffusion_model\.strange\.weight\)"):
+    with pytest.raises(UserError, match=r"1 tensor not known \(model\.diffusion_model\.strange\.weight\)"):
         load("transformer", folder)
 
 

@@ -263,6 +263,6 @@ def test_a_file_that_does_not_fit_is_refused_as_ever(wide, tmp_path) -> None:
     arrays.pop(small.DIT + "transformer_blocks.7.ff.net.2.bias")
     mx.save_safetensors(str(tmp_path / "ltx-2.3-dev.safetensors"), arrays, metadata)
     loader = Loader(open_checkpoint(tmp_path, "dev"), mx.float32)
-    missing = pytest.raises(UserError, match=r"1 tensors missing \(transformer_blocks\.7\.ff\.net\.2\.bias\)")
+    missing = pytest.raises(UserError, match=r"1 tensor missing \(transformer_blocks\.7\.ff\.net\.2\.bias\)")
     with missing, loader.borrow("transformer", streamed=True):
         pass

@@ -155,12 +155,12 @@ def test_official_axis_order_is_refused_where_native_is_promised():
 
 
 REFUSED = {
-    "missing": (without("net.conv1.bias"), r"1 tensors missing \(conv1\.bias\)"),
+    "missing": (without("net.conv1.bias"), r"1 tensor missing \(conv1\.bias\)"),
     "many missing": (
         without(*(n for n in SHAPES if "blocks" in n)),
         r"4 tensors missing \(blocks\.0\.down\.bias, blocks\.0\.down\.weight, blocks\.1\.down\.bias, \.\.\.\)",
     ),
-    "surplus": (tensors(**{"net.conv9.weight": mx.zeros(1)}), r"1 tensors not known \(net\.conv9\.weight\)"),
+    "surplus": (tensors(**{"net.conv9.weight": mx.zeros(1)}), r"1 tensor not known \(net\.conv9\.weight\)"),
     "doubled": (
         tensors(**{"net.blocks.0.down.weight": mx.zeros((2, 3))}),
         r"net\.blocks\.0\.ff\.net\.2\.weight and net\.blocks\.0\.down\.weight both stand for blocks\.0\.down\.weight",
