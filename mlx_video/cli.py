@@ -77,7 +77,8 @@ class Bars:
     """Draws one bar per phase with time left and, at its end, the phase's peak memory; silent off a terminal."""
 
     def __init__(self, quiet: bool = False):
-        """`quiet` draws nothing even on a terminal."""
+        """`quiet` draws and says nothing even on a terminal."""
+        self.quiet = quiet
         self.shown = sys.stderr.isatty() and not quiet
         self.phase: str | None = None
         self.bar: Any = None
@@ -99,6 +100,12 @@ class Bars:
         if progress.peak is not None:
             self.bar.set_postfix_str(f"peak {progress.peak / GIB:.2f} GiB")
             self.close()
+
+    def say(self, message: str) -> None:
+        """One line for the user between the bars."""
+        self.close()
+        if not self.quiet:
+            say(message)
 
     def close(self) -> None:
         """Ends the bar that is shown, if any."""

@@ -6,6 +6,7 @@ Turns flags into one call of `pipelines.convert`. Decides nothing about formats.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from mlx_video import cli
@@ -74,6 +75,7 @@ def convert(args: argparse.Namespace) -> None:
     from mlx_video.pipelines.convert import convert as convert_checkpoint
     from mlx_video.pipelines.layouts import open_checkpoint
     from mlx_video.pipelines.quality import block_errors
+    from mlx_video.weights.hub import fetch
     from mlx_video.weights.quantize import Quantization
 
     platform.prepare()
@@ -82,11 +84,12 @@ def convert(args: argparse.Namespace) -> None:
     text_how = Quantization.of(args.quantize_text_encoder, args.group_size) if args.quantize_text_encoder else None
     errors: dict[int, float] = {}
     try:
-        source = locate.source(args.source, args.variant, bars)
+        take = partial(fetch, report=bars, say=bars.say)
+        source = locate.source(args.source, args.variant, take)
         checkpoint = open_checkpoint(source, args.variant)
         text_encoder = args.text_encoder_repo
         if text_how is not None:
-            text_encoder = str(locate.text_encoder(text_encoder, checkpoint, bars))
+            text_encoder = str(locate.text_encoder(text_encoder, checkpoint, take))
         convert_checkpoint(
             checkpoint,
             Path(args.output),

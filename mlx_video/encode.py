@@ -40,8 +40,9 @@ def encode(args: argparse.Namespace) -> None:
             low_memory=args.low_memory, memory_limit=args.memory_limit,
         ) as pipe:  # fmt: skip
             pipe.encode(
-                args.prompt, args.output_path, variant=args.variant, negative_prompt=args.negative_prompt, on_step=bars
-            )
+                args.prompt, args.output_path, variant=args.variant, negative_prompt=args.negative_prompt,
+                on_step=bars, on_message=bars.say,
+            )  # fmt: skip
     finally:
         bars.close()
     if not args.quiet:

@@ -34,7 +34,7 @@ def build_parser(**defaults: Any) -> cli.Parser:
         help="bits of the transformer's blocks, made while loading (default: as they are)",
     )  # fmt: skip
     cli.add_memory(parser).add_argument(
-        "--plan", action="store_true", help="print what the run would take, phase by phase, and stop"
+        "--plan", action="store_true", help="print what the run would take and fetch, and stop"
     )
     _add_inputs(parser)
     _add_guidance(parser)
@@ -282,9 +282,11 @@ def generate(args: argparse.Namespace) -> None:
             low_memory=args.low_memory, memory_limit=args.memory_limit,
         ) as pipe:  # fmt: skip
             if args.plan:
-                cli.show(str(pipe.plan(request, on_step=bars)))
+                lines: list[str] = []
+                plan = pipe.plan(request, on_step=bars, on_message=lines.append)
+                cli.show("\n".join([str(plan), *lines]))
                 return
-            clip = pipe.run(request, on_step=bars, on_message=lambda text: cli.say(text) if not args.quiet else None)
+            clip = pipe.run(request, on_step=bars, on_message=bars.say)
             clip.save(args.output_path, audio_path=args.output_audio, frames=args.save_frames, on_step=bars)
     finally:
         bars.close()

@@ -16,7 +16,9 @@ from mlx_video.pipelines.run import SetLora
 from mlx_video.pipelines.streaming import Streamed
 from mlx_video.types import Lora
 from mlx_video.weights import lora as fitting
+from mlx_video.weights.hub import Take, fetch
 from mlx_video.weights.lora_file import Adapter, read
+from mlx_video.weights.store import size_of
 
 if TYPE_CHECKING:
     from mlx_video.pipelines.checkpoint import Checkpoint
@@ -39,9 +41,14 @@ class Adapters:
 
     @classmethod
     def open(
-        cls, loras: Sequence[Lora], settings: Settings, checkpoint: Checkpoint, on_message: Callable[[str], None]
+        cls,
+        loras: Sequence[Lora],
+        settings: Settings,
+        checkpoint: Checkpoint,
+        on_message: Callable[[str], None],
+        take: Take = fetch,
     ) -> Adapters:
-        """Opens the user's LoRAs and, where a stage asks for it, the distilled one.
+        """Opens the user's LoRAs (`take`: how those on the hub are had) and, where a stage asks, the distilled one.
 
         Raises UserError where one does not fit the checkpoint; tells the coverage of one that fits in part.
         """
@@ -50,20 +57,20 @@ class Adapters:
         skeleton = checkpoint.build("transformer", audio="audio" in settings.modalities)
         own = []
         for lora in loras:
-            adapter = read(locate.lora(lora.path))
+            adapter = read(locate.lora(lora.path, take), header_only=True)
             matched, coverage = _match(skeleton, adapter)
             if coverage.strangers:
                 on_message(str(coverage))
             own.append((matched, lora.strength))
         distilled = None
         if any(settings.lora_strengths) and checkpoint.distilled_lora is not None:
-            distilled, _ = _match(skeleton, read(checkpoint.distilled_lora))
+            distilled, _ = _match(skeleton, read(checkpoint.distilled_lora, header_only=True))
         return cls(own, distilled)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Bytes of the user's own LoRA files."""
-        return tuple(matched.file.stat().st_size for matched, _ in self._own)
+        return tuple(size_of(matched.file) for matched, _ in self._own)
 
     def fuse(self, transformer: nn.Module) -> SetLora:
         """Adds the user's LoRAs to the transformer; the result brings the distilled one to a strength.

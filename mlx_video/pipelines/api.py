@@ -7,37 +7,40 @@ Checks all that is cheap, then runs text, inputs, denoising in that order, one l
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.diffusion.noise import NamedNoise, given, seeded
 from mlx_video.media.files import check_place
-from mlx_video.pipelines import conditions, contexts, decode, demo, locate, text
+from mlx_video.pipelines import arguments, conditions, contexts, decode, demo, locate, text
 from mlx_video.pipelines.adapters import Adapters
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.clip import Clip, Sound
 from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
-from mlx_video.pipelines.plan import Memory, Plan, make_plan, ways_by_weights
+from mlx_video.pipelines.plan import Memory, Plan, ways_by_weights
+from mlx_video.pipelines.ready import Ready, Setup
 from mlx_video.pipelines.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.pipelines.refine import RECIPES as REFINING
+from mlx_video.pipelines.refining import Refining
 from mlx_video.pipelines.run import Inputs, Preview, Watcher, denoise_recipe
-from mlx_video.pipelines.settings import Settings, resolve
-from mlx_video.pipelines.upscale import Refiner, Source, Upscaled, Upscaling, read_source, upscale
+from mlx_video.pipelines.settings import Settings
+from mlx_video.pipelines.upscale import Upscaled, Upscaling, read_source, upscale
 from mlx_video.request import Request
-from mlx_video.types import AudioIn, Context, ImageAt, Lora, Noise, Progress, Recipe, Tree, UserError
+from mlx_video.types import AudioIn, Noise, Progress, Recipe, Tree, UserError
+from mlx_video.weights.hub import Take, fetch
+from mlx_video.weights.outlines import Outlines
 from mlx_video.weights.quantize import Quantization
 
 log = logging.getLogger(__name__)
-DTYPES = ("float16", "bfloat16", "float32")
+Opened = TypeVar("Opened")
 
 
 class LTXPipeline:
@@ -47,18 +50,9 @@ class LTXPipeline:
         pipe.generate(prompt="waves at night", height=512, width=768, num_frames=97).save("waves.mp4")
     """
 
-    def __init__(
-        self,
-        where: str,
-        dtype: mx.Dtype | None,
-        text_encoder: str | None,
-        loras: tuple[Lora, ...],
-        quantization: Quantization | None,
-        memory: Memory,
-    ):
+    def __init__(self, setup: Setup):
         """Use `from_pretrained`."""
-        self._where, self._dtype, self._text_encoder, self._loras = where, dtype, text_encoder, loras
-        self._quantization, self._memory = quantization, memory
+        self._setup = setup
         self._checkpoints: dict[str, Checkpoint] = {}
 
     @classmethod
@@ -87,7 +81,7 @@ class LTXPipeline:
             locate.existing(str(where), "--model-repo")
         how = None if quantize is None else Quantization.of(quantize)
         encoder, memory = None if text_encoder is None else str(text_encoder), Memory.of(low_memory, memory_limit)
-        return cls(str(where), _dtype(dtype), encoder, _loras(lora), how, memory)
+        return cls(Setup(str(where), arguments.dtype_of(dtype), encoder, arguments.loras_of(lora), how, memory))
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""
@@ -121,8 +115,12 @@ class LTXPipeline:
         lora: path, Lora, (path, strength), or several. Raises UserError for what the user can put right.
         """
         try:
-            inputs = {"image": _images(image), "audio_file": _audio(audio_file), "lora": _loras(lora)}
-            request = Request(**{**demo.defaults(self._where), **inputs, **options})
+            inputs = {
+                "image": arguments.images_of(image),
+                "audio_file": arguments.audio_of(audio_file),
+                "lora": arguments.loras_of(lora),
+            }
+            request = Request(**{**demo.defaults(self._setup.where), **inputs, **options})
         except TypeError as error:
             raise UserError(f"{str(error).replace('Request.__init__()', 'generate()')}.") from error
         return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview)
@@ -136,48 +134,73 @@ class LTXPipeline:
         on_preview: Preview | None = None,
         on_message: Callable[[str], None] = log.info,
     ) -> Clip:
-        """One clip from a whole Request. on_message: told what the user should know, such as a LoRA's coverage."""
-        recipe = request.check(RECIPES)
-        checkpoint = self.checkpoint(recipe, text_encoder=request.embedding is None, report=on_step)
-        settings = resolve(request, recipe, checkpoint)
-        encoded = self._embedded(settings, checkpoint)
-        folder = locate.text_encoder(self._text_encoder, checkpoint, on_step) if encoded is None else None
-        loader = Loader(checkpoint, self._dtype, self._quantization)
-        for component in settings.components:
-            loader.check(component, **_options(component, settings))
-        advice = demo.advice(request.prompt) if self._where == demo.NAME else None
-        if advice is not None:
-            on_message(advice)
-        adapters = Adapters.open((*self._loras, *request.lora), settings, checkpoint, on_message)
-        plan = make_plan(Footprint.of(loader, folder, adapters.sizes), settings, self._memory)
-        for choice in plan.choices:
-            on_message(choice)
-        loader.ways = plan.ways
-        media = conditions.read(settings)
+        """One clip from a whole Request. on_message: told what the user should know, such as a LoRA's coverage.
+
+        Of files that are still to be fetched the headers come first, so that what cannot run is refused before.
+        """
+        ready = self._fetched(lambda outlines: self._ready(request, outlines), on_step, on_message)
+        for message in (*ready.messages, *ready.plan.choices):
+            on_message(message)
+        settings, loader = ready.settings, ready.loader
+        loader.ways = ready.plan.ways
         watcher = Watcher(on_step or (lambda progress: None), on_preview)
         draws = seeded(request.seed) if noise is None else given(noise)
 
-        if folder is not None:
+        encoded = ready.embedded
+        if ready.encoder is not None:
             if request.enhance_prompt:
-                settings = _enhanced(settings, folder, on_message)
-            encoded = text.encode_prompts(loader, folder, _prompts(settings), watcher.report)
-        inputs = conditions.encode(media, encoded or {}, settings, loader, watcher.report)
-        latents = self._denoise(settings, loader, adapters, inputs, draws, watcher)
-        return _clip(settings, loader, latents, media)
+                settings = text.enhanced(settings, ready.encoder, on_message)
+            encoded = text.encode_prompts(loader, ready.encoder, settings.prompts, watcher.report)
+        inputs = conditions.encode(ready.media, encoded, settings, loader, watcher.report)
+        latents = self._denoise(settings, loader, ready.adapters, inputs, draws, watcher)
+        return _clip(settings, loader, latents, ready.media)
 
-    def plan(self, request: Request, *, on_step: Callable[[Progress], None] | None = None) -> Plan:
+    def plan(
+        self,
+        request: Request,
+        *,
+        on_step: Callable[[Progress], None] | None = None,
+        on_message: Callable[[str], None] = log.info,
+    ) -> Plan:
         """What a run of `request` would take, phase by phase, and how it would keep within memory; makes nothing.
 
-        Raises UserError as a run does, and where the run cannot fit.
+        Fetches nothing but the headers of files on the hub. on_message: told what a run would fetch, besides what it
+        is told there. Raises UserError as a run does, and where the run cannot fit.
         """
+        with self._outlines(on_step) as outlines:
+            ready = self._ready(request, outlines)
+            for message in (*ready.messages, *outlines.summary()):
+                on_message(message)
+        return ready.plan
+
+    def _ready(self, request: Request, outlines: Outlines) -> Ready:
         recipe = request.check(RECIPES)
-        texts = request.embedding is None
-        checkpoint = self.checkpoint(recipe, text_encoder=texts, report=on_step)
-        settings = resolve(request, recipe, checkpoint)
-        folder = locate.text_encoder(self._text_encoder, checkpoint, on_step) if texts else None
-        adapters = Adapters.open((*self._loras, *request.lora), settings, checkpoint, log.info)
-        loader = Loader(checkpoint, self._dtype, self._quantization)
-        return make_plan(Footprint.of(loader, folder, adapters.sizes), settings, self._memory)
+        checkpoint = self.checkpoint(recipe, text_encoder=request.embedding is None, take=outlines.take)
+        return Ready.open(request, recipe, self._setup, checkpoint, outlines)
+
+    def _fetched(
+        self,
+        open: Callable[[Outlines], Opened],
+        report: Callable[[Progress], None] | None,
+        say: Callable[[str], None],
+    ) -> Opened:
+        """What `open` makes of files that are all here: it is shown outlines of those that are not before the fetch."""
+        with self._outlines(report) as outlines:
+            opened = open(outlines)
+            if outlines.absent:
+                outlines.fetch(report, say)
+                self._checkpoints.clear()
+                opened = open(outlines)
+            return opened
+
+    @contextmanager
+    def _outlines(self, report: Callable[[Progress], None] | None) -> Iterator[Outlines]:
+        with Outlines(report) as outlines:
+            try:
+                yield outlines
+            finally:
+                if outlines.absent:
+                    self._checkpoints.clear()  # some lie in a folder that goes now
 
     def upscale(
         self,
@@ -203,51 +226,35 @@ class LTXPipeline:
         *,
         noise: Noise | Mapping[str, Any] | None = None,
         on_step: Callable[[Progress], None] | None = None,
+        on_message: Callable[[str], None] = log.info,
     ) -> Upscaled:
-        """A picture or video upscaled as a whole Upscaling asks."""
+        """A picture or video upscaled as a whole Upscaling asks. on_message: as in `run`."""
         asked.check()
         source = read_source(asked)
-        recipe = REFINING["distilled"]
-        checkpoint = self.checkpoint(recipe, text_encoder=asked.refine, upsamplers=asked.upsamplers, report=on_step)
-        loader = Loader(checkpoint, self._dtype, self._quantization)
+        loader, refining = self._fetched(
+            lambda outlines: self._upscaler(asked, float(source.fps), outlines.take), on_step, on_message
+        )
         report = on_step or (lambda progress: None)
-        for component in ("video_encoder", "video_decoder", *(["latent_statistics"] if asked.upsamplers else [])):
-            loader.check(component)
-        for kind in asked.upsamplers:
-            loader.check("upsampler", kind=kind)
         refiner = None
-        if asked.refine:
+        if refining is not None:
             draws = seeded(asked.seed) if noise is None else given(noise)
-            refiner = self._refiner(asked, source, loader, draws, report)
+            refiner = refining.refiner(draws, report)
         elif isinstance(noise, Mapping):
             given(noise).finish()
         return upscale(asked, source, loader, refiner, report)
 
-    def _refiner(
-        self, asked: Upscaling, source: Source, loader: Loader, draws: NamedNoise, report: Callable[[Progress], None]
-    ) -> Refiner:
-        checkpoint = loader.checkpoint
-        recipe = REFINING[checkpoint.variant or "distilled"]
-        if recipe.distilled_lora:
-            advice = "with a dev checkpoint --refine needs its .safetensors file there."
-            checkpoint.need("distilled LoRA", checkpoint.distilled_lora, advice)
-        request = Request(prompt=asked.prompt, audio=False, fps=float(source.fps), seed=asked.seed)
-        settings = resolve(request, recipe, checkpoint)
-        options = _options("transformer", settings)
-        folder = locate.text_encoder(self._text_encoder, checkpoint, report)
-        for component in ("connectors", "transformer"):
-            loader.check(component, **_options(component, settings))
-        adapters = Adapters.open(self._loras, settings, checkpoint, log.info)
-        loader.ways = ways_by_weights(Footprint.of(loader, folder), self._memory)
-        contexts = text.encode_prompts(loader, folder, {"positive": asked.prompt}, report)
-
-        @contextmanager
-        def borrow() -> Iterator[Any]:
-            with loader.borrow("transformer", **options) as transformer:
-                adapters.fuse(transformer)(settings.lora_strengths[0])
-                yield transformer
-
-        return Refiner(contexts, borrow, draws)
+    def _upscaler(self, asked: Upscaling, fps: float, take: Take) -> tuple[Loader, Refining | None]:
+        recipe = REFINING["distilled"]
+        checkpoint = self.checkpoint(recipe, text_encoder=asked.refine, upsamplers=asked.upsamplers, take=take)
+        loader = self._setup.loader(checkpoint)
+        for component in ("video_encoder", "video_decoder", *(["latent_statistics"] if asked.upsamplers else [])):
+            loader.check(component)
+        for kind in asked.upsamplers:
+            loader.check("upsampler", kind=kind)
+        if not asked.refine:
+            return loader, None
+        request = Request(prompt=asked.prompt, audio=False, fps=fps, seed=asked.seed)
+        return loader, Refining.open(request, self._setup, loader, take)
 
     def checkpoint(
         self,
@@ -255,16 +262,16 @@ class LTXPipeline:
         *,
         text_encoder: bool = True,
         upsamplers: tuple[str, ...] = (),
-        report: Callable[[Progress], None] | None = None,
+        take: Take = fetch,
     ) -> Checkpoint:
         """The checkpoint that `recipe` runs on; fetched if it is on the hub, and described once.
 
-        upsamplers: kinds that are needed besides the recipe's own.
+        upsamplers: kinds that are needed besides the recipe's own; take: how files on the hub are had.
         """
-        wanted = text_encoder and self._text_encoder is None
+        wanted = text_encoder and self._setup.text_encoder is None
         key = "/".join((recipe.name, *upsamplers, *(["text"] if wanted else [])))
         if key not in self._checkpoints:
-            path = locate.checkpoint(self._where, recipe, text_encoder=wanted, upsamplers=upsamplers, report=report)
+            path = locate.checkpoint(self._setup.where, recipe, text_encoder=wanted, upsamplers=upsamplers, take=take)
             self._checkpoints[key] = open_checkpoint(path, recipe.variant)
         return self._checkpoints[key]
 
@@ -276,65 +283,32 @@ class LTXPipeline:
         variant: str = "distilled",
         negative_prompt: str | None = None,
         on_step: Callable[[Progress], None] | None = None,
+        on_message: Callable[[str], None] = log.info,
     ) -> None:
         """Writes a prompt (and the negative one) as a file for `embedding=`; raises UserError as `generate` does."""
         if not prompt.strip():
             raise UserError("The prompt is empty; say what the clip should show.")
         path = check_place(path, (".safetensors",))
         recipe = next(recipe for recipe in RECIPES.values() if recipe.variant == variant)
-        checkpoint = self.checkpoint(recipe, report=on_step)
-        folder = locate.text_encoder(self._text_encoder, checkpoint, on_step)
+
+        def open_both(outlines: Outlines) -> tuple[Checkpoint, Path]:
+            checkpoint = self.checkpoint(recipe, take=outlines.take)
+            return checkpoint, locate.text_encoder(self._setup.text_encoder, checkpoint, outlines.take)
+
+        checkpoint, folder = self._fetched(open_both, on_step, on_message)
         prompts = {"positive": prompt, "negative": NEGATIVE_PROMPT if negative_prompt is None else negative_prompt}
-        loader = Loader(checkpoint, self._dtype)
-        loader.ways = ways_by_weights(Footprint.of(loader, folder), self._memory)
+        loader = Loader(checkpoint, self._setup.dtype)
+        loader.ways = ways_by_weights(Footprint.of(loader, folder), self._setup.memory)
         encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
         contexts.save(path, encoded, prompts, contexts.connectors_mark(checkpoint))
-
-    @staticmethod
-    def _embedded(settings: Settings, checkpoint: Checkpoint) -> dict[str, Context] | None:
-        path = settings.request.embedding
-        if path is None:
-            return None
-        found, _ = contexts.load(Path(path).expanduser(), contexts.connectors_mark(checkpoint))
-        needed = ["positive"] if settings.negative_prompt is None else ["positive", "negative"]
-        return {name: found[name] for name in needed}
 
     @staticmethod
     def _denoise(
         settings: Settings, loader: Loader, adapters: Adapters, inputs: Inputs, draws: NamedNoise, watcher: Watcher
     ) -> Tree:
-        with loader.borrow("transformer", **_options("transformer", settings)) as transformer:
+        with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
             set_lora = adapters.fuse(transformer)
             return denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
-
-
-def _enhanced(settings: Settings, folder: Path, on_message: Callable[[str], None]) -> Settings:
-    """The settings with the prompt that Gemma made of the user's."""
-    from mlx_video.models.ltx_2.text_encoder.enhance import enhance
-
-    asked = settings.request
-    options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
-    prompt = enhance(
-        folder,
-        asked.prompt,
-        image=asked.image[0].path if asked.image else None,
-        seed=asked.seed,
-        **{name: value for name, value in options.items() if value is not None},
-    )
-    on_message(f"enhanced prompt: {prompt}")
-    return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
-
-
-def _options(component: str, settings: Settings) -> dict[str, Any]:
-    """How a run wants a network built: a silent one leaves the transformer's sound where it is."""
-    return {"audio": "audio" in settings.modalities} if component == "transformer" else {}
-
-
-def _prompts(settings: Settings) -> dict[str, str]:
-    prompts = {"positive": settings.request.prompt}
-    if settings.negative_prompt is not None:
-        prompts["negative"] = settings.negative_prompt
-    return prompts
 
 
 def _clip(settings: Settings, loader: Loader, latents: Tree, media: conditions.Media) -> Clip:
@@ -354,54 +328,3 @@ def _clip(settings: Settings, loader: Loader, latents: Tree, media: conditions.M
 
 def _same(sound: Sound) -> Sound:
     return sound
-
-
-# ------------------------------------------------------------------------------------------------ what callers may pass
-
-
-def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
-    if isinstance(dtype, str):
-        if dtype not in DTYPES:
-            raise UserError(f"dtype {dtype!r} is not known; there are {', '.join(DTYPES)}.")
-        return getattr(mx, dtype)
-    return dtype
-
-
-def _several(given: Any) -> list[Any]:
-    """One thing or several: a tuple that starts with a path and goes on with a number is one."""
-    if isinstance(given, (str, Path, ImageAt, Lora)):
-        return [given]
-    if (
-        isinstance(given, tuple)
-        and len(given) > 1
-        and isinstance(given[0], (str, Path))
-        and not isinstance(given[1], (str, Path))
-    ):
-        return [given]
-    return list(given) if isinstance(given, Sequence) else [given]
-
-
-def _loras(given: Any) -> tuple[Lora, ...]:
-    return tuple(_one(item, Lora) for item in _several(given))
-
-
-def _images(given: Any) -> tuple[ImageAt, ...]:
-    return tuple(_one(item, ImageAt) for item in _several(given))
-
-
-def _one(item: Any, kind: type) -> Any:
-    if isinstance(item, kind):
-        return item
-    if isinstance(item, (str, Path)):
-        return kind(str(item))
-    try:
-        path, *rest = item
-        return kind(str(path), *rest)
-    except TypeError as error:
-        raise UserError(
-            f"{item!r} is not a {kind.__name__}: give a path, a {kind.__name__}, or a tuple that starts with a path."
-        ) from error
-
-
-def _audio(given: str | Path | AudioIn | None) -> AudioIn | None:
-    return given if given is None or isinstance(given, AudioIn) else AudioIn(str(given))

@@ -39,6 +39,11 @@ class Part(NamedTuple):
         arrays = self.tensors.load(self.prefixes(component))
         return fp8.widen(arrays, self.tensors.entries, float8_as)
 
+    def shapes(self, component: str) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of what `load` gives, from the headers alone."""
+        prefixes, entries = self.prefixes(component), self.tensors.entries
+        return fp8.shapes((name for name in entries if name.startswith(prefixes)), entries)
+
     def path_of(self, network: type[nn.Module] | nn.Module, name: str) -> str | None:
         """Where a tensor belongs in the component's network; None where it is not the network's."""
         return name if self.form == "native" else names.module_path(network, name)

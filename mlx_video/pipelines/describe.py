@@ -15,7 +15,7 @@ from mlx_video.pipelines.checkpoint import Checkpoint, Part
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.types import UserError
 from mlx_video.weights import quantize
-from mlx_video.weights.store import Tensors
+from mlx_video.weights.store import Tensors, size_of
 
 _PRECISIONS = {
     "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "float8 (e4m3)", "F8_E5M2": "float8 (e5m2)",
@@ -75,7 +75,7 @@ def _neighbours(checkpoint: Checkpoint) -> list[str]:
         size, precisions = _content("upsampler", part)
         upsamplers.append(_line("upsampler", f"{_size(size)}  {precisions}, {kind}, {part.tensors.paths[0].name}"))
     if checkpoint.distilled_lora is not None:
-        lora = f"{_size(checkpoint.distilled_lora.stat().st_size)}  {checkpoint.distilled_lora.name}"
+        lora = f"{_size(size_of(checkpoint.distilled_lora))}  {checkpoint.distilled_lora.name}"
     if checkpoint.text_encoder is not None:
         encoder = _text_encoder(checkpoint.text_encoder)
     upsamplers = upsamplers or [_line("upsampler", "none beside it")]

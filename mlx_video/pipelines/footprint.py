@@ -27,6 +27,7 @@ from mlx_video.pipelines.streaming import Ways
 from mlx_video.types import AudioShape, Modality, Stage
 from mlx_video.weights import quantize
 from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.store import size_of
 
 if TYPE_CHECKING:
     from mlx_video.pipelines.loader import Loader
@@ -217,7 +218,7 @@ class Footprint:
 
     def _lora(self, distilled: bool, streamed: bool) -> int:
         file = self.checkpoint.distilled_lora
-        size = sum(self._loras) + (file.stat().st_size if distilled and file is not None else 0)
+        size = sum(self._loras) + (size_of(file) if distilled and file is not None else 0)
         if not size:
             return 0
         largest = 4 * 4 * self._transformer.video.dim**2

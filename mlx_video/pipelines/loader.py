@@ -63,7 +63,7 @@ class Loader:
         else:
             part = self.checkpoint.part(component)
             network = self.checkpoint.build(component, **options)
-        names.native_arrays(network, part.load(component), _what(component, part), form=part.form)
+        names.match(network, part.shapes(component), _what(component, part), form=part.form)
 
     @contextmanager
     def borrow(self, component: str, *, streamed: bool | None = None, **options: Any) -> Iterator[nn.Module]:

@@ -1,6 +1,7 @@
 """From what a user writes (a path, a Hugging Face id, `demo`) to a folder or file on this machine.
 
-Knows how to tell the three apart and what a run needs of a repo; fetching itself is `weights.hub`'s.
+Knows how to tell the three apart and what a run needs of a repo; fetching itself is `weights.hub`'s. `take` says how
+files of a repo are had: `hub.fetch`, or `Outlines.take` while a run is only planned.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.pipelines import demo
 from mlx_video.pipelines.checkpoint import Checkpoint
-from mlx_video.types import Listener, Recipe, UserError
-from mlx_video.weights import hub
+from mlx_video.types import Recipe, UserError
+from mlx_video.weights import repos
+from mlx_video.weights.hub import Take, fetch
 
 
 def is_hub_id(where: str) -> bool:
@@ -43,9 +45,9 @@ def checkpoint(
     *,
     text_encoder: bool = True,
     upsamplers: Collection[str] = (),
-    report: Listener | None = None,
+    take: Take = fetch,
 ) -> Path:
-    """The checkpoint that `--model-repo` names; of a Hugging Face repo, what `recipe` needs is fetched first.
+    """The checkpoint that `--model-repo` names; of a Hugging Face repo, what `recipe` needs of it.
 
     text_encoder: False where the run takes its contexts or its text encoder from elsewhere; upsamplers: kinds that are
     needed besides the recipe's own.
@@ -53,31 +55,31 @@ def checkpoint(
     if is_hub_id(where):
         others = ["upsampler" if kind == "spatial x2" else kind for kind in upsamplers]
         wanted = {"upsampler": len(recipe.stages) > 1, "lora": recipe.distilled_lora, "text_encoder": text_encoder}
-        return hub.fetch_checkpoint(where, recipe.variant, **wanted, others=others, report=report)
+        return repos.fetch_checkpoint(where, recipe.variant, **wanted, others=others, take=take)
     return existing(where, "--model-repo")
 
 
-def source(where: str, variant: str, report: Listener | None = None) -> Path:
+def source(where: str, variant: str, take: Take = fetch) -> Path:
     """The checkpoint that `convert --source` names, with all that a converted folder holds of it."""
     if is_hub_id(where):
         dev = variant == "dev"
-        return hub.fetch_checkpoint(where, variant, upsampler=True, lora=dev, text_encoder=False, report=report)
+        return repos.fetch_checkpoint(where, variant, upsampler=True, lora=dev, text_encoder=False, take=take)
     return existing(where, "--source")
 
 
-def text_encoder(where: str | None, found: Checkpoint, report: Listener | None = None) -> Path:
+def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> Path:
     """Gemma's folder: the one the user names, else the one that the checkpoint has; checked to belong to it."""
     name = where or found.need(
         "text encoder", found.text_encoder,
         "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it).",
     )  # fmt: skip
-    folder = hub.fetch_text_encoder(name, report) if is_hub_id(name) else existing(name, "--text-encoder-repo")
+    folder = repos.fetch_text_encoder(name, take) if is_hub_id(name) else existing(name, "--text-encoder-repo")
     config = GemmaConfig.of_folder(folder)
     shapes = {key: entry.shape for key, entry in found.part("connectors").tensors.entries.items()}
     TextConfig.read(found.config, features=feature_width(shapes)).check_encoder(config.width, config.layers)
     return folder
 
 
-def lora(where: str, report: Listener | None = None) -> Path:
-    """A LoRA's file or folder; of a Hugging Face repo its one file is fetched."""
-    return hub.fetch_lora(where, report) if is_hub_id(where) else existing(where, "--lora")
+def lora(where: str, take: Take = fetch) -> Path:
+    """A LoRA's file or folder; of a Hugging Face repo its one file."""
+    return repos.fetch_lora(where, take) if is_hub_id(where) else existing(where, "--lora")

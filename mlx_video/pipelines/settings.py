@@ -54,6 +54,19 @@ class Settings:
         }
         return tuple(name for name, used in wanted.items() if used)
 
+    def build_options(self, component: str) -> dict[str, Any]:
+        """How the run wants a network built: a silent one leaves the transformer's sound where it is."""
+        return {"audio": "audio" in self.modalities} if component == "transformer" else {}
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The texts to encode, by name."""
+        return {
+            name: t
+            for name, t in (("positive", self.request.prompt), ("negative", self.negative_prompt))
+            if t is not None
+        }
+
     @property
     def metadata(self) -> dict[str, Any]:
         """Plain values for the file's metadata: what was asked and what was filled in."""

@@ -1,13 +1,14 @@
 """Prompts to contexts: borrows Gemma, lets it go, then borrows the connectors. Knows no sampling.
 
-A prompt encoded lately comes from the cache, and then neither network is loaded.
+Gemma may first write a prompt out. A prompt encoded lately comes from the cache, and then neither network is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -17,6 +18,24 @@ from mlx_video.types import Context, Progress
 
 if TYPE_CHECKING:
     from mlx_video.pipelines.loader import Loader
+    from mlx_video.pipelines.settings import Settings
+
+
+def enhanced(settings: Settings, folder: Path, on_message: Callable[[str], None]) -> Settings:
+    """The settings with the prompt that Gemma made of the user's."""
+    from mlx_video.models.ltx_2.text_encoder.enhance import enhance
+
+    asked = settings.request
+    options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
+    prompt = enhance(
+        folder,
+        asked.prompt,
+        image=asked.image[0].path if asked.image else None,
+        seed=asked.seed,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    on_message(f"enhanced prompt: {prompt}")
+    return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
 
 
 def encode_prompts(

@@ -6,7 +6,8 @@ is left out. Knows no networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import mlx.core as mx
 
@@ -23,24 +24,36 @@ def is_float8(entries: Mapping[str, Entry]) -> bool:
     return any(entry.dtype in (FLOAT8, OTHER_FLOAT8) for entry in entries.values())
 
 
+def shapes(names: Iterable[str], entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
+    """What `widen` gives for tensors called `names`, from headers alone: name -> shape. Raises as it does."""
+    result = {}
+    for name in names:
+        entry = entries[name]
+        if entry.dtype == OTHER_FLOAT8:
+            raise UserError(f"{name} is an 8-bit float of the kind e5m2; supported here: e4m3.")
+        if entry.dtype == FLOAT8:
+            _check_scale(name, entries)
+        elif _belongs_to_float8(name, entries):
+            continue
+        result[name] = entry.shape
+    return result
+
+
 def widen(arrays: Mapping[str, mx.array], entries: Mapping[str, Entry], dtype: mx.Dtype) -> dict[str, mx.array]:
     """`arrays` with 8-bit floats as `dtype`, their scales multiplied in; lazy. Scales themselves are left out.
 
     The product is taken in float32 and rounded once. Raises UserError for scales by block, and for e5m2.
     """
     result = {}
-    for name, array in arrays.items():
-        kind = entries[name].dtype
-        if kind == OTHER_FLOAT8:
-            raise UserError(f"{name} is an 8-bit float of the kind e5m2; supported here: e4m3.")
-        if kind != FLOAT8:
-            if not _belongs_to_float8(name, entries):
-                result[name] = array
-            continue
-        value = mx.from_fp8(array, dtype=mx.float32)
-        if f"{name}_scale" in arrays:
-            value = value * _per_row(arrays[f"{name}_scale"], array, name)
-        result[name] = value.astype(dtype)
+    for name in shapes(arrays, entries):
+        array = arrays[name]
+        if entries[name].dtype == FLOAT8:
+            value = mx.from_fp8(array, dtype=mx.float32)
+            if f"{name}_scale" in arrays:
+                scale = arrays[f"{name}_scale"].astype(mx.float32)
+                value = value * scale.reshape(-1, *[1] * (array.ndim - 1))
+            array = value.astype(dtype)
+        result[name] = array
     return result
 
 
@@ -53,10 +66,10 @@ def _belongs_to_float8(name: str, entries: Mapping[str, Entry]) -> bool:
     return False
 
 
-def _per_row(scale: mx.array, array: mx.array, name: str) -> mx.array:
-    if scale.size not in (1, array.shape[0]):
+def _check_scale(name: str, entries: Mapping[str, Entry]) -> None:
+    scale, shape = entries.get(f"{name}_scale"), entries[name].shape
+    if scale is not None and math.prod(scale.shape) not in (1, shape[0]):
         raise UserError(
-            f"{name}_scale has shape {list(scale.shape)} for a tensor of shape {list(array.shape)}; supported here: "
-            f"one scale for the tensor, or one for each of its {array.shape[0]} rows."
+            f"{name}_scale has shape {list(scale.shape)} for a tensor of shape {list(shape)}; supported here: one "
+            f"scale for the tensor, or one for each of its {shape[0]} rows."
         )
-    return scale.astype(mx.float32).reshape(-1, *[1] * (array.ndim - 1))

@@ -1,7 +1,8 @@
 """Fetches what a run needs from Hugging Face: only those files, resumed, into the cache that all programs share.
 
-Checks the disk before it starts, and says in one sentence what is wrong where a repo is unknown, gated or out of reach.
-What was fetched before works without a network. The only place that imports huggingface_hub.
+Says what it will fetch and checks the disk before it starts, and says in one sentence what is wrong where a repo is
+unknown, gated or out of reach. What was fetched before works without a network. Also reads single bytes of files, for
+`weights.outlines`. The only place that imports huggingface_hub.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlx_video.types import Listener, Progress, UserError
-from mlx_video.weights.hub_files import TEXT_ENCODERS, choose, choose_all, name_some
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ SPARE = 1 << 30
 MEGABYTE = 1_000_000
 RESUMED_FROM = 64 * MEGABYTE
 """Size in bytes from which on a file that broke off is worth going on with."""
+PIECE = 1 << 16
+"""Bytes that are read at a time of a file that is only looked into."""
 
 
 class Listing(NamedTuple):
@@ -42,91 +44,99 @@ class Listing(NamedTuple):
     files: Mapping[str, int]
 
 
+Choice = Callable[[Collection[str]], list[str]]
+"""Picks a repo's files by name; raises UserError where something needed is not among them."""
+Take = Callable[[str, Choice], Path]
+"""Makes files of a repo available and gives the folder that holds them: `fetch`, or `Outlines.take`."""
+
+
 class _Unreachable(Exception):
     """The hub cannot be asked; what was fetched before may still do."""
 
 
-def fetch_checkpoint(
-    repo: str,
-    variant: str,
-    *,
-    upsampler: bool = True,
-    lora: bool = False,
-    text_encoder: bool = True,
-    others: Collection[str] = (),
-    report: Listener | None = None,
-) -> Path:
-    """Fetches a model and returns its folder.
+class Chosen(NamedTuple):
+    """The files of a repo that a run needs, with their bytes, and where those lie that are here."""
 
-    variant: "distilled" or "dev"; upsampler, lora: with the spatial x2 upsampler and the distilled LoRA; text_encoder:
-    with the one in the repo, if it has one; others: further kinds of `choose`. `report` is told of the download in
-    megabytes. Raises UserError.
+    repo: str
+    commit: str | None
+    files: Mapping[str, int]
+    here: Mapping[str, Path]
+
+    @property
+    def absent(self) -> dict[str, int]:
+        """The files that are not here, with their bytes."""
+        return {name: size for name, size in self.files.items() if name not in self.here}
+
+    @property
+    def folder(self) -> Path | None:
+        """Where they all lie; None where some are absent."""
+        return None if self.absent else next(path.parents[name.count("/")] for name, path in self.here.items())
+
+    def summary(self) -> str:
+        """One line for the user: what is to be fetched, and the room that there is."""
+        if not self.absent:
+            return f"{self.repo}: nothing to fetch, {len(self.here)} files here"
+        files = f"{len(self.absent)} file{'s' if len(self.absent) > 1 else ''}, {amount(sum(self.absent.values()))}"
+        return f"{self.repo}: {files} to fetch, {len(self.here)} here; {amount(free_space()[1])} free"
+
+
+def find(repo: str, choose_from: Choice, listings: dict[str, Listing] | None = None) -> Chosen:
+    """The files that `choose_from` picks from the repo's list; `listings` remembers the list, and spares asking again.
+
+    Without a network, what was fetched before is taken if it holds all that is picked. Raises UserError.
     """
-    kinds = ["checkpoint", *(["upsampler"] if upsampler else []), *(["lora"] if lora else []), *others]
+    from huggingface_hub import try_to_load_from_cache
 
-    def plan(files: Collection[str]) -> list[str]:
-        return choose_all(repo, files, kinds, variant) + (choose(files, "text_encoder") if text_encoder else [])
-
-    return fetch(repo, plan, report)
-
-
-def fetch_text_encoder(repo: str, report: Listener | None = None) -> Path:
-    """Fetches a Gemma repo, or the text encoder in a model's repo, and returns the folder with its config.json."""
-    folder = fetch(repo, lambda files: choose_all(repo, files, ["text_encoder"], ""), report)
-    inside = (folder / name for name in TEXT_ENCODERS)
-    return folder if (folder / "config.json").is_file() else next(f for f in inside if (f / "config.json").is_file())
-
-
-def fetch_lora(repo: str, report: Listener | None = None) -> Path:
-    """Fetches a LoRA from a repo that holds one .safetensors file, and returns that file."""
-
-    def plan(files: Collection[str]) -> list[str]:
-        weights = [name for name in files if name.endswith(".safetensors")]
-        if len(weights) != 1:
-            raise UserError(
-                f"{repo} must hold one .safetensors file to be a LoRA, but holds {len(weights)} "
-                f"({name_some(weights)}); download the one you want and give its path."
-            )
-        settings = str(PurePosixPath(weights[0]).with_name("adapter_config.json"))
-        return weights + [name for name in files if name == settings]
-
-    folder = fetch(repo, plan, report)
-    return next(folder.rglob("*.safetensors"))
-
-
-def fetch(repo: str, plan: Callable[[Collection[str]], list[str]], report: Listener | None = None) -> Path:
-    """Fetches the files that `plan` picks from the repo's list, and returns the folder that holds them.
-
-    Without a network, what was fetched before is taken if it holds all that `plan` picks. Raises UserError.
-    """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
+    listings = {} if listings is None else listings
     try:
-        listing = list_files(repo)
+        listing = listings[repo] = listings.get(repo) or list_files(repo)
     except _Unreachable as fault:
         for folder in _cached(repo):
             with contextlib.suppress(UserError):
-                plan(_files_in(folder))
+                names = choose_from(_files_in(folder))
                 log.info("%s: no network; taking what was fetched before, in %s", repo, folder)
-                return folder
+                here = {name: folder / name for name in names}
+                return Chosen(repo, None, {name: path.stat().st_size for name, path in here.items()}, here)
         raise UserError(f"{repo} cannot be fetched, and is not here from before: {fault}.") from fault
-    wanted = plan(listing.files)
-    there = {n for n in wanted if isinstance(try_to_load_from_cache(repo, n, revision=listing.commit), str)}
-    absent = {name: listing.files[name] for name in wanted if name not in there}
-    _check_space(repo, sum(absent.values()))
+    found = {name: try_to_load_from_cache(repo, name, revision=listing.commit) for name in choose_from(listing.files)}
+    here = {name: Path(path) for name, path in found.items() if isinstance(path, str)}
+    return Chosen(repo, listing.commit, {name: listing.files[name] for name in found}, here)
+
+
+def fetch(
+    repo: str, choose_from: Choice, report: Listener | None = None, say: Callable[[str], None] = log.info
+) -> Path:
+    """Fetches the files that `choose_from` picks from the repo's list, and returns the folder that holds them.
+
+    Without a network, what was fetched before is taken if it holds all that is picked. `report` is told of the download
+    in megabytes, `say` before it begins. Raises UserError.
+    """
+    chosen = find(repo, choose_from)
+    if chosen.folder is not None:
+        return chosen.folder
+    check_space([chosen])
+    say(chosen.summary())
+    return fetch_chosen(chosen, report)
+
+
+def fetch_chosen(chosen: Chosen, report: Listener | None = None) -> Path:
+    """Fetches what is absent of the files that were chosen, and returns the folder that holds them all."""
+    from huggingface_hub import hf_hub_download
+
+    repo, commit, absent = chosen.repo, chosen.commit, chosen.absent
     bar = _bar(report, sum(absent.values())) if report else None
     path = ""
-    for name in wanted:
+    for name in chosen.files:
         try:
             with _explained(repo):
                 if absent.get(name, 0) >= RESUMED_FROM:
-                    _bring(repo, name, listing.commit, bar)
-                path = hf_hub_download(repo, name, revision=listing.commit, tqdm_class=bar if name in absent else None)
+                    _bring(repo, name, commit, bar)
+                path = hf_hub_download(repo, name, revision=commit, tqdm_class=bar if name in absent else None)
         except _Unreachable as fault:
             raise UserError(
                 f"The download of {name} from {repo} broke off ({fault}); the same command resumes it."
             ) from fault
-    return Path(path).parents[wanted[-1].count("/")]
+    return Path(path).parents[name.count("/")]
 
 
 def _bring(repo: str, name: str, commit: str | None, bar: Any) -> None:
@@ -200,17 +210,54 @@ def _files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
 
 
-def _check_space(repo: str, needed: int) -> None:
+def read_bytes(chosen: Chosen, name: str, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of a file on the hub, fewer where it ends before; no more of it is read. Raises UserError."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    url, timeout = hf_hub_url(chosen.repo, name, revision=chosen.commit), constants.HF_HUB_DOWNLOAD_TIMEOUT
+    found = bytearray()
+    try:
+        with (
+            _explained(chosen.repo),
+            http_stream_backoff("GET", url, max_retries=2, headers=headers, timeout=timeout) as response,
+        ):
+            hf_raise_for_status(response)
+            # A server that takes no ranges begins at the file's beginning, and would go on to its end.
+            skipped = start if response.status_code == 200 else 0
+            for piece in response.iter_bytes(chunk_size=PIECE):
+                found += piece
+                if len(found) >= skipped + stop - start:
+                    break
+    except _Unreachable as fault:
+        raise UserError(f"{name} of {chosen.repo} cannot be read: {fault}; try again.") from fault
+    return bytes(found[skipped : skipped + stop - start])
+
+
+def free_space() -> tuple[Path, int]:
+    """The cache's folder, and the bytes that are free on its disk."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(place).free
+    return folder, shutil.disk_usage(place).free
+
+
+def check_space(wanted: Collection[Chosen]) -> None:
+    """Raises UserError where the disk has no room for all that is absent."""
+    needed = sum(sum(chosen.absent.values()) for chosen in wanted)
+    folder, free = free_space()
     if needed and needed + SPARE > free:
         raise UserError(
-            f"{repo} needs {needed / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB free; make room, or set HF_HOME "
-            f"to a folder on another disk."
+            f"{' and '.join(chosen.repo for chosen in wanted if chosen.absent)} needs {amount(needed)}, but {folder} "
+            f"has {amount(free)} free; make room, or set HF_HOME to a folder on another disk."
         )
+
+
+def amount(size: int) -> str:
+    """A number of bytes for the user."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 / 20 else f"{size / 1e6:.1f} MB"
 
 
 def _bar(report: Listener, total: int) -> Any:

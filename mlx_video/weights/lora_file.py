@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.types import UserError
-from mlx_video.weights.store import Tensors
+from mlx_video.weights.store import Entry, Tensors
 
 NETWORK = "model.diffusion_model."
 """What an official checkpoint puts before the names of the layers that LoRA files leave it away from."""
@@ -59,11 +59,14 @@ _DIFFUSERS_TEXT = {
 
 
 class Pair(NamedTuple):
-    """What a LoRA adds to one layer: scale * up (out, rank) @ down (rank, in). `key` is the file's name for it."""
+    """What a LoRA adds to one layer: scale * up (out, rank) @ down (rank, in). `key` is the file's name for it.
+
+    Of a header alone the matrices are what it says of them, and the scale is NaN where a tensor gives it.
+    """
 
     key: str
-    down: mx.array
-    up: mx.array
+    down: Any
+    up: Any
     scale: float
 
 
@@ -79,16 +82,18 @@ class Adapter:
     unread: tuple[str, ...] = ()
 
 
-def read(path: str | Path) -> Adapter:
+def read(path: str | Path, *, header_only: bool = False) -> Adapter:
     """Reads the LoRA in `path`, a safetensors file or a folder that holds one; nothing but headers and alphas.
 
+    header_only: no alphas either, and no arrays; enough to match layers, and all that an outline has.
     Raises UserError where there is no such file, it is damaged, holds no pair or half a pair, or is a DoRA.
     """
     file = _file_of(Path(path).expanduser())
     tensors = Tensors([file])
-    layers: dict[str, dict[str, mx.array]] = {}
+    layers: dict[str, dict[str, Any]] = {}
     unread = []
-    for key, array in tensors.load().items():
+    arrays: Mapping[str, Any] = tensors.entries if header_only else tensors.load()
+    for key, array in arrays.items():
         if "dora_scale" in key or "lora_magnitude_vector" in key:
             raise UserError(f"{file} is a DoRA ({key}), which is not read; only LoRA is.")
         found = _KEY.fullmatch(key)
@@ -141,7 +146,7 @@ def _pair(file: Path, key: str, parts: Mapping[str, mx.array], settings: Mapping
         absent = "up (lora_B)" if "down" in parts else "down (lora_A)"
         raise UserError(f"{file} is incomplete: {key} lacks its {absent} matrix.")
     down, up = parts["down"], parts["up"]
-    if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] > 0:
+    if len(down.shape) != 2 or len(up.shape) != 2 or not down.shape[0] == up.shape[1] > 0:
         raise UserError(
             f"{file} has no matrices that fit together at {key}: {list(up.shape)} times {list(down.shape)}; "
             f"wanted [out, rank] times [rank, in]."
@@ -149,10 +154,16 @@ def _pair(file: Path, key: str, parts: Mapping[str, mx.array], settings: Mapping
     rank = down.shape[0]
     try:
         if "alpha" in parts:
-            return Pair(key, down, up, float(np.array(parts["alpha"].astype(mx.float32)).item()) / rank)
+            return Pair(key, down, up, _number(parts["alpha"]) / rank)
         return Pair(key, down, up, _scale(file, key, rank, settings))
     except (ValueError, TypeError, AttributeError, re.error) as error:
         raise UserError(f"{file} says no usable alpha for {key}: {error}.") from error
+
+
+def _number(alpha: mx.array | Entry) -> float:
+    if math.prod(alpha.shape) != 1:
+        raise ValueError(f"it has shape {list(alpha.shape)} and not one value")
+    return math.nan if isinstance(alpha, Entry) else float(np.array(alpha.astype(mx.float32)).item())
 
 
 def _scale(file: Path, key: str, rank: int, settings: Mapping[str, Any]) -> float:

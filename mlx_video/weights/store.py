@@ -3,16 +3,20 @@
 Knows the format (an 8-byte length, a JSON header, the data) and nothing of what the tensors mean. Headers are checked
 against the file's length before anything is read, because a half-downloaded file is what users meet most. Tensors come
 from `mx.load`, which reads a tensor's bytes from disk only when it is evaluated, so asking for a few costs only those.
+
+An outline stands for a file that lies elsewhere: its header and its length, in a form of our own that takes a header's
+room on every file system and that no reader of tensors accepts, so that nobody can take a file's absence for zeros.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import mlx.core as mx
 
@@ -24,6 +28,9 @@ DTYPE_BYTES = {
 }  # fmt: skip
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
+OUTLINE = b"outline\xff"
+"""An outline begins so: as a header's length (1.8e19 bytes) it is refused by whatever reads safetensors. The length of
+the file that it stands for follows, in 8 bytes, and then that file's beginning: 8 bytes and the header."""
 
 
 class Entry(NamedTuple):
@@ -47,21 +54,45 @@ def read_header(path: Path) -> Header:
     Raises UserError where the file is absent, is not safetensors, or is shorter or longer than its header says.
     """
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(8)
-            length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
-            if not 2 <= length <= min(MAX_HEADER, size - 8):
-                raise UserError(
-                    f"{path} is not a whole safetensors file: it has {size:,} bytes and its first 8 do not give the "
-                    f"length of a header that fits; download it again."
-                )
+            size = _begin(file)
+            length = header_length(file.read(8), size, str(path))
             raw = json.loads(file.read(length))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a safetensors file: its header is not JSON ({error}).") from error
     return _check(path, raw, size - 8 - length)
+
+
+def header_length(head: bytes, size: int, name: str) -> int:
+    """Bytes of the header, from the first 8 of the file called `name`, which has `size`; UserError where none fits."""
+    length: int = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        raise UserError(
+            f"{name} is not a whole safetensors file: it has {size:,} bytes and its first 8 do not give the length of "
+            f"a header that fits; download it again."
+        )
+    return length
+
+
+def write_outline(path: Path, size: int, beginning: bytes) -> None:
+    """Writes at `path` the outline of a file of `size` bytes; `beginning`: its first 8 and its header."""
+    path.write_bytes(OUTLINE + struct.pack("<Q", size) + beginning)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; of an outline, those of the file that it stands for."""
+    with path.open("rb") as file:
+        return _begin(file)
+
+
+def _begin(file: BinaryIO) -> int:
+    """Bytes of the file that is open, or that an outline stands for, which then is to be read from where it begins."""
+    if file.read(len(OUTLINE)) == OUTLINE:
+        return int.from_bytes(file.read(8), "little")
+    file.seek(0)
+    return os.fstat(file.fileno()).st_size
 
 
 def _check(path: Path, raw: object, available: int) -> Header:

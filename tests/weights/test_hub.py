@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlx_video.types import UserError
-from mlx_video.weights import hub
+from mlx_video.weights import hub, repos
 from mlx_video.weights.hub_files import choose, choose_all
 
 LTX2 = [
@@ -206,22 +207,22 @@ def fetched(state):
 
 
 def test_only_what_the_run_needs_is_fetched(server):
-    folder = hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", text_encoder=False)
+    folder = repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", text_encoder=False)
     wanted = ["ltx-2-19b-distilled.safetensors", "ltx-2-spatial-upscaler-x2-1.0.safetensors"]
     assert fetched(server) == wanted
     assert sorted(path.name for path in folder.iterdir()) == wanted
     assert (folder / wanted[0]).read_bytes() == wanted[0].encode() * 50
-    hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", upsampler=False, text_encoder=False)
+    repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", upsampler=False, text_encoder=False)
     assert len(fetched(server)) == 2
     more = {"upsampler": False, "text_encoder": False}
-    hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["upsampler", "temporal x2"], **more)
+    repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["upsampler", "temporal x2"], **more)
     assert fetched(server)[2:] == ["ltx-2-temporal-upscaler-x2-1.0.safetensors"]
     with pytest.raises(UserError, match=r"Lightricks/LTX-2 has no spatial x1\.5 upsampler"):
-        hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["spatial x1.5"], **more)
+        repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["spatial x1.5"], **more)
 
 
 def test_a_text_encoder_in_the_repo_comes_with_it(server):
-    folder = hub.fetch_checkpoint("Lightricks/LTX-2", "dev", lora=True)
+    folder = repos.fetch_checkpoint("Lightricks/LTX-2", "dev", lora=True)
     assert (folder / "text_encoder" / "model.safetensors.index.json").is_file()
     assert (folder / "tokenizer" / "tokenizer.json").is_file()
     assert (folder / "ltx-2-19b-distilled-lora-384.safetensors").is_file()
@@ -229,53 +230,53 @@ def test_a_text_encoder_in_the_repo_comes_with_it(server):
 
 
 def test_text_encoder_repos_give_the_folder_with_the_config(server):
-    folder = hub.fetch_text_encoder("me/gemma")
+    folder = repos.fetch_text_encoder("me/gemma")
     assert (folder / "config.json").is_file()
     assert (folder / "tokenizer.model").is_file()
-    folder = hub.fetch_text_encoder("Lightricks/LTX-2")
+    folder = repos.fetch_text_encoder("Lightricks/LTX-2")
     assert folder.name == "text_encoder"
     assert (folder.parent / "tokenizer" / "tokenizer.json").is_file()
 
 
 def test_a_lora_repo_gives_its_one_file(server):
-    file = hub.fetch_lora("me/lora")
+    file = repos.fetch_lora("me/lora")
     assert file.name == "my.safetensors"
     assert (file.parent / "adapter_config.json").is_file()
     with pytest.raises(UserError, match=r"me/loras must hold one .* holds 2 \(a.safetensors, b.safetensors\)"):
-        hub.fetch_lora("me/loras")
+        repos.fetch_lora("me/loras")
 
 
 def test_progress_counts_megabytes_of_all_files(server):
     seen = []
-    hub.fetch_lora("me/lora", seen.append)
+    repos.fetch_lora("me/lora", partial(hub.fetch, report=seen.append))
     assert {(p.phase, p.total) for p in seen} == {("download", 3)}
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[-1].done == 3
 
 
 def test_what_is_here_already_needs_no_bytes_and_no_bar(server):
-    hub.fetch_lora("me/lora")
+    repos.fetch_lora("me/lora")
     before, seen = len(fetched(server)), []
-    hub.fetch_lora("me/lora", seen.append)
+    repos.fetch_lora("me/lora", partial(hub.fetch, report=seen.append))
     assert len(fetched(server)) == before
     assert seen == []
 
 
 @pytest.mark.parametrize("how", ["down", "offline"])
 def test_without_a_network_the_cache_serves(server, how):
-    first = hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", text_encoder=False)
+    first = repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", text_encoder=False)
     getattr(server, how)()
-    assert hub.fetch_checkpoint("Lightricks/LTX-2", "distilled", text_encoder=False) == first
+    assert repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", text_encoder=False) == first
     with pytest.raises(UserError, match=r"Lightricks/LTX-2 cannot be fetched, and is not here from before"):
-        hub.fetch_checkpoint("Lightricks/LTX-2", "dev")
+        repos.fetch_checkpoint("Lightricks/LTX-2", "dev")
     with pytest.raises(UserError, match="me/gemma cannot be fetched"):
-        hub.fetch_text_encoder("me/gemma")
+        repos.fetch_text_encoder("me/gemma")
 
 
 def test_without_a_network_and_without_a_cache(server):
     server.down()
     with pytest.raises(UserError, match="not here from before"):
-        hub.fetch_lora("me/lora")
+        repos.fetch_lora("me/lora")
 
 
 @pytest.fixture
@@ -296,19 +297,19 @@ def ranges(state):
 def test_a_broken_download_resumes_where_it_stopped(server, part):
     part.write_bytes(b"x" * 1_200_000)
     seen = []
-    file = hub.fetch_lora("me/lora", seen.append)
+    file = repos.fetch_lora("me/lora", partial(hub.fetch, report=seen.append))
     assert file.read_bytes() == b"x" * 3_000_000
     assert ranges(server) == ["bytes=1200000-"]
     assert seen[0].done == 1
     assert seen[-1].done == seen[-1].total == 3
     assert not part.exists()
     server.asked.clear()
-    assert hub.fetch_lora("me/lora") == file
+    assert repos.fetch_lora("me/lora") == file
     assert ranges(server) == []
 
 
 def test_a_large_file_is_fetched_once(server, part):
-    assert hub.fetch_lora("me/lora").read_bytes() == b"x" * 3_000_000
+    assert repos.fetch_lora("me/lora").read_bytes() == b"x" * 3_000_000
     assert ranges(server) == [None]
 
 
@@ -323,25 +324,25 @@ def test_what_is_kept_of_a_broken_download(server, part, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.file_download, "http_get", breaks)
         with pytest.raises(UserError, match=r"my.safetensors from me/lora broke off \(connection lost\)"):
-            hub.fetch_lora("me/lora")
+            repos.fetch_lora("me/lora")
     assert part.stat().st_size == 2_000_000
-    assert hub.fetch_lora("me/lora").read_bytes() == b"x" * 3_000_000
+    assert repos.fetch_lora("me/lora").read_bytes() == b"x" * 3_000_000
     assert ranges(server) == ["bytes=2000000-"]
 
 
 def test_a_damaged_part_is_not_kept(server, part):
     part.write_bytes(b"y" * 1_200_000)
     with pytest.raises(UserError, match=r"my.safetensors from me/lora arrived damaged"):
-        hub.fetch_lora("me/lora")
+        repos.fetch_lora("me/lora")
     assert not part.exists()
-    assert hub.fetch_lora("me/lora").read_bytes() == b"x" * 3_000_000
+    assert repos.fetch_lora("me/lora").read_bytes() == b"x" * 3_000_000
 
 
 def test_two_programs_do_not_write_one_file(server, part):
     with part.open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="being downloaded by another program"):
-            hub.fetch_lora("me/lora")
+            repos.fetch_lora("me/lora")
 
 
 def test_a_download_that_breaks_off_says_so(server, monkeypatch):
@@ -353,13 +354,13 @@ def test_a_download_that_breaks_off_says_so(server, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
     with pytest.raises(UserError, match=r"my.safetensors from me/lora broke off \(peer closed connection\).*resumes"):
-        hub.fetch_lora("me/lora")
+        repos.fetch_lora("me/lora")
 
 
 def test_a_full_disk_is_noticed_before_the_download(server, monkeypatch):
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda place: SimpleNamespace(free=hub.SPARE + 2_000_000))
-    with pytest.raises(UserError, match=r"me/lora needs 0.0 GB, but .* has 1.1 GB free; .*HF_HOME"):
-        hub.fetch_lora("me/lora")
+    with pytest.raises(UserError, match=r"me/lora needs 3.0 MB, but .* has 1.1 GB free; .*HF_HOME"):
+        repos.fetch_lora("me/lora")
     assert fetched(server) == []
 
 
@@ -371,23 +372,23 @@ def test_a_disk_that_fills_up_meanwhile_is_no_traceback(server, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
     with pytest.raises(UserError, match=r"cannot be stored in .*: No space left on device"):
-        hub.fetch_lora("me/lora")
+        repos.fetch_lora("me/lora")
 
 
 def test_a_gated_repo_names_its_page_and_the_login(server, monkeypatch):
     server.gated.add("me/gemma")
     with pytest.raises(UserError, match=r"accept its licence at http://127.*/me/gemma and log in with `hf auth login`"):
-        hub.fetch_text_encoder("me/gemma")
+        repos.fetch_text_encoder("me/gemma")
     monkeypatch.setenv("HF_TOKEN", "hf_something")
     with pytest.raises(UserError, match="check that your token may read it"):
-        hub.fetch_text_encoder("me/gemma")
+        repos.fetch_text_encoder("me/gemma")
 
 
 def test_an_unknown_repo_says_so_and_what_was_meant(server):
     with pytest.raises(UserError, match=r"no model Lightricks/LTX2 .* Did you mean Lightricks/LTX-2"):
-        hub.fetch_checkpoint("Lightricks/LTX2", "distilled")
+        repos.fetch_checkpoint("Lightricks/LTX2", "distilled")
     with pytest.raises(UserError, match=r"no model some/body .*private.*hf auth login"):
-        hub.fetch_checkpoint("some/body", "distilled")
+        repos.fetch_checkpoint("some/body", "distilled")
 
 
 @pytest.mark.parametrize("repo", ["two/many/parts", "spaces in/name", "-x/y--z"])
@@ -399,4 +400,4 @@ def test_misspelled_ids_are_refused(server, repo):
 def test_a_hub_that_fails_says_its_status(server):
     server.status = 418
     with pytest.raises(UserError, match=r"answered 418 for me/lora .*try again later"):
-        hub.fetch_lora("me/lora")
+        repos.fetch_lora("me/lora")

@@ -1,0 +1,60 @@
+"""What runs take of a Hugging Face repo: a model, a text encoder or a LoRA, and where in its folder that then lies.
+
+How the files are had (fetched, or outlined) is the caller's to say. Knows names of files; asks no network itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from mlx_video.types import UserError
+from mlx_video.weights.hub import Take, fetch
+from mlx_video.weights.hub_files import TEXT_ENCODERS, choose, choose_all, name_some
+
+
+def fetch_checkpoint(
+    repo: str,
+    variant: str,
+    *,
+    upsampler: bool = True,
+    lora: bool = False,
+    text_encoder: bool = True,
+    others: Collection[str] = (),
+    take: Take = fetch,
+) -> Path:
+    """Fetches a model and returns its folder.
+
+    variant: "distilled" or "dev"; upsampler, lora: with the spatial x2 upsampler and the distilled LoRA; text_encoder:
+    with the one in the repo, if it has one; others: further kinds of `choose`. take: how its files are had. Raises
+    UserError.
+    """
+    kinds = ["checkpoint", *(["upsampler"] if upsampler else []), *(["lora"] if lora else []), *others]
+
+    def choose_from(files: Collection[str]) -> list[str]:
+        return choose_all(repo, files, kinds, variant) + (choose(files, "text_encoder") if text_encoder else [])
+
+    return take(repo, choose_from)
+
+
+def fetch_text_encoder(repo: str, take: Take = fetch) -> Path:
+    """Fetches a Gemma repo, or the text encoder in a model's repo, and returns the folder with its config.json."""
+    folder = take(repo, lambda files: choose_all(repo, files, ["text_encoder"], ""))
+    inside = (folder / name for name in TEXT_ENCODERS)
+    return folder if (folder / "config.json").is_file() else next(f for f in inside if (f / "config.json").is_file())
+
+
+def fetch_lora(repo: str, take: Take = fetch) -> Path:
+    """Fetches a LoRA from a repo that holds one .safetensors file, and returns that file."""
+
+    def choose_from(files: Collection[str]) -> list[str]:
+        weights = [name for name in files if name.endswith(".safetensors")]
+        if len(weights) != 1:
+            raise UserError(
+                f"{repo} must hold one .safetensors file to be a LoRA, but holds {len(weights)} "
+                f"({name_some(weights)}); download the one you want and give its path."
+            )
+        settings = str(PurePosixPath(weights[0]).with_name("adapter_config.json"))
+        return weights + [name for name in files if name == settings]
+
+    return next(take(repo, choose_from).rglob("*.safetensors"))
