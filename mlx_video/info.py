@@ -1,4 +1,4 @@
-"""The command `mlx_video.info`: what lies at a path, from file headers alone.
+"""The command `mlx_video.info`: what lies at a path or in a repo, from file headers alone.
 
 Turns one argument into one call of `pipelines.describe`. Decides nothing about formats.
 """
@@ -18,8 +18,9 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument(
         "path",
-        metavar="PATH",
-        help="what generate's --model-repo takes, if it is on this machine; demo lists the demo's world",
+        metavar="REPO|FOLDER|FILE",
+        help="what generate's --model-repo takes; of a Hugging Face repo only headers are fetched; demo lists the "
+        "demo's world",
     )
     parser.add_argument("--verbose", action="store_true", help="log what is read")
     return parser
@@ -28,9 +29,10 @@ def build_parser() -> cli.Parser:
 def info(args: argparse.Namespace) -> None:
     """Runs the command."""
     from mlx_video.pipelines import demo, locate
-    from mlx_video.pipelines.describe import describe
+    from mlx_video.pipelines.describe import describe, describe_repo
 
-    lines = describe(locate.existing(args.path, "PATH"))
+    hub_id = locate.is_hub_id(args.path)
+    lines = describe_repo(args.path) if hub_id else describe(locate.existing(args.path, "PATH"))
     if args.path == demo.NAME:
         lines += ["", "The demo knows this small world and nothing else:", *demo.description()]
     cli.show("\n".join(lines))

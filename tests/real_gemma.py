@@ -6,6 +6,7 @@ As google/gemma-3-12b-it publishes it, without the tower for pictures.
 from __future__ import annotations
 
 import functools
+import json
 
 from mlx.utils import tree_flatten
 
@@ -16,14 +17,19 @@ from mlx_video.weights.store import Entry
 FEATURES = 3840 * 49
 
 
-def config() -> GemmaConfig:
-    """What the folder's config.json says of the language model."""
+def config_json() -> str:
+    """The folder's config.json, as far as it speaks of the language model."""
     text = {
         "hidden_size": 3840, "intermediate_size": 15_360, "num_attention_heads": 16, "num_hidden_layers": 48,
         "num_key_value_heads": 8, "head_dim": 256, "sliding_window": 1024, "vocab_size": 262_208,
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "model_type": "gemma3_text",
     }  # fmt: skip
-    return GemmaConfig.read({"model_type": "gemma3", "text_config": text})
+    return json.dumps({"model_type": "gemma3", "text_config": text})
+
+
+def config() -> GemmaConfig:
+    """The same, read."""
+    return GemmaConfig.read(json.loads(config_json()))
 
 
 @functools.cache

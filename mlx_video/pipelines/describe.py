@@ -1,6 +1,6 @@
 """What a checkpoint is, in lines for the user: generation, variant, precision, components with sizes, neighbours.
 
-From headers alone, in a fraction of a second. Prints nothing.
+From headers alone, here in a fraction of a second; on the hub they and nothing else are fetched. Prints nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from pathlib import Path
 from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
+from mlx_video.pipelines import locate
 from mlx_video.pipelines.checkpoint import Checkpoint, Part
 from mlx_video.pipelines.layouts import open_checkpoint
-from mlx_video.types import UserError
-from mlx_video.weights import quantize
+from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.types import Recipe, UserError
+from mlx_video.weights import quantize, repos
+from mlx_video.weights.hub import Choice, Chosen, amount, free_space
+from mlx_video.weights.outlines import Outlines
 from mlx_video.weights.store import Tensors, size_of
 
 _PRECISIONS = {
@@ -41,6 +45,30 @@ def describe(path: Path) -> list[str]:
     for checkpoint in found.values():
         lines += [*([""] if lines else []), *_of(checkpoint)]
     return lines
+
+
+def describe_repo(repo: str) -> list[str]:
+    """The lines for a repo on the hub, and what each pipeline would fetch of it."""
+    with Outlines() as outlines:
+        lines = [outlines.named(line) for line in describe(repos.fetch_offer(repo, outlines.take))]
+        lines += ["", f"A run would fetch ({amount(free_space()[1])} free):"]
+        for recipe in RECIPES.values():
+            lines.append(_line(recipe.name, _to_fetch(repo, recipe, outlines)))
+    return lines
+
+
+def _to_fetch(repo: str, recipe: Recipe, outlines: Outlines) -> str:
+    found: list[Chosen] = []
+
+    def take(repo: str, choose_from: Choice) -> Path:
+        found.append(outlines.find(repo, choose_from))
+        return Path()
+
+    try:
+        locate.checkpoint(repo, recipe, take=take)
+    except UserError as fault:
+        return str(fault)
+    return str(found[0])
 
 
 def _of(checkpoint: Checkpoint) -> list[str]:

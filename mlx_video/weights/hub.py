@@ -38,10 +38,11 @@ PIECE = 1 << 16
 
 
 class Listing(NamedTuple):
-    """What a repo holds at one commit: file name -> bytes."""
+    """What a repo holds at one commit: file name -> bytes, and -> what the hub calls the content (its ETag)."""
 
     commit: str | None
     files: Mapping[str, int]
+    contents: Mapping[str, str | None]
 
 
 Choice = Callable[[Collection[str]], list[str]]
@@ -72,12 +73,16 @@ class Chosen(NamedTuple):
         """Where they all lie; None where some are absent."""
         return None if self.absent else next(path.parents[name.count("/")] for name, path in self.here.items())
 
-    def summary(self) -> str:
-        """One line for the user: what is to be fetched, and the room that there is."""
+    def __str__(self) -> str:
+        """For the user: what is to be fetched."""
         if not self.absent:
-            return f"{self.repo}: nothing to fetch, {len(self.here)} files here"
-        files = f"{len(self.absent)} file{'s' if len(self.absent) > 1 else ''}, {amount(sum(self.absent.values()))}"
-        return f"{self.repo}: {files} to fetch, {len(self.here)} here; {amount(free_space()[1])} free"
+            return f"nothing to fetch, {len(self.here)} here"
+        files = f"{len(self.absent)} file{'s' if len(self.absent) > 1 else ''}"
+        return f"{files}, {amount(sum(self.absent.values()))} to fetch, {len(self.here)} here"
+
+    def summary(self) -> str:
+        """One line for the user: repo, what is to be fetched of it, and the room that there is."""
+        return f"{self.repo}: {self}" + (f"; {amount(free_space()[1])} free" if self.absent else "")
 
 
 def find(repo: str, choose_from: Choice, listings: dict[str, Listing] | None = None) -> Chosen:
@@ -85,8 +90,6 @@ def find(repo: str, choose_from: Choice, listings: dict[str, Listing] | None = N
 
     Without a network, what was fetched before is taken if it holds all that is picked. Raises UserError.
     """
-    from huggingface_hub import try_to_load_from_cache
-
     listings = {} if listings is None else listings
     try:
         listing = listings[repo] = listings.get(repo) or list_files(repo)
@@ -98,9 +101,28 @@ def find(repo: str, choose_from: Choice, listings: dict[str, Listing] | None = N
                 here = {name: folder / name for name in names}
                 return Chosen(repo, None, {name: path.stat().st_size for name, path in here.items()}, here)
         raise UserError(f"{repo} cannot be fetched, and is not here from before: {fault}.") from fault
-    found = {name: try_to_load_from_cache(repo, name, revision=listing.commit) for name in choose_from(listing.files)}
-    here = {name: Path(path) for name, path in found.items() if isinstance(path, str)}
-    return Chosen(repo, listing.commit, {name: listing.files[name] for name in found}, here)
+    files = {name: listing.files[name] for name in choose_from(listing.files)}
+    here = {name: path for name in files if (path := _place(repo, name, listing)) is not None}
+    return Chosen(repo, listing.commit, files, here)
+
+
+def _place(repo: str, name: str, listing: Listing) -> Path | None:
+    """Where a file lies; None where it is not here. One that an earlier commit had is linked and not fetched again."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    path = try_to_load_from_cache(repo, name, revision=listing.commit)
+    content = listing.contents.get(name)
+    if not isinstance(path, str) and content is not None and _blob(repo, content).exists():
+        with contextlib.suppress(_Unreachable), _explained(repo):
+            path = hf_hub_download(repo, name, revision=listing.commit)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _blob(repo: str, content: str) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs" / content
 
 
 def fetch(
@@ -145,13 +167,13 @@ def _bring(repo: str, name: str, commit: str | None, bar: Any) -> None:
     huggingface_hub keeps nothing of a download that breaks off (since 2.4, against broken locks on network disks), and
     a checkpoint has 43 GB. Once the bytes lie in the cache under the file's ETag, `hf_hub_download` merely links them.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
     url = hf_hub_url(repo, name, revision=commit)
     found = get_hf_file_metadata(url)
-    blob = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs" / str(found.etag)
+    blob = _blob(repo, str(found.etag))
     if blob.exists():
         return
     blob.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +212,9 @@ def list_files(repo: str) -> Listing:
 
     with _explained(repo):
         info = HfApi().model_info(repo, files_metadata=True)
-    return Listing(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or []})
+    files = info.siblings or []
+    contents = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
+    return Listing(info.sha, {file.rfilename: file.size or 0 for file in files}, contents)
 
 
 def _cached(repo: str) -> list[Path]:

@@ -17,6 +17,8 @@ TEXT_ENCODERS = ("text_encoder", "gemma")
 _PACK_FOLDERS = ("transformer/", "vae/", "audio_vae/", "vocoder/", "text_projections/")
 _PACK_PARTS = {"connector", "vae_decoder", "vae_encoder", "audio_vae", "vocoder"}
 """How other MLX converters name what they take a checkpoint apart into."""
+BESIDE = ("upsampler", "spatial x1.5", "temporal x2", "lora", "text_encoder")
+"""Kinds of files that lie beside a checkpoint."""
 NAMED_IN_REPORT = 6
 
 _VERSION = r"(?:-(?P<version>\d+(?:\.\d+)*))?\.safetensors"

@@ -53,9 +53,13 @@ class Outlines:
         """What is to be fetched."""
         return tuple(chosen for chosen in self.wanted.values() if chosen.absent)
 
+    def find(self, repo: str, choose_from: Choice) -> Chosen:
+        """Which files that is, and which of them are here; nothing but the repo's list is asked for, and that once."""
+        return hub.find(repo, choose_from, self._listings)
+
     def take(self, repo: str, choose_from: Choice) -> Path:
         """The folder with the chosen files, or with outlines of those that are not here. Raises UserError."""
-        chosen = hub.find(repo, choose_from, self._listings)
+        chosen = self.find(repo, choose_from)
         before = self.wanted.get(repo)
         self.wanted[repo] = chosen if before is None else _both(before, chosen)
         return self._outlined(chosen) if chosen.folder is None else chosen.folder

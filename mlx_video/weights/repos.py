@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from mlx_video.types import UserError
 from mlx_video.weights.hub import Take, fetch
-from mlx_video.weights.hub_files import TEXT_ENCODERS, choose, choose_all, name_some
+from mlx_video.weights.hub_files import BESIDE, TEXT_ENCODERS, choose, choose_all, name_some
 
 
 def fetch_checkpoint(
@@ -33,6 +33,17 @@ def fetch_checkpoint(
 
     def choose_from(files: Collection[str]) -> list[str]:
         return choose_all(repo, files, kinds, variant) + (choose(files, "text_encoder") if text_encoder else [])
+
+    return take(repo, choose_from)
+
+
+def fetch_offer(repo: str, take: Take = fetch) -> Path:
+    """Fetches all of a model's repo that one run or another takes, and returns its folder."""
+
+    def choose_from(files: Collection[str]) -> list[str]:
+        models = [name for variant in ("distilled", "dev") for name in choose(files, "checkpoint", variant)]
+        beside = [name for kind in BESIDE for name in choose(files, kind)]
+        return list(dict.fromkeys([*(models or choose_all(repo, files, ["checkpoint"])), *beside]))
 
     return take(repo, choose_from)
 

@@ -2,10 +2,7 @@
 
 import fcntl
 import hashlib
-import json
-import threading
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +11,7 @@ import pytest
 from mlx_video.types import UserError
 from mlx_video.weights import hub, repos
 from mlx_video.weights.hub_files import choose, choose_all
+from tests import played_hub
 
 LTX2 = [
     "LICENSE", "README.md", "ltx-2-19b-dev-fp4.safetensors", "ltx-2-19b-dev-fp8.safetensors",
@@ -121,53 +119,9 @@ def test_what_is_missing_is_said_with_what_is_there():
 # ---------------------------------------------------------------------------------------------------- a hub
 
 
-class Handler(BaseHTTPRequestHandler):
-    """As much of the hub's HTTP as fetching a model needs."""
-
-    def log_message(self, *args):
-        pass
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(key.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        hub_ = self.server.hub
-        path = self.path.split("?")[0]
-        hub_.asked.append((self.command, path, self.headers.get("Range")))
-        if path.startswith("/api/models/"):
-            repo = "/".join(path.split("/")[3:5])
-            if repo not in hub_.repos:
-                return self.answer(401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in hub_.repos[repo].items()]
-            body = json.dumps(
-                {"id": repo, "sha": hub_.commit, "siblings": siblings, "private": False, "tags": []}
-            ).encode()
-            return self.answer(hub_.status, body, Content_Type="application/json")
-        _, owner, name, _, _, *file = path.split("/")
-        if f"{owner}/{name}" in hub_.gated:
-            return self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="Access to it is restricted")
-        body = hub_.repos[f"{owner}/{name}"]["/".join(file)]
-        same = {"X_Repo_Commit": hub_.commit, "ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept_Ranges": "bytes"}
-        asked = self.headers.get("Range")
-        if asked and self.command == "GET":
-            start = int(asked.removeprefix("bytes=").split("-")[0])
-            return self.answer(206, body[start:], Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}", **same)
-        return self.answer(200, body, **same)
-
-
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A hub with two repos, and an empty cache."""
-    from huggingface_hub import constants
-
+    """A hub with a few repos, and an empty cache."""
     repos = {
         "Lightricks/LTX-2": {name: name.encode() * 50 for name in LTX2},
         "me/lora": {
@@ -178,45 +132,21 @@ def server(monkeypatch, tmp_path):
         "me/loras": {"a.safetensors": b"a", "b.safetensors": b"b"},
         "me/gemma": {name: name.encode() for name in GEMMA},
     }
-    state = SimpleNamespace(repos=repos, gated=set(), commit="c" * 40, asked=[], status=200)
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.hub = state
-    thread = threading.Thread(target=lambda: http.serve_forever(poll_interval=0.01), daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{http.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    state.down = lambda: monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    state.offline = lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    yield state
-    http.shutdown()
-    thread.join()
-    http.server_close()
-
-
-def fetched(state):
-    """Names of the files whose bytes were asked for."""
-    return [
-        "/".join(path.split("/")[5:]) for command, path, _ in state.asked if command == "GET" and "/resolve/" in path
-    ]
+    with played_hub.play(monkeypatch, tmp_path, repos) as hub_:
+        yield hub_
 
 
 def test_only_what_the_run_needs_is_fetched(server):
     folder = repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", text_encoder=False)
     wanted = ["ltx-2-19b-distilled.safetensors", "ltx-2-spatial-upscaler-x2-1.0.safetensors"]
-    assert fetched(server) == wanted
+    assert server.fetched == wanted
     assert sorted(path.name for path in folder.iterdir()) == wanted
     assert (folder / wanted[0]).read_bytes() == wanted[0].encode() * 50
     repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", upsampler=False, text_encoder=False)
-    assert len(fetched(server)) == 2
+    assert len(server.fetched) == 2
     more = {"upsampler": False, "text_encoder": False}
     repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["upsampler", "temporal x2"], **more)
-    assert fetched(server)[2:] == ["ltx-2-temporal-upscaler-x2-1.0.safetensors"]
+    assert server.fetched[2:] == ["ltx-2-temporal-upscaler-x2-1.0.safetensors"]
     with pytest.raises(UserError, match=r"Lightricks/LTX-2 has no spatial x1\.5 upsampler"):
         repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["spatial x1.5"], **more)
 
@@ -256,9 +186,9 @@ def test_progress_counts_megabytes_of_all_files(server):
 
 def test_what_is_here_already_needs_no_bytes_and_no_bar(server):
     repos.fetch_lora("me/lora")
-    before, seen = len(fetched(server)), []
+    before, seen = len(server.fetched), []
     repos.fetch_lora("me/lora", partial(hub.fetch, report=seen.append))
-    assert len(fetched(server)) == before
+    assert len(server.fetched) == before
     assert seen == []
 
 
@@ -361,7 +291,7 @@ def test_a_full_disk_is_noticed_before_the_download(server, monkeypatch):
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda place: SimpleNamespace(free=hub.SPARE + 2_000_000))
     with pytest.raises(UserError, match=r"me/lora needs 3.0 MB, but .* has 1.1 GB free; .*HF_HOME"):
         repos.fetch_lora("me/lora")
-    assert fetched(server) == []
+    assert server.fetched == []
 
 
 def test_a_disk_that_fills_up_meanwhile_is_no_traceback(server, monkeypatch):
