@@ -86,8 +86,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         hub = self.server.hub
         path = self.path.split("?")[0]
+        if not (path.startswith("/api/models/") or "/resolve/" in path):
+            return self.answer(404)  # what huggingface_hub asks for its own ends
         hub.asked.append((self.command, path, self.headers.get("Range")))
-        if path.startswith("/api/models/"):
+        if path.startswith("/api/"):
             return self.list("/".join(path.split("/")[3:5]))
         _, owner, name, _, _, *file = path.split("/")
         if f"{owner}/{name}" in hub.gated:
