@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import mlx.core as mx
 
 from mlx_video import platform
-from mlx_video.diffusion.noise import NamedNoise, given, seeded
+from mlx_video.diffusion.noise import given, seeded
 from mlx_video.media.files import check_place
 from mlx_video.pipelines import arguments, conditions, contexts, decode, demo, locate, text
-from mlx_video.pipelines.adapters import Adapters
 from mlx_video.pipelines.checkpoint import Checkpoint
-from mlx_video.pipelines.clip import Clip, Sound
+from mlx_video.pipelines.clip import Clip
 from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
@@ -30,11 +28,10 @@ from mlx_video.pipelines.ready import Ready, Setup
 from mlx_video.pipelines.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.pipelines.refine import RECIPES as REFINING
 from mlx_video.pipelines.refining import Refining
-from mlx_video.pipelines.run import Inputs, Preview, Watcher, denoise_recipe
-from mlx_video.pipelines.settings import Settings
+from mlx_video.pipelines.run import Preview, Watcher, denoise_recipe
 from mlx_video.pipelines.upscale import Upscaled, Upscaling, read_source, upscale
 from mlx_video.request import Request
-from mlx_video.types import AudioIn, Noise, Progress, Recipe, Tree, UserError
+from mlx_video.types import AudioIn, Noise, Progress, Recipe, UserError
 from mlx_video.weights.hub import Take, fetch
 from mlx_video.weights.outlines import Outlines
 from mlx_video.weights.quantize import Quantization
@@ -152,8 +149,10 @@ class LTXPipeline:
                 settings = text.enhanced(settings, ready.encoder, on_message)
             encoded = text.encode_prompts(loader, ready.encoder, settings.prompts, watcher.report)
         inputs = conditions.encode(ready.media, encoded, settings, loader, watcher.report)
-        latents = self._denoise(settings, loader, ready.adapters, inputs, draws, watcher)
-        return _clip(settings, loader, latents, ready.media)
+        with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
+            set_lora = ready.adapters.fuse(transformer)
+            latents = denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
+        return decode.clip_of(settings, loader, latents, ready.media)
 
     def plan(
         self,
@@ -301,30 +300,3 @@ class LTXPipeline:
         loader.ways = ways_by_weights(Footprint.of(loader, folder), self._setup.memory)
         encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
         contexts.save(path, encoded, prompts, contexts.connectors_mark(checkpoint))
-
-    @staticmethod
-    def _denoise(
-        settings: Settings, loader: Loader, adapters: Adapters, inputs: Inputs, draws: NamedNoise, watcher: Watcher
-    ) -> Tree:
-        with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
-            set_lora = adapters.fuse(transformer)
-            return denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
-
-
-def _clip(settings: Settings, loader: Loader, latents: Tree, media: conditions.Media) -> Clip:
-    request = settings.request
-    video, audio = latents["video"], latents.get("audio")
-
-    def frames(report: Callable[[Progress], None]) -> Iterator[Any]:
-        return decode.decode_video(loader, video, request.tiling, request.stream, report)
-
-    sound: Callable[[], Sound] | None = None
-    if media.sound is not None:
-        sound = partial(_same, media.sound)
-    elif audio is not None:
-        sound = partial(decode.decode_audio, loader, audio)
-    return Clip(request.shape, latents, frames, sound, settings.metadata)
-
-
-def _same(sound: Sound) -> Sound:
-    return sound

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video import platform
-from mlx_video.types import Progress
+from mlx_video.pipelines.clip import Clip, Sound
+from mlx_video.types import Progress, Tree
 
 if TYPE_CHECKING:
+    from mlx_video.pipelines.conditions import Media
     from mlx_video.pipelines.loader import Loader
+    from mlx_video.pipelines.settings import Settings
 
 
 def to_uint8(frames: mx.array) -> np.ndarray:
@@ -58,3 +62,23 @@ def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
     with loader.borrow("vocoder") as vocoder:
         waveform = np.array(vocoder(mel)[0], np.float32)
         return waveform, vocoder.sample_rate
+
+
+def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> Clip:
+    """The clip of a run's final latents; nothing is decoded yet. media: for the sound that the user gave."""
+    request = settings.request
+    video, audio = latents["video"], latents.get("audio")
+
+    def frames(report: Callable[[Progress], None]) -> Iterator[Any]:
+        return decode_video(loader, video, request.tiling, request.stream, report)
+
+    sound: Callable[[], Sound] | None = None
+    if media.sound is not None:
+        sound = partial(_same, media.sound)
+    elif audio is not None:
+        sound = partial(decode_audio, loader, audio)
+    return Clip(request.shape, latents, frames, sound, settings.metadata)
+
+
+def _same(sound: Sound) -> Sound:
+    return sound

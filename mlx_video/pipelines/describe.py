@@ -17,7 +17,8 @@ from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.recipes import RECIPES
 from mlx_video.types import Recipe, UserError
 from mlx_video.weights import quantize, repos
-from mlx_video.weights.hub import Choice, Chosen, amount, free_space
+from mlx_video.weights.hub import free_space
+from mlx_video.weights.hub_files import Choice, Chosen, amount
 from mlx_video.weights.outlines import Outlines
 from mlx_video.weights.store import Tensors, size_of
 

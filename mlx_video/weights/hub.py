@@ -13,11 +13,12 @@ import fcntl
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlx_video.types import Listener, Progress, UserError
+from mlx_video.weights.hub_files import Choice, Chosen, Listing, amount
 
 log = logging.getLogger(__name__)
 
@@ -37,52 +38,12 @@ PIECE = 1 << 16
 """Bytes that are read at a time of a file that is only looked into."""
 
 
-class Listing(NamedTuple):
-    """What a repo holds at one commit: file name -> bytes, and -> what the hub calls the content (its ETag)."""
-
-    commit: str | None
-    files: Mapping[str, int]
-    contents: Mapping[str, str | None]
-
-
-Choice = Callable[[Collection[str]], list[str]]
-"""Picks a repo's files by name; raises UserError where something needed is not among them."""
 Take = Callable[[str, Choice], Path]
 """Makes files of a repo available and gives the folder that holds them: `fetch`, or `Outlines.take`."""
 
 
 class _Unreachable(Exception):
     """The hub cannot be asked; what was fetched before may still do."""
-
-
-class Chosen(NamedTuple):
-    """The files of a repo that a run needs, with their bytes, and where those lie that are here."""
-
-    repo: str
-    commit: str | None
-    files: Mapping[str, int]
-    here: Mapping[str, Path]
-
-    @property
-    def absent(self) -> dict[str, int]:
-        """The files that are not here, with their bytes."""
-        return {name: size for name, size in self.files.items() if name not in self.here}
-
-    @property
-    def folder(self) -> Path | None:
-        """Where they all lie; None where some are absent."""
-        return None if self.absent else next(path.parents[name.count("/")] for name, path in self.here.items())
-
-    def __str__(self) -> str:
-        """For the user: what is to be fetched."""
-        if not self.absent:
-            return f"nothing to fetch, {len(self.here)} here"
-        files = f"{len(self.absent)} file{'s' if len(self.absent) > 1 else ''}"
-        return f"{files}, {amount(sum(self.absent.values()))} to fetch, {len(self.here)} here"
-
-    def summary(self) -> str:
-        """One line for the user: repo, what is to be fetched of it, and the room that there is."""
-        return f"{self.repo}: {self}" + (f"; {amount(free_space()[1])} free" if self.absent else "")
 
 
 def find(repo: str, choose_from: Choice, listings: dict[str, Listing] | None = None) -> Chosen:
@@ -137,7 +98,7 @@ def fetch(
     if chosen.folder is not None:
         return chosen.folder
     check_space([chosen])
-    say(chosen.summary())
+    say(summary(chosen))
     return fetch_chosen(chosen, report)
 
 
@@ -259,6 +220,12 @@ def read_bytes(chosen: Chosen, name: str, start: int, stop: int) -> bytes:
     return bytes(found[skipped : skipped + stop - start])
 
 
+def summary(chosen: Chosen) -> str:
+    """One line for the user: the repo, what is to be fetched of it, and the room that there is."""
+    room = f"; {amount(free_space()[1])} free" if chosen.absent else ""
+    return f"{chosen.repo}: {chosen}{room}"
+
+
 def free_space() -> tuple[Path, int]:
     """The cache's folder, and the bytes that are free on its disk."""
     from huggingface_hub import constants
@@ -277,11 +244,6 @@ def check_space(wanted: Collection[Chosen]) -> None:
             f"{' and '.join(chosen.repo for chosen in wanted if chosen.absent)} needs {amount(needed)}, but {folder} "
             f"has {amount(free)} free; make room, or set HF_HOME to a folder on another disk."
         )
-
-
-def amount(size: int) -> str:
-    """A number of bytes for the user."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 / 20 else f"{size / 1e6:.1f} MB"
 
 
 def _bar(report: Listener, total: int) -> Any:

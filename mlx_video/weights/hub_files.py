@@ -6,7 +6,9 @@ Pure functions over a list of names: they ask no network, and know nothing of wh
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 from mlx_video.types import UserError
 
@@ -20,6 +22,9 @@ _PACK_PARTS = {"connector", "vae_decoder", "vae_encoder", "audio_vae", "vocoder"
 BESIDE = ("upsampler", "spatial x1.5", "temporal x2", "lora", "text_encoder")
 """Kinds of files that lie beside a checkpoint."""
 NAMED_IN_REPORT = 6
+
+Choice = Callable[[Collection[str]], list[str]]
+"""Picks a repo's files by name; raises UserError where something needed is not among them."""
 
 _VERSION = r"(?:-(?P<version>\d+(?:\.\d+)*))?\.safetensors"
 _RULES = {
@@ -46,6 +51,40 @@ _NOUNS = {
     "temporal x2": "temporal x2 upsampler",
     "lora": "distilled LoRA",
 }
+
+
+class Listing(NamedTuple):
+    """What a repo holds at one commit: file name -> bytes, and -> what the hub calls the content (its ETag)."""
+
+    commit: str | None
+    files: Mapping[str, int]
+    contents: Mapping[str, str | None]
+
+
+class Chosen(NamedTuple):
+    """The files of a repo that a run needs, with their bytes, and where those lie that are here."""
+
+    repo: str
+    commit: str | None
+    files: Mapping[str, int]
+    here: Mapping[str, Path]
+
+    @property
+    def absent(self) -> dict[str, int]:
+        """The files that are not here, with their bytes."""
+        return {name: size for name, size in self.files.items() if name not in self.here}
+
+    @property
+    def folder(self) -> Path | None:
+        """Where they all lie; None where some are absent."""
+        return None if self.absent else next(path.parents[name.count("/")] for name, path in self.here.items())
+
+    def __str__(self) -> str:
+        """For the user: what is to be fetched."""
+        if not self.absent:
+            return f"nothing to fetch, {len(self.here)} here"
+        files = f"{len(self.absent)} file{'s' if len(self.absent) > 1 else ''}"
+        return f"{files}, {amount(sum(self.absent.values()))} to fetch, {len(self.here)} here"
 
 
 def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[str]:
@@ -130,3 +169,8 @@ def name_some(files: Collection[str]) -> str:
     weights = [name for name in files if name.endswith(".safetensors")] or list(files)
     more = ", ..." if len(weights) > NAMED_IN_REPORT else ""
     return (", ".join(weights[:NAMED_IN_REPORT]) or "none") + more
+
+
+def amount(size: int) -> str:
+    """A number of bytes for the user."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 / 20 else f"{size / 1e6:.1f} MB"

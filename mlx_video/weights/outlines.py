@@ -14,7 +14,7 @@ from types import TracebackType
 
 from mlx_video.types import Listener, Progress, UserError
 from mlx_video.weights import hub, store
-from mlx_video.weights.hub import Choice, Chosen, Listing
+from mlx_video.weights.hub_files import Choice, Chosen, Listing
 
 FIRST = 1 << 16
 """Bytes that are asked for at first: the whole header of a shard; one of a whole checkpoint has up to 1 MB."""
@@ -40,7 +40,9 @@ class Outlines:
         """Itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Removes all outlines."""
         if self._root is None:
             return
@@ -72,13 +74,13 @@ class Outlines:
         hub.check_space(self.absent)
         for chosen in self.absent:
             if say is not None:
-                say(chosen.summary())
+                say(hub.summary(chosen))
             hub.fetch_chosen(chosen, report)
         self.wanted.clear()
 
     def summary(self) -> list[str]:
         """For the user: what is to be fetched of each repo, and whether the disk has no room for it."""
-        lines = [chosen.summary() for chosen in self.wanted.values()]
+        lines = [hub.summary(chosen) for chosen in self.wanted.values()]
         try:
             hub.check_space(self.absent)
         except UserError as fault:

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import generate, info
+from mlx_video import convert, encode, generate, info, upscale
 from mlx_video.pipelines.layouts import open_checkpoint
 from tests import played_hub, real_gemma, small, sparse
 from tests.pipelines.readback import read
@@ -37,6 +37,7 @@ def server(monkeypatch, tmp_path, small_folder, temporary):
         MODEL: model,
         "me/no-upsampler": {name: file for name, file in model.items() if "upscaler" not in name},
         "me/no-gemma": {name: file for name, file in model.items() if not name.startswith("gemma/")},
+        "me/2.3": played_hub.repo_of(other),
         "me/gemma": played_hub.repo_of(folder / "gemma"),
         "me/wider": played_hub.repo_of(wider),
         "me/lora": {"a.safetensors": folder / small.LORAS["2"]},
@@ -135,6 +136,32 @@ def test_a_run_says_what_it_fetches_then_fetches_it_and_works(server, command, t
     assert command(generate.main, *words, "--model-repo", small_folder("2"), "--quiet") == (0, "")
     clips = [np.array(clip.latents["video"]).tobytes() for clip in made]
     assert clips[0] == clips[1] == clips[2]
+
+
+def test_an_embedding_spares_the_text_encoder(server, command, tmp_path):
+    embedding = tmp_path / "a.safetensors"
+    status, said = command(encode.main, "-p", "a red ball", "-o", embedding, "--model-repo", MODEL)
+    assert (status, said.startswith(FIRST_LINE)) == (0, True)
+    server.forget()
+    words = [*SMALL[2:], "--embedding", embedding, "-o", tmp_path / "a.mp4", "--quiet", "--model-repo"]
+    assert command(generate.main, *words, MODEL) == (0, "")
+    assert server.fetched == []
+    assert command(generate.main, *words, "me/no-gemma") == (0, "")  # as far as it is not there, it is fetched
+    status, said = command(generate.main, *words, "me/2.3")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "was encoded for another checkpoint" in said
+
+
+def test_upscaling_and_converting_say_what_they_fetch(server, command, tmp_path, inputs):
+    words = ["-i", inputs / "picture.png", "-o", tmp_path / "a.png", "--model-repo", MODEL]
+    status, said = command(upscale.main, *words, "--scale", 1.5)
+    assert (status, said.count("\n")) == (2, 1)
+    assert f"{MODEL} has no spatial x1.5 upsampler" in said
+    assert looked_into(server)
+    status, said = command(upscale.main, *words)
+    assert (status, said.startswith(f"{MODEL}: 2 files, 14.7 MB to fetch, 0 here; ")) == (0, True), said
+    status, said = command(convert.main, "--source", MODEL, "-o", tmp_path / "dev", "--variant", "dev")
+    assert (status, said.startswith(f"{MODEL}: 2 files, 14.1 MB to fetch, 1 here; ")) == (0, True), said
 
 
 REFUSED = {
