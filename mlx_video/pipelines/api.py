@@ -29,7 +29,7 @@ from mlx_video.pipelines.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.pipelines.refine import RECIPES as REFINING
 from mlx_video.pipelines.refining import Refining
 from mlx_video.pipelines.run import Preview, Watcher, denoise_recipe
-from mlx_video.pipelines.upscale import Upscaled, Upscaling, read_source, upscale
+from mlx_video.pipelines.upscale import Source, Upscaled, Upscaling, read_source, upscale
 from mlx_video.request import Request
 from mlx_video.types import AudioIn, Noise, Progress, Recipe, UserError
 from mlx_video.weights.hub import Take, fetch
@@ -231,7 +231,7 @@ class LTXPipeline:
         asked.check()
         source = read_source(asked)
         loader, refining = self._fetched(
-            lambda outlines: self._upscaler(asked, float(source.fps), outlines.take), on_step, on_message
+            lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
         )
         report = on_step or (lambda progress: None)
         refiner = None
@@ -242,7 +242,7 @@ class LTXPipeline:
             given(noise).finish()
         return upscale(asked, source, loader, refiner, report)
 
-    def _upscaler(self, asked: Upscaling, fps: float, take: Take) -> tuple[Loader, Refining | None]:
+    def _upscaler(self, asked: Upscaling, source: Source, take: Take) -> tuple[Loader, Refining | None]:
         recipe = REFINING["distilled"]
         checkpoint = self.checkpoint(recipe, text_encoder=asked.refine, upsamplers=asked.upsamplers, take=take)
         loader = self._setup.loader(checkpoint)
@@ -252,8 +252,10 @@ class LTXPipeline:
             loader.check("upsampler", kind=kind)
         if not asked.refine:
             return loader, None
-        request = Request(prompt=asked.prompt, audio=False, fps=fps, seed=asked.seed)
-        return loader, Refining.open(request, self._setup, loader, take)
+        request = Request(prompt=asked.prompt, audio=False, fps=float(source.fps), seed=asked.seed)
+        refining = Refining.open(request, self._setup, loader, take)
+        loader.ways = ways_by_weights(Footprint.of(loader, refining.encoder), self._setup.memory)
+        return loader, refining
 
     def checkpoint(
         self,
@@ -289,14 +291,15 @@ class LTXPipeline:
             raise UserError("The prompt is empty; say what the clip should show.")
         path = check_place(path, (".safetensors",))
         recipe = next(recipe for recipe in RECIPES.values() if recipe.variant == variant)
-
-        def open_both(outlines: Outlines) -> tuple[Checkpoint, Path]:
-            checkpoint = self.checkpoint(recipe, take=outlines.take)
-            return checkpoint, locate.text_encoder(self._setup.text_encoder, checkpoint, outlines.take)
-
-        checkpoint, folder = self._fetched(open_both, on_step, on_message)
         prompts = {"positive": prompt, "negative": NEGATIVE_PROMPT if negative_prompt is None else negative_prompt}
-        loader = Loader(checkpoint, self._setup.dtype)
-        loader.ways = ways_by_weights(Footprint.of(loader, folder), self._setup.memory)
+
+        def open_both(outlines: Outlines) -> tuple[Loader, Path]:
+            checkpoint = self.checkpoint(recipe, take=outlines.take)
+            folder = locate.text_encoder(self._setup.text_encoder, checkpoint, outlines.take)
+            loader = Loader(checkpoint, self._setup.dtype)
+            loader.ways = ways_by_weights(Footprint.of(loader, folder), self._setup.memory)
+            return loader, folder
+
+        loader, folder = self._fetched(open_both, on_step, on_message)
         encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
-        contexts.save(path, encoded, prompts, contexts.connectors_mark(checkpoint))
+        contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))

@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.pipelines import locate, text
 from mlx_video.pipelines.adapters import Adapters
-from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.loader import Loader
-from mlx_video.pipelines.plan import Memory, ways_by_weights
 from mlx_video.pipelines.ready import Setup
 from mlx_video.pipelines.refine import RECIPES
 from mlx_video.pipelines.settings import Settings, resolve
@@ -36,7 +34,6 @@ class Refining(NamedTuple):
     encoder: Path
     """The text encoder's folder."""
     adapters: Adapters
-    memory: Memory
 
     @classmethod
     def open(cls, request: Request, setup: Setup, loader: Loader, take: Take) -> Refining:
@@ -54,12 +51,11 @@ class Refining(NamedTuple):
         for component in ("connectors", "transformer"):
             loader.check(component, **settings.build_options(component))
         adapters = Adapters.open(setup.loras, settings, checkpoint, log.info, take)
-        return cls(settings, loader, encoder, adapters, setup.memory)
+        return cls(settings, loader, encoder, adapters)
 
     def refiner(self, draws: NamedNoise, report: Callable[[Progress], None]) -> Refiner:
         """The same with the prompt encoded."""
         settings, loader, adapters = self.settings, self.loader, self.adapters
-        loader.ways = ways_by_weights(Footprint.of(loader, self.encoder), self.memory)
         contexts = text.encode_prompts(loader, self.encoder, {"positive": settings.request.prompt}, report)
 
         @contextmanager
