@@ -23,13 +23,13 @@ from mlx_video.pipelines.clip import Clip
 from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
-from mlx_video.pipelines.plan import Memory, Plan, ways_by_weights
+from mlx_video.pipelines.plan import Memory, Plan, plan_pictures, plan_texts
 from mlx_video.pipelines.ready import Ready, Setup
 from mlx_video.pipelines.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.pipelines.refine import RECIPES as REFINING
 from mlx_video.pipelines.refining import Refining
 from mlx_video.pipelines.run import Preview, Watcher, denoise_recipe
-from mlx_video.pipelines.upscale import Source, Upscaled, Upscaling, read_source, upscale
+from mlx_video.pipelines.upscale import Source, Upscaled, Upscaling, latent_grid, read_source, upscale
 from mlx_video.request import Request
 from mlx_video.types import AudioIn, Noise, Progress, Recipe, UserError
 from mlx_video.weights.hub import Take, fetch
@@ -250,12 +250,12 @@ class LTXPipeline:
             loader.check(component)
         for kind in asked.upsamplers:
             loader.check("upsampler", kind=kind)
+        grid = latent_grid(asked, source, checkpoint)
+        loader.ways = plan_pictures(Footprint.of(loader, None), grid, asked.tiling, self._setup.memory, asked.refine)
         if not asked.refine:
             return loader, None
         request = Request(prompt=asked.prompt, audio=False, fps=float(source.fps), seed=asked.seed)
-        refining = Refining.open(request, self._setup, loader, take)
-        loader.ways = ways_by_weights(Footprint.of(loader, refining.encoder), self._setup.memory)
-        return loader, refining
+        return loader, Refining.open(request, self._setup, loader, take)
 
     def checkpoint(
         self,
@@ -297,7 +297,7 @@ class LTXPipeline:
             checkpoint = self.checkpoint(recipe, take=outlines.take)
             folder = locate.text_encoder(self._setup.text_encoder, checkpoint, outlines.take)
             loader = Loader(checkpoint, self._setup.dtype)
-            loader.ways = ways_by_weights(Footprint.of(loader, folder), self._setup.memory)
+            loader.ways = plan_texts(Footprint.of(loader, folder), list(prompts.values()), self._setup.memory)
             return loader, folder
 
         loader, folder = self._fetched(open_both, on_step, on_message)

@@ -24,6 +24,7 @@ from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT
 from mlx_video.models.ltx_2.video_vae.tiling import BLEND_BYTES, BYTES_PER_PIXEL_FRAME, Tiling
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, Modality
 from mlx_video.weights import names
+from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import DTYPE_BYTES, Entry, Tensors
 
 TOKEN_WIDTHS = 13.6
@@ -57,18 +58,18 @@ _FLOATS = {"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"}
 
 
 class Weights(NamedTuple):
-    """Bytes of a network: all, what lies outside its parts, and its largest part as it is used and as it is on disk."""
+    """Bytes of a network: all, what lies outside its parts, and what one part takes where parts are read from disk."""
 
     whole: int
     rest: int
-    part: int
-    raw: int
+    visit: int
+    """At most, for a part as it is used, with itself or the next one as the file has it."""
     read: int
     """Of all on disk."""
 
     def held(self, streamed: bool) -> int:
-        """What is in memory at a time. Where parts are read from disk, the next one is there as the file has it."""
-        return self.rest + self.part + self.raw if streamed else self.whole
+        """What is in memory at a time."""
+        return self.rest + self.visit if streamed else self.whole
 
 
 def weigh(
@@ -93,9 +94,18 @@ def weigh(
         owner = _owner(path, visited)
         used[owner] += round(math.prod(entry.shape) * each)
         raw[owner] += entry.nbytes
-    part = max((owner for owner in used if owner), key=used.__getitem__, default="")
-    one = (used[part], raw[part]) if part else (0, 0)
-    return Weights(used.total(), used[""], *one, raw.total())
+    order = sorted((owner for owner in used if owner), key=lambda owner: _place(owner, visited))
+    # What is used as the file has it is there once.
+    itself = [0 if used[owner] == raw[owner] else raw[owner] for owner in order]
+    following = [*(raw[owner] for owner in order[1:]), 0]
+    visit = max((used[o] + max(both) for o, *both in zip(order, itself, following, strict=False)), default=0)
+    return Weights(used.total(), used[""], visit, raw.total())
+
+
+def _place(owner: str, visited: Sequence[str]) -> tuple[int, int]:
+    """Sorts parts in the order in which they are visited."""
+    start = next(start for start in visited if owner == start or owner.startswith(f"{start}."))
+    return visited.index(start), int(owner[len(start) + 1 :] or 0)
 
 
 def _owner(path: str, visited: Sequence[str]) -> str:
@@ -112,11 +122,17 @@ class EncoderSize(NamedTuple):
 
     config: GemmaConfig
     weights: Weights
+    dtype: mx.Dtype
 
     @classmethod
     def of(cls, config: GemmaConfig, entries: Mapping[str, Entry], dtype: mx.Dtype) -> EncoderSize:
         """From its config and its tensors, computing in `dtype`."""
-        return cls(config, weigh(entries, lambda name: names.module_path(Gemma, name), Gemma.visited, dtype))
+        return cls(config, weigh(entries, lambda name: names.module_path(Gemma, name), Gemma.visited, dtype), dtype)
+
+    def quantized(self, how: Quantization) -> EncoderSize:
+        """What it would be with all of its weights quantized, about."""
+        share = how.bytes_each(self.dtype.size) / self.dtype.size
+        return self._replace(weights=Weights(*(round(count * share) for count in self.weights)))
 
     @classmethod
     def of_folder(cls, folder: Path, dtype: mx.Dtype) -> EncoderSize:

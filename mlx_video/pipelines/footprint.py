@@ -7,24 +7,26 @@ Decides nothing.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 
+from mlx_video import platform
 from mlx_video.diffusion import guidance
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
-from mlx_video.models.ltx_2.video_vae import plan_tiles
+from mlx_video.models.ltx_2.video_vae import Tiling, plan_tiles
 from mlx_video.pipelines import estimates
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.estimates import EncoderSize, Weights
 from mlx_video.pipelines.settings import Settings
 from mlx_video.pipelines.streaming import Ways
-from mlx_video.types import AudioShape, Modality, Stage
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Modality, Stage
 from mlx_video.weights import quantize
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import size_of
@@ -42,6 +44,12 @@ UPSAMPLE_LEFT = 1 << 19
 """Bytes that are left of a stage when its result is upsampled; they count in small networks alone."""
 CHARACTERS_PER_TOKEN = 3
 """Of a prompt, estimated low; English has four to five."""
+CONVERSATION = 1024
+"""Tokens of an idea with the instructions and a picture, estimated high."""
+ENHANCED = 512
+"""Tokens of an enhanced prompt at most, unless the user says otherwise."""
+PASSED_FASTER = 50
+"""Memory passes weights so many times as fast as the disk, taken low: 100 GB/s."""
 
 
 class Phase(NamedTuple):
@@ -89,9 +97,10 @@ class Footprint:
         found = []
         if self.encoder is not None:
             if request.enhance_prompt:
-                whole = self.encoder.weights
-                found.append(Phase("enhance", whole.whole, 0, 0.0, whole.read))
-            found.append(self._text(self.encoder, settings, ways))
+                found.append(self._enhance(self.encoder, settings))
+            texts = [text for text in (request.prompt, settings.negative_prompt) if text is not None]
+            longest = (request.max_tokens or ENHANCED) if request.enhance_prompt else 0
+            found.append(self.text(texts, ways, longest))
         if "video_encoder" in used:
             work = estimates.ENCODER_BYTES * self.dtype.size // 4 * request.height * request.width
             found.append(self._simple("images", "video_encoder", work))
@@ -107,7 +116,41 @@ class Footprint:
         if "vocoder" in used:
             widest = max(("audio_decoder", "vocoder"), key=lambda component: self.weights(component).whole)
             found.append(self._simple("waveform", widest, sounding))
-        return *found, self._decode(settings, ways)
+        return *found, self.decode(request.shape.grid, request.tiling, ways, request.stream)
+
+    def text(self, texts: Sequence[str], ways: Ways, longest: int = 0) -> Phase:
+        """Encoding `texts`; the first of them may become as many tokens as `longest`."""
+        assert self.encoder is not None
+        gemma, size = self.encoder.config, self.dtype.size
+        tokens = [min(CONTEXT_TOKENS, 2 + len(text) // CHARACTERS_PER_TOKEN) for text in texts]
+        tokens[0] = max(tokens[0], min(CONTEXT_TOKENS, longest))
+        config = TextConfig.read(self.checkpoint.config, features=gemma.width * (gemma.layers + 1))
+        hidden = sum(tokens) * config.features * size
+        # First the text encoder, whose hidden states are stacked in the end; then, for each text, the connectors.
+        layer = estimates.attending(sum(tokens), gemma.width, gemma.heads, max(tokens), size)
+        first = (self.encoder.weights.held(ways.stream_text), hidden + max(hidden, layer))
+        features = max(tokens) * config.features * (8 + size)
+        scores, video = estimates.CONNECTOR_SCORES_HELD[size], config.video
+        layer = estimates.attending(CONTEXT_TOKENS, video.dim, video.heads, CONTEXT_TOKENS, size, scores)
+        connectors = self.weights("connectors")
+        then = (connectors.held(ways.stream_text), hidden + max(features, layer))
+        weights, work = max(first, then, key=sum)
+        flops = gemma.layers * sum(gemma.layer_flops(count) for count in tokens)
+        read = self.encoder.weights.read + connectors.read * (len(tokens) if ways.stream_text else 1)
+        return Phase("text", weights, round(work), flops, read)
+
+    def decode(self, grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool = False) -> Phase:
+        """Decoding a video of latent `grid` (F, H, W)."""
+        weights, channels = self.weights("video_decoder"), self._decoder_channels
+        work = estimates.decoding(_tiles(grid, tiling, ways, stream), grid, channels, self.dtype.size)
+        each = estimates.DECODER_FLOPS * (channels / estimates.PUBLISHED_CHANNELS) ** 2
+        flops = each * TIME_SCALE * SPACE_SCALE**2 * math.prod(grid)
+        return Phase("decode", weights.whole, work, flops, weights.read)
+
+    def tiled(self, settings: Settings, ways: Ways) -> bool:
+        """Whether the video is decoded in tiles."""
+        request = settings.request
+        return _tiles(request.shape.grid, request.tiling, ways, request.stream).tiled
 
     def weights(self, component: str, audio: bool = True) -> Weights:
         """The weights of a component; `audio` of False: of the transformer without its stream for sound."""
@@ -120,6 +163,13 @@ class Footprint:
         """Whether there are keys and values of texts that a stage can keep from step to step (LTX-2)."""
         return not self._transformer.text_adaln
 
+    def with_encoder(self, bits: int) -> Footprint:
+        """The same with a text encoder of so many bits, as quantizers make them; itself where there is none to make."""
+        if self.encoder is None or self.encoder.config.quantization is not None:
+            return self
+        smaller = self.encoder.quantized(Quantization.of(bits))
+        return Footprint(self.checkpoint, smaller, self.dtype, self._quantization, self._loras)
+
     def quantized(self, how: Quantization) -> Footprint | None:
         """The same with the transformer's blocks quantized while loading; None where they are quantized already."""
         used = quantize.used(self.checkpoint.build("transformer"))
@@ -129,23 +179,15 @@ class Footprint:
 
     # ------------------------------------------------------------------------------------------------ phases
 
-    def _text(self, encoder: EncoderSize, settings: Settings, ways: Ways) -> Phase:
-        gemma, size = encoder.config, self.dtype.size
-        texts = [text for text in (settings.request.prompt, settings.negative_prompt) if text is not None]
-        tokens = [min(CONTEXT_TOKENS, 2 + len(text) // CHARACTERS_PER_TOKEN) for text in texts]
-        config = TextConfig.read(self.checkpoint.config, features=gemma.width * (gemma.layers + 1))
-        hidden = sum(tokens) * config.features * size
-        # First the text encoder, whose hidden states are stacked in the end; then, for each text, the connectors.
-        layer = estimates.attending(sum(tokens), gemma.width, gemma.heads, max(tokens), size)
-        first = (encoder.weights.held(ways.stream_text), hidden + max(hidden, layer))
-        features = max(tokens) * config.features * (8 + size)
-        scores, video = estimates.CONNECTOR_SCORES_HELD[size], config.video
-        layer = estimates.attending(CONTEXT_TOKENS, video.dim, video.heads, CONTEXT_TOKENS, size, scores)
-        connectors = self.weights("connectors")
-        then = (connectors.held(ways.stream_text), hidden + max(features, layer))
-        weights, work = max(first, then, key=sum)
-        flops = gemma.layers * sum(gemma.layer_flops(count) for count in tokens)
-        return Phase("text", weights, round(work), flops, encoder.weights.read + connectors.read)
+    def _enhance(self, encoder: EncoderSize, settings: Settings) -> Phase:
+        # Whole, for it is gone through once for each token that is written.
+        gemma, size = encoder.config, platform.compute_dtype(wide_range=True).size
+        weights = encoder.weights.whole * size // encoder.dtype.size
+        read, written = CONVERSATION, settings.request.max_tokens or ENHANCED
+        work = 2 * gemma.layers * gemma.key_heads * gemma.head_dim * (read + written) * size
+        work += round(estimates.attending(read, gemma.width, gemma.heads, read, size)) + 4 * gemma.vocabulary * size
+        flops = gemma.layers * (gemma.layer_flops(read) + written * gemma.layer_flops(1))
+        return Phase("enhance", weights, work, flops, encoder.weights.read + written * weights // PASSED_FASTER)
 
     def _stage(self, number: int, stage: Stage, settings: Settings, ways: Ways) -> Phase:
         shape, config, size = settings.request.shape.scaled(stage.scale), self._transformer, self.dtype.size
@@ -178,8 +220,7 @@ class Footprint:
         return Phase(f"stage {number}", held, round(work), flops, weights.read * (calls if streamed else 1))
 
     def _upsample(self, settings: Settings, ways: Ways) -> Phase:
-        part, size = self.checkpoint.upsamplers["spatial x2"], self.dtype.size
-        own = estimates.weigh(part.tensors.entries, lambda name: name, (), self.dtype)
+        part, size, own = self.checkpoint.upsamplers["spatial x2"], self.dtype.size, self._upsampler
         transformer = self.weights("transformer", "audio" in settings.modalities)
         weights = own.whole + (transformer.rest if ways.stream_transformer else transformer.whole)
         # The texts stay for the next stage.
@@ -190,21 +231,20 @@ class Footprint:
         )
         return Phase("upsample", weights, work, 0.0, own.read)
 
-    def _decode(self, settings: Settings, ways: Ways) -> Phase:
-        weights, request = self.weights("video_decoder"), settings.request
-        config, grid = VideoVAEConfig.read(self.checkpoint.config), request.shape.grid
-        tiling = plan_tiles(request.tiling, grid, memory_limit=ways.tile_bytes, stream=request.stream)
-        channels = config.decoder_base_channels
-        flops = estimates.DECODER_FLOPS * (channels / estimates.PUBLISHED_CHANNELS) ** 2
-        flops *= request.num_frames * request.height * request.width
-        work = estimates.decoding(tiling, grid, channels, self.dtype.size)
-        return Phase("decode", weights.whole, work, flops, weights.read)
-
     def _simple(self, name: str, component: str, work: int) -> Phase:
         weights = self.weights(component)
         return Phase(name, weights.whole, work, 0.0, weights.read)
 
     # ------------------------------------------------------------------------------------------------ their parts
+
+    @functools.cached_property
+    def _upsampler(self) -> Weights:
+        part = self.checkpoint.upsamplers["spatial x2"]
+        return estimates.weigh(part.tensors.entries, lambda name: name, (), self.dtype)
+
+    @functools.cached_property
+    def _decoder_channels(self) -> int:
+        return VideoVAEConfig.read(self.checkpoint.config).decoder_base_channels
 
     @functools.cached_property
     def _transformer(self) -> TransformerConfig:
@@ -235,9 +275,13 @@ class Footprint:
             layer, _, leaf = path.partition("transformer_blocks.")[2].partition(".")[2].rpartition(".")
             if how is None or leaf != "weight" or layer not in chosen:
                 return None
-            return how.bits / 8 + 2 * self.dtype.size / how.group_size
+            return how.bytes_each(self.dtype.size)
 
         entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes(component))}
         dtype = mx.float32 if COMPONENTS[component].always_float32 else self.dtype
         visited = getattr(network, "visited", ())
         return estimates.weigh(entries, functools.partial(part.path_of, network), visited, dtype, packed)
+
+
+def _tiles(grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool) -> Tiling:
+    return plan_tiles(tiling, grid, memory_limit=ways.tile_bytes, stream=stream)

@@ -1,13 +1,14 @@
 """Decides before a run how it will keep within its memory, and says what it will take; refuses what cannot fit.
 
-Each phase is taken as fast as it fits: a network whole in memory, else read from disk part by part; a picture decoded
-whole, else in tiles. Predictions are `pipelines.footprint`'s. Opens no file and changes no setting.
+The text encoder, which is used once, is read layer by layer: that costs nothing. Everything else is taken as fast as it
+fits: the transformer whole in memory, else read from disk block by block; pictures decoded whole, else in tiles.
+Predictions are `pipelines.footprint`'s. Opens no file and changes no setting.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from mlx_video import platform
 from mlx_video.pipelines.footprint import Footprint, Phase
 from mlx_video.pipelines.settings import Settings
 from mlx_video.pipelines.streaming import Ways
-from mlx_video.types import TIME_SCALE, UserError
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
 from mlx_video.weights.quantize import BITS, Quantization
 
 GIB = platform.GIB
@@ -26,6 +27,14 @@ CLASSES = (
     (2400, "about half an hour"), (5400, "about an hour"), (14_400, "a few hours"), (86_400, "most of a day"),
 )  # fmt: skip
 """Seconds up to which a run is of a class."""
+STAGES = ("stage", "upsample")
+"""How the names of the phases begin in which the transformer has its weights."""
+ENCODER_BITS = 4
+SMALLER_ENCODER = "a text encoder in 4 bit (such as --text-encoder-repo mlx-community/gemma-3-12b-it-4bit)"
+LEAST_SIDE = 2 * SPACE_SCALE
+"""Pixels; some decoders take no less."""
+SILENT = 0.5
+"""How much of a clip is left without its sound, beside one that has fewer frames or pixels."""
 
 
 class Memory(NamedTuple):
@@ -67,21 +76,33 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """How long the run takes, very roughly: by the chip's published rate, or the disk's where that is slower."""
-        return sum(max(phase.flops / platform.flops_per_second(), phase.read / DISK) for phase in self.phases)
+        """How long the run takes, very roughly."""
+        return sum(map(_seconds, self.phases))
 
     @property
     def time(self) -> str:
         """The class of `seconds`, in words."""
-        return next((words for most, words in CLASSES if self.seconds <= most), "more than a day")
+        return _in_words(self.seconds)
 
     def __str__(self) -> str:
         """A table by phase, and what follows from it."""
-        lines = [f"{'phase':<10} {'weights':>10} {'work':>10} {'peak':>10}"]
-        lines += [f"{p.name:<10} {size(p.weights):>10} {size(p.work):>10} {size(p.peak):>10}" for p in self.phases]
+        lines = [f"{'phase':<10} {'weights':>10} {'work':>10} {'peak':>10}   time"]
+        lines += [
+            f"{p.name:<10} {size(p.weights):>10} {size(p.work):>10} {size(p.peak):>10}   {_in_words(_seconds(p))}"
+            for p in self.phases
+        ]
         lines += self.choices
         lines.append(f"At most {size(self.peak)} of {size(self.limit)}, {self.time} (predicted, not measured).")
         return "\n".join(lines)
+
+
+def _seconds(phase: Phase) -> float:
+    # By the chip's published rate, or the disk's where that is slower.
+    return max(phase.flops / platform.flops_per_second(), phase.read / DISK)
+
+
+def _in_words(seconds: float) -> str:
+    return next((words for most, words in CLASSES if seconds <= most), "more than a day")
 
 
 def make_plan(footprint: Footprint, settings: Settings, memory: Memory) -> Plan:
@@ -92,64 +113,87 @@ def make_plan(footprint: Footprint, settings: Settings, memory: Memory) -> Plan:
     """
     limit = memory.budget
     ways = _choose(footprint, settings, memory.low, limit)
-    phases = footprint.phases(settings, ways)
-    plan = Plan(phases, ways, limit, tuple(_explain(footprint, settings, ways, limit, memory.low)))
+    plan = Plan(footprint.phases(settings, ways), ways, limit, ())
     if plan.peak > limit and memory.low is not False:
         raise UserError(_refusal(footprint, settings, plan, memory.low))
-    return plan
+    return replace(plan, choices=tuple(_explain(footprint, settings, plan, memory.low)))
 
 
-def ways_by_weights(footprint: Footprint, memory: Memory) -> Ways:
-    """How networks are held where nothing is known of the sizes to come: part by part if weights take most there is."""
-    most = memory.budget * 3 // 4
-    transformer = footprint.weights("transformer").whole > most if memory.low is None else memory.low
-    text = (
-        footprint.encoder is not None and footprint.encoder.weights.whole > most if memory.low is None else memory.low
-    )
-    return Ways(text, transformer, not transformer, memory.budget)
+def plan_texts(footprint: Footprint, texts: Sequence[str], memory: Memory) -> Ways:
+    """How texts alone are encoded; raises UserError where that cannot fit."""
+    ways = Ways(stream_text=memory.low is not False)
+    phase = footprint.text(texts, ways)
+    if phase.peak > memory.budget and memory.low is not False:
+        smaller = footprint.with_encoder(ENCODER_BITS).text(texts, ways).peak
+        advice = f"; {SMALLER_ENCODER} would fit." if smaller <= memory.budget else " (--memory-limit allows more)."
+        raise UserError(f"Encoding takes {size(phase.peak)}, and {size(memory.budget)} are allowed{advice}")
+    return ways
+
+
+def plan_pictures(
+    footprint: Footprint, grid: tuple[int, int, int], tiling: str, memory: Memory, refined: bool = False
+) -> Ways:
+    """How a film of latent `grid` is upscaled: in what tiles, and, where it is refined, with what transformer.
+
+    Raises UserError where decoding it cannot fit. The transformer stays whole if its weights leave a quarter.
+    """
+    limit = memory.budget
+    whole = memory.low is not True
+    if refined and memory.low is None:
+        whole = footprint.weights("transformer").whole <= limit * 3 // 4
+    ways = Ways(memory.low is not False, not whole, whole, _left(footprint, limit))
+    phase = footprint.decode(grid, tiling, ways, stream=True)
+    if phase.peak > limit:
+        advice = "--tiling auto takes less" if tiling != "auto" else "--memory-limit allows more"
+        raise UserError(f"Decoding the result takes {size(phase.peak)}, and {size(limit)} are allowed ({advice}).")
+    return ways
+
+
+def _left(footprint: Footprint, limit: int) -> int:
+    # For the work of the video autoencoder.
+    return max(limit - max(footprint.weights(name).whole for name in ("video_encoder", "video_decoder")), 1)
 
 
 def _choose(footprint: Footprint, settings: Settings, low_memory: bool | None, limit: int) -> Ways:
-    decode = max(limit - footprint.weights("video_decoder").whole, 1)
-    whole = Ways(decode_bytes=decode)
+    whole = Ways(decode_bytes=max(limit - footprint.weights("video_decoder").whole, 1))
     if low_memory is not None:
-        return Ways(low_memory, low_memory, not low_memory, decode)
-    text = replace(whole, stream_text=not _fits(footprint, settings, whole, limit, ("text",)))
-    kept = (text, replace(text, keep_text=False), replace(text, keep_text=False, stream_transformer=True))
-    names = ("stage", "upsample")
-    return next((ways for ways in kept if _fits(footprint, settings, ways, limit, names)), kept[-1])
+        return replace(whole, stream_text=low_memory, stream_transformer=low_memory, keep_text=not low_memory)
+    kept = (whole, replace(whole, keep_text=False), replace(whole, keep_text=False, stream_transformer=True))
+    return next((ways for ways in kept if _most(footprint, settings, ways, STAGES) <= limit), kept[-1])
 
 
-def _fits(footprint: Footprint, settings: Settings, ways: Ways, limit: int, names: tuple[str, ...] = ("",)) -> bool:
-    """Whether the phases whose names begin so fit."""
-    return all(p.peak <= limit for p in footprint.phases(settings, ways) if p.name.startswith(names))
+def _most(footprint: Footprint, settings: Settings, ways: Ways, names: tuple[str, ...] = ("",)) -> int:
+    """The highest peak of the phases whose names begin so."""
+    return max((p.peak for p in footprint.phases(settings, ways) if p.name.startswith(names)), default=0)
 
 
-def _explain(
-    footprint: Footprint, settings: Settings, ways: Ways, limit: int, low_memory: bool | None
-) -> Iterator[str]:
-    whole = {p.name: p.peak for p in footprint.phases(settings, Ways(decode_bytes=ways.decode_bytes))}
-    stages = max((peak for name, peak in whole.items() if name.startswith("stage")), default=0)
-    over = f"of {size(limit)}" if low_memory is None else "(--low-memory)"
-    if ways.stream_text and "text" in whole:
-        yield f"The text encoder is read layer by layer: whole it would take {size(whole['text'])} {over}."
+def _explain(footprint: Footprint, settings: Settings, plan: Plan, low_memory: bool | None) -> Iterator[str]:
+    ways, allowed = plan.ways, f"and {size(plan.limit)} are allowed"
     if ways.stream_transformer:
-        hint = _quantized(footprint, settings, ways, limit) if low_memory is None else ""
+        whole = _most(footprint, settings, replace(ways, stream_transformer=False), STAGES)
+        why = (
+            f"{allowed}.{_quantized(footprint, settings, plan)}" if low_memory is None else "and --low-memory is given."
+        )
         yield (
-            f"The transformer is read from disk block by block in every step: whole it would take {size(stages)} "
-            f"{over}.{hint}"
+            f"The transformer is read from disk block by block in every step: whole it would take {size(whole)}, {why}"
         )
     elif not ways.keep_text and footprint.keeps_text:
-        yield f"The texts' keys and values are computed in every step: kept, they would make {size(stages)} {over}."
-    if low_memory is False and max(whole.values()) > limit:
-        yield f"This run takes {size(max(whole.values()))} of {size(limit)}, as --no-low-memory asks."
+        kept = _most(footprint, settings, replace(ways, keep_text=True), STAGES)
+        yield f"The texts' keys and values are made in every step: kept, they would make it {size(kept)}, {allowed}."
+    tiling = settings.request.tiling
+    if tiling == "auto" and footprint.tiled(settings, ways):
+        untiled = _most(footprint, _asking(settings, tiling="none"), ways, ("decode",))
+        yield f"The video is decoded in overlapping tiles: whole pictures would take {size(untiled)}, {allowed}."
+    if plan.peak > plan.limit:
+        yield f"This run takes {size(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
 
 
-def _quantized(footprint: Footprint, settings: Settings, ways: Ways, limit: int) -> str:
+def _quantized(footprint: Footprint, settings: Settings, plan: Plan) -> str:
     """The most bits with which the transformer would stay in memory, as a hint; empty where there are none."""
     for bits in sorted(BITS, reverse=True):
         smaller = footprint.quantized(Quantization.of(bits))
-        if smaller and _fits(smaller, settings, replace(ways, stream_transformer=False), limit, ("stage", "upsample")):
+        whole = replace(plan.ways, stream_transformer=False)
+        if smaller and _most(smaller, settings, whole, STAGES) <= plan.limit:
             return f" Faster: --quantize {bits}, which stays in memory."
     return ""
 
@@ -161,16 +205,23 @@ Fits = Callable[[Settings], bool]
 
 def _refusal(footprint: Footprint, settings: Settings, plan: Plan, low_memory: bool | None) -> str:
     worst = max(plan.phases, key=lambda phase: phase.peak)
-    needs = f"This run takes {size(worst.peak)} at its {worst.name}, and {size(plan.limit)} are allowed"
+    needs = f"This run takes {size(worst.peak)} (phase: {worst.name}), and {size(plan.limit)} are allowed"
 
-    def fits(asked: Settings) -> bool:
-        return _fits(footprint, asked, _choose(footprint, asked, low_memory, plan.limit), plan.limit)
+    def fits(asked: Settings, of: Footprint = footprint) -> bool:
+        return _most(of, asked, _choose(of, asked, low_memory, plan.limit)) <= plan.limit
 
-    changes = [change for find in (_other_flag, _fewer_frames, _smaller_picture) if (change := find(settings, fits))]
+    found = [
+        _other_flag(settings, fits),
+        _Change(SMALLER_ENCODER, 1.0) if fits(settings, footprint.with_encoder(ENCODER_BITS)) else None,
+        _silent(settings, fits),
+        _fewer_frames(settings, fits),
+        *(_smaller_picture(settings, fits, fewer) for fewer in (1, 2, 4, 8)),
+    ]
+    changes = [change for change in found if change]
     if changes:
         return f"{needs}; {max(changes, key=lambda change: change.kept).flags} would fit."
-    least = _asking(settings, num_frames=1, height=settings.recipe.size_unit, width=settings.recipe.size_unit)
-    floor = max(phase.peak for phase in footprint.phases(least, replace(plan.ways, decode_bytes=1)))
+    least = _asking(settings, num_frames=1, height=LEAST_SIDE, width=LEAST_SIDE)
+    floor = _most(footprint, least, _choose(footprint, least, low_memory, plan.limit))
     return f"{needs}; the smallest clip takes {size(floor)} (--memory-limit allows more)."
 
 
@@ -196,27 +247,35 @@ def _other_flag(settings: Settings, fits: Fits) -> _Change | None:
     return None
 
 
+def _silent(settings: Settings, fits: Fits) -> _Change | None:
+    if settings.request.audio_file is not None or settings.modalities == ("video",):
+        return None
+    without = replace(_asking(settings, audio=False), modalities=("video",))
+    return _Change("--no-audio", SILENT) if fits(without) else None
+
+
 def _fewer_frames(settings: Settings, fits: Fits) -> _Change | None:
     frames = settings.request.num_frames
     most = _last(range(1, frames, TIME_SCALE), lambda count: fits(_asking(settings, num_frames=count)))
     return _Change(f"--num-frames {most}", most / frames) if most else None
 
 
-def _smaller_picture(settings: Settings, fits: Fits) -> _Change | None:
-    unit, (height, width) = settings.recipe.size_unit, (settings.request.height, settings.request.width)
+def _smaller_picture(settings: Settings, fits: Fits, fewer: int) -> _Change | None:
+    """fewer: of so many frames, one is left."""
+    request, unit = settings.request, settings.recipe.size_unit
+    height, width, before = request.height, request.width, request.num_frames
+    frames = before // fewer // TIME_SCALE * TIME_SCALE + 1 if fewer > 1 else before
 
-    def sides(longer: int) -> dict[str, int]:
-        share = longer / max(height, width)
-        return {
-            "height": max(unit, round(height * share / unit) * unit),
-            "width": max(unit, round(width * share / unit) * unit),
-        }
+    def smaller(longer: int) -> dict[str, int]:
+        sides = (max(LEAST_SIDE, round(side * longer / max(height, width) / unit) * unit) for side in (height, width))
+        return {**dict(zip(("height", "width"), sides, strict=True)), "num_frames": frames}
 
-    most = _last(range(unit, max(height, width), unit), lambda longer: fits(_asking(settings, **sides(longer))))
+    most = _last(range(LEAST_SIDE, max(height, width), unit), lambda side: fits(_asking(settings, **smaller(side))))
     if not most:
         return None
-    new = sides(most)
-    return _Change(f"--height {new['height']} --width {new['width']}", new["height"] * new["width"] / (height * width))
+    new = smaller(most)
+    flags = f"--height {new['height']} --width {new['width']}" + (f" --num-frames {frames}" if fewer > 1 else "")
+    return _Change(flags, new["height"] * new["width"] * frames / (height * width * before))
 
 
 def _last(values: range, fits: Callable[[int], bool]) -> int | None:

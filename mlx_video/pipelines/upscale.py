@@ -30,6 +30,7 @@ from mlx_video.pipelines.refine import refine, sigmas_of
 from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, Context, Progress, UserError
 
 if TYPE_CHECKING:
+    from mlx_video.pipelines.checkpoint import Checkpoint
     from mlx_video.pipelines.loader import Loader
 
 Report = Callable[[Progress], None]
@@ -214,6 +215,14 @@ def padded_size(asked: Upscaling, source: Source, config: VideoVAEConfig) -> tup
         least = 2
     height, width = (max(least, -(-side // SPACE_SCALE)) * SPACE_SCALE for side in (source.height, source.width))
     return height, width
+
+
+def latent_grid(asked: Upscaling, source: Source, checkpoint: Checkpoint) -> tuple[int, int, int]:
+    """Latent frames, rows and columns of the result, at most."""
+    sides = padded_size(asked, source, VideoVAEConfig.read(checkpoint.config))
+    frames = -(-(source.count - 1) // TIME_SCALE) * asked.fps_scale + 1
+    height, width = (-(-int(side * asked.scale) // SPACE_SCALE) for side in sides)
+    return frames, height, width
 
 
 def upsample(latent: mx.array, kind: str, loader: Loader, report: Report) -> mx.array:

@@ -37,6 +37,10 @@ class Quantization(NamedTuple):
         """For the user."""
         return f"{self.bits} bit, groups of {self.group_size}"
 
+    def bytes_each(self, size: int) -> float:
+        """Bytes that a weight takes, its share of scale and bias of `size` bytes each included."""
+        return self.bits / 8 + 2 * size / self.group_size
+
     @classmethod
     def of(cls, bits: int, group_size: int | None = None) -> Quantization:
         """What a user asks for; raises UserError where it cannot be had."""

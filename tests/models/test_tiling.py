@@ -166,26 +166,34 @@ def test_blending_holds_two_tiles_in_time_at_most():
 def test_auto_cuts_nothing_that_fits():
     grid = (16, 16, 24)
     assert plan_tiles("auto", grid) == Tiling(piece=4)
-    ample, one = peak_bytes(Tiling(piece=4), grid), peak_bytes(Tiling(piece=1), grid)
-    assert plan_tiles("auto", grid, memory_limit=ample) == Tiling(piece=4)
-    assert plan_tiles("auto", grid, memory_limit=ample - 1) == Tiling(piece=2)
+    one = peak_bytes(Tiling(piece=1), grid)
     assert plan_tiles("auto", grid, memory_limit=one) == Tiling(piece=1)
     assert plan_tiles("auto", grid, memory_limit=one - 1).tiled
-    assert plan_tiles("auto", grid, memory_limit=ample, stream=True) == Tiling(piece=1)
+
+
+def test_more_latent_frames_at_a_time_take_a_quarter_of_the_memory_at_most():
+    grid = (16, 16, 24)
+    four, two = (4 * peak_bytes(Tiling(piece=piece), grid) for piece in (4, 2))
+    assert plan_tiles("auto", grid, memory_limit=four) == Tiling(piece=4)
+    assert plan_tiles("auto", grid, memory_limit=four - 1) == Tiling(piece=2)
+    assert plan_tiles("none", grid, memory_limit=two) == Tiling(piece=2)
+    assert plan_tiles("none", grid, memory_limit=two - 1) == Tiling(piece=1)
+    assert plan_tiles("auto", grid, memory_limit=four, stream=True) == Tiling(piece=1)
 
 
 def test_auto_cuts_as_the_reference_does_then_smaller():
     grid = (31, 34, 60)
+    assert plan_tiles("auto", grid, memory_limit=12 << 30) == Tiling(piece=1)
     tiles = plan_tiles("auto", grid, memory_limit=10 << 30)
-    assert tiles == Tiling(Span(80, 24), Span(448, 64), Span(768, 64), piece=2)
+    assert tiles == Tiling(Span(80, 24), Span(448, 64), Span(768, 64), piece=1)
     tiles = plan_tiles("auto", grid, memory_limit=5 << 30)
-    assert tiles == Tiling(Span(64, 24), Span(288, 64), Span(512, 64), piece=2)
+    assert tiles == Tiling(Span(64, 24), Span(288, 64), Span(512, 64), piece=1)
     # The smallest is tried even where it does not fit.
     assert plan_tiles("auto", grid, memory_limit=1) == Tiling(Span(32, 8), Span(160, 64), Span(256, 64), piece=1)
 
 
 def test_the_length_of_a_clip_does_not_change_what_fits():
-    limit = peak_bytes(Tiling(piece=2), (5, 16, 24))
+    limit = 4 * peak_bytes(Tiling(piece=2), (5, 16, 24))
     assert {plan_tiles("auto", (f, 16, 24), memory_limit=limit) for f in (5, 17, 500)} == {Tiling(piece=2)}
 
 

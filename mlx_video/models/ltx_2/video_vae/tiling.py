@@ -25,6 +25,8 @@ BLEND_BYTES = 24
 """For each pixel of each frame of a tile in time: two float32 sums of three colours."""
 PIECES = (4, 2, 1)
 """Latent frames on their way at a time. More are 2 % faster than 1, and cost memory in proportion."""
+SHARE_OF_MORE = 0.25
+"""Of the memory that there is, what more than one latent frame at a time may take: 2 % are not worth more."""
 ENCODE_OVERLAP = (16, 64)
 """Least overlap in frames and in pixels when encoding (reference: `prepare_tiles_for_encoding`)."""
 
@@ -81,9 +83,9 @@ def plan_tiles(
 ) -> Tiling:
     """The tiling of a clip of latent `grid` (F, H, W), for decoding or encoding.
 
-    mode: "none" cuts nothing; a preset's name cuts as it says; "auto" cuts nothing where a picture of that size, a few
-    frames at a time, fits into `memory_limit` (bytes that the work may take), else as the reference does, else smaller;
-    the smallest where nothing fits. stream: frames are to come as early, and as few at a time, as they can.
+    mode: "none" cuts nothing; a preset's name cuts as it says; "auto" cuts nothing where pictures of that size, one
+    latent frame at a time, fit into `memory_limit` (bytes that the work may take), else as the reference does, else
+    smaller; the smallest where nothing fits. stream: frames are to come as early, and as few at a time, as they can.
     Raises UserError for an unknown mode.
     """
     if mode not in MODES:
@@ -99,7 +101,12 @@ def plan_tiles(
     plans = [replace(tiling, piece=piece) for tiling in candidates for piece in pieces]
     if memory_limit is None:
         return plans[0]
-    return next((plan for plan in plans if peak_bytes(plan, grid, scale) <= memory_limit), plans[-1])
+
+    def fits(plan: Tiling) -> bool:
+        share = 1.0 if plan.piece == PIECES[-1] else SHARE_OF_MORE
+        return peak_bytes(plan, grid, scale) <= memory_limit * share
+
+    return next(filter(fits, plans), min(plans, key=lambda plan: peak_bytes(plan, grid, scale)))
 
 
 def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = SCALE) -> int:
