@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ from mlx.utils import tree_map
 
 from mlx_video import platform
 from mlx_video.models.layers import silu
+from mlx_video.models.ltx_2 import winograd
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.models.ltx_2.video_vae import LatentStatistics, VideoDecoder, VideoEncoder, convolution
 from mlx_video.models.ltx_2.video_vae.encoder import Passage
@@ -199,9 +201,13 @@ def test_memory_does_not_grow_with_the_clip(generation):
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 1, 2)])
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_convolution_against_its_definition(causal, padding, stride, monkeypatch):
+@pytest.mark.parametrize("pixels", [0, 1 << 30], ids=["winograd", "frame by frame"])
+def test_convolution_against_its_definition(pixels, causal, padding, stride, monkeypatch):
     monkeypatch.setattr(convolution, "COLUMNS_LIMIT", 0)
-    monkeypatch.setattr(convolution, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(convolution, "WINOGRAD_PIXELS", pixels)
+    monkeypatch.setattr(convolution, "WINOGRAD_FRAME", pixels)
+    monkeypatch.setattr(winograd, "TILES_AT_ONCE", 7)
+    monkeypatch.setattr(winograd, "OUTPUTS_AT_ONCE", 3)
     layer = convolution.Convolution(3, 4, padding=padding, causal=causal, stride=stride)
     draw = np.random.default_rng(0)
     layer.bias = mx.array(draw.standard_normal(4).astype(np.float32))
@@ -215,20 +221,26 @@ def test_convolution_against_its_definition(causal, padding, stride, monkeypatch
     assert error(layer(mx.array(x), Stream()), wanted) < 1e-6
 
 
-def test_large_inputs_take_the_other_form_on_the_cpu_only(monkeypatch):
+@pytest.mark.parametrize("size", [(1, 16, 64), (4, 16, 16), (1, 15, 64), (16, 8, 8)])
+def test_large_clips_take_the_other_form_on_the_cpu_only(size, monkeypatch):
     taken = []
-    monkeypatch.setattr(convolution, "convolve_by_shifts", lambda *a: taken.append(a) or mx.zeros((1, 2, 4, 4, 8)))
+    monkeypatch.setattr(winograd, "convolve", lambda *a: taken.append(a) or mx.zeros((1, *size, 8)))
     layer = convolution.Convolution(8, 8, padding="zeros", causal=False)
-    x = mx.zeros((1, 2, 4, 4, 8))
-    layer(x, Stream())
-    assert not taken
-    monkeypatch.setattr(convolution, "COLUMNS_LIMIT", 27 * (2 + 2) * 16 * 8 * 4 - 1)
     monkeypatch.setattr(platform, "is_cpu", lambda: False)
-    layer(x, Stream())
+    layer(mx.zeros((1, *size, 8)), Stream())
     assert not taken
     monkeypatch.setattr(platform, "is_cpu", lambda: True)
-    layer(x, Stream())
-    assert len(taken) == 1
+    layer(mx.zeros((1, *size, 8)), Stream())
+    assert len(taken) == (math.prod(size) >= 1024 and math.prod(size[1:]) >= 256)
+
+
+def test_winograds_form_rounds_in_float32_only():
+    mx.random.seed(0)
+    x, weight, bias = (mx.random.normal(s).astype(mx.bfloat16) for s in ((1, 3, 6, 7, 8), (4, 3, 3, 3, 8), (4,)))
+    wanted = winograd.convolve(*(a.astype(mx.float32) for a in (x, weight, bias)))
+    found = winograd.convolve(x, weight, bias)
+    assert found.dtype == mx.bfloat16
+    assert mx.array_equal(found, wanted.astype(mx.bfloat16)).item()
 
 
 def test_patches_are_column_major_and_blocks_row_major():

@@ -14,10 +14,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video import platform
+from mlx_video.models.layers import silu
 from mlx_video.models.ltx_2.config import UPSAMPLER_GROUPS, UpsamplerConfig
 from mlx_video.models.ltx_2.upsampler_pieces import Walk, in_pieces
-from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT, TAPS, convolve_by_shifts
+from mlx_video.models.ltx_2.video_vae.convolution import TAPS, convolve
 
 BLUR_SIZE = 5
 """Taps a side of the rational resampler's binomial low-pass."""
@@ -55,7 +55,7 @@ class Upsampler(nn.Module):
         `walk`: where the latent is a piece of a longer one; the result may then be of other frames, or of none.
         """
         walk = walk or Walk()
-        x = nn.silu(self.initial_norm(self.initial_conv(latent, walk), walk))
+        x = silu(self.initial_norm(self.initial_conv(latent, walk), walk))
         blocks: list[Any] = [*self.res_blocks, self._resample, *self.post_upsample_res_blocks]
         for block in blocks:
             x = block(x, walk)
@@ -116,11 +116,9 @@ class Convolution(nn.Conv3d):
         window = walk.window(self, x)
         if window.shape[1] < TAPS:
             return mx.zeros((x.shape[0], 0, *x.shape[2:4], self.weight.shape[0]), x.dtype)
-        if platform.is_cpu() and len(window) == 1 and window.nbytes * TAPS**3 > COLUMNS_LIMIT:
-            padded = mx.pad(window, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
-            result = convolve_by_shifts(padded, self.weight, self.bias)
-        else:
-            result = super().__call__(window)
+        # One clip at a time: with more, Metal has no fast path.
+        clips = [convolve(window[i : i + 1], self.weight, self.bias, 1) for i in range(len(window))]
+        result = clips[0] if len(clips) == 1 else mx.concatenate(clips)
         walk.worked(2.0 * TAPS**3 * window.shape[-1] * result.size, result)
         return result
 
@@ -166,9 +164,9 @@ class ResidualBlock(nn.Module):
 
     def __call__(self, x: mx.array, walk: Walk) -> mx.array:
         """(B, F, H, W, C) -> the same shape; on the way of a piece perhaps of earlier frames, or of fewer."""
-        change = nn.silu(self.norm1(self.conv1(x, walk), walk))
+        change = silu(self.norm1(self.conv1(x, walk), walk))
         change = self.norm2(self.conv2(change, walk), walk)
-        return nn.silu(change + walk.delayed(self, x, change.shape[1]))
+        return silu(change + walk.delayed(self, x, change.shape[1]))
 
 
 class RationalResampler(nn.Module):

@@ -10,14 +10,16 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video import platform
+from mlx_video.models.ltx_2 import winograd
 from mlx_video.models.ltx_2.video_vae.stream import Stream
 
-TAPS = 3
+TAPS = winograd.TAPS
 COLUMNS_LIMIT = 128 << 20
-"""Bytes. On the CPU backend conv3d first copies each input 27 times over (once for every tap). Beyond this size the
-copies cost more than they save in the product: measured up to 2.8 times the time and 9 times the memory."""
-ROWS_AT_ONCE = 2048
-"""Rows of a product that stay in a core's cache while the 27 taps are added up."""
+"""Bytes. On the CPU backend conv3d first copies each input 27 times over (once for every tap); at most so many at once.
+"""
+WINOGRAD_PIXELS, WINOGRAD_FRAME = 1024, 256
+"""Pixels of a clip, and of a frame, from which on transforming the weights for Winograd's form pays on the CPU backend:
+with 128 to 1,024 channels both forms take the same time there, and at 5,000 pixels half of it to two thirds."""
 
 
 class Convolution(nn.Conv3d):
@@ -55,44 +57,32 @@ class Convolution(nn.Conv3d):
         return result
 
     def _convolve(self, window: mx.array) -> mx.array:
-        plain = self.stride == (1, 1, 1)
+        space = 1
         if self._around == "reflect":
             window, space = _reflect(_reflect(window, 2), 3), 0
-        else:
-            space = 1
-        if plain and platform.is_cpu() and window.nbytes * self.weight[0, ..., 0].size > COLUMNS_LIMIT:
-            if space:
-                window = mx.pad(window, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
-            return convolve_by_shifts(window, self.weight, self.bias)
+        if self.stride == (1, 1, 1):
+            return convolve(window, self.weight, self.bias, space)
         return mx.conv3d(window, self.weight, self.stride, (0, space, space)) + self.bias
 
 
-def convolve_by_shifts(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
-    """A convolution of one padded clip (1, F + 2, H + 2, W + 2, I) -> (1, F, H, W, O) as 27 products of shifted rows.
-
-    Seen as a list of pixels, the neighbour of each pixel at one tap stands a fixed number of rows further on, so a tap
-    is a product of consecutive rows with one (I, O) matrix and needs no copy. Pixels in the padding give sums that
-    nobody reads. Same result as conv3d up to the order of summation.
+def convolve(window: mx.array, weight: mx.array, bias: mx.array, space: int) -> mx.array:
+    """One clip (1, F + 2, H, W, I), with `space` (0 or 1) zeros to be set around its rows and columns, by weight
+    (O, 3, 3, 3, I): (1, F, H', W', O). On the CPU backend in the form that is the fastest for this size.
     """
-    _, frames, rows, columns, channels = x.shape
-    outputs = weight.shape[0]
-    pixels = x.reshape(-1, channels)
-    taps = mx.contiguous(weight.reshape(outputs, -1, channels).swapaxes(0, 1)).swapaxes(1, 2)
-    offsets = [
-        (time * rows + row) * columns + column for time in range(TAPS) for row in range(TAPS) for column in range(TAPS)
+    _, frames, rows, columns, channels = window.shape
+    frames, rows, columns = frames - TAPS + 1, rows + 2 * (space - 1), columns + 2 * (space - 1)
+    if not platform.is_cpu():
+        return mx.conv3d(window, weight, 1, (0, space, space)) + bias
+    if rows * columns >= WINOGRAD_FRAME and frames * rows * columns >= WINOGRAD_PIXELS:
+        if space:
+            window = mx.pad(window, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+        return winograd.convolve(window, weight, bias)
+    step = max(1, COLUMNS_LIMIT // (TAPS**3 * rows * columns * channels * window.itemsize))
+    parts = [
+        mx.conv3d(window[:, start : start + step + TAPS - 1], weight, 1, (0, space, space)) + bias
+        for start in range(0, frames, step)
     ]
-    count = pixels.shape[0] - offsets[-1]
-    sums = []
-    for start in range(0, count, ROWS_AT_ONCE):
-        size = min(ROWS_AT_ONCE, count - start)
-        total = mx.broadcast_to(bias, (size, outputs))
-        for offset, tap in zip(offsets, taps, strict=True):
-            total = mx.addmm(total, pixels[start + offset : start + offset + size], tap)
-        sums.append(total)
-    whole = (frames - TAPS + 1) * rows * columns
-    sums.append(mx.zeros((whole - count, outputs), x.dtype))
-    result = mx.concatenate(sums).reshape(1, -1, rows, columns, outputs)
-    return result[:, :, : rows - TAPS + 1, : columns - TAPS + 1]
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
 
 def _reflect(x: mx.array, axis: int) -> mx.array:
