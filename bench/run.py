@@ -1,4 +1,4 @@
-"""`python -m bench.run` prints tables of seconds and memory: whole runs by phase, and one block at the real width.
+"""`python -m bench.run` prints tables of seconds and memory: whole runs by phase, and networks at the real width.
 
     python -m bench.run                                small checkpoints made on the spot, and one block at 384 tokens
     python -m bench.run --model FOLDER --pipeline dev  a checkpoint of yours
@@ -16,11 +16,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from bench import block, codecs, phases, steps
+from bench import block, codecs, networks, phases, reading, steps, weights
 from bench.measure import alternate, clock, multiply, table
 from mlx_video import linux_blas, platform
 
-PARTS = ["blas", "block", "steps", "codecs", "phases"]
+PARTS = ["blas", "block", "steps", "codecs", "networks", "reading", "weights", "phases"]
 
 
 def blas() -> str:
@@ -76,6 +76,12 @@ def main(argv: list[str] | None = None) -> None:
         print(steps.report(args.rounds), flush=True)
     if "codecs" in args.only:
         print(codecs.report(args.rounds), flush=True)
+    if "networks" in args.only:
+        print(networks.report(args.rounds), flush=True)
+    if "reading" in args.only:
+        print(reading.report(args.rounds), flush=True)
+    if "weights" in args.only:
+        print(weights.load(args.generation), flush=True)
     if "phases" in args.only and args.model:
         size = {"height": args.height, "width": args.width, "num_frames": args.num_frames}
         title = f"{args.pipeline} on {args.model}, {args.width} x {args.height}, {args.num_frames} frames, with sound"

@@ -105,6 +105,13 @@ def alone(measure: str, *values: object) -> list[str]:
         return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def load(generation: str, blocks: int = 3) -> str:
+    """The table of loading."""
+    lines = [alone("loading", generation, blocks, bits) for bits in (16, 8, 4)]
+    head = ["loading", "file GB", "held GB", "peak / held", "lazily s", "all read s"]
+    return table("Loading a file of holes, wall seconds", head, lines)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Prints the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,9 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         kind, folder, generation, *numbers = args.measure
         print(json.dumps(MEASURES[kind](Path(folder), generation, *map(int, numbers))))
         return
-    lines = [alone("loading", args.generation, args.blocks, bits) for bits in (16, 8, 4)]
-    head = ["loading", "file GB", "held GB", "peak / held", "lazily s", "all read s"]
-    print(table("Loading a file of holes, wall seconds", head, lines), flush=True)
+    print(load(args.generation, args.blocks), flush=True)
     head = ["block 0", *(f"{bits} bit, {group}" for bits in (8, 4) for group in GROUPS)]
     print(table("Relative error of its output, by group size", head, [alone("quality", args.generation)]), flush=True)
     if args.convert:

@@ -4,7 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from bench import block, measure, phases
+from bench import block, measure, networks, phases
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
 from mlx_video.models.ltx_2.transformer.block import Block
 from mlx_video.types import Progress
@@ -73,3 +73,20 @@ def test_tables_have_aligned_columns():
     lines = measure.table("title", ["what", "s"], [["a", "1.00"], ["longer", "12.50"]]).splitlines()
     assert lines[0] == "title"
     assert {len(line) for line in lines[1:] if line} == {len("longer") + 2 + len("12.50")}
+
+
+def test_operations_of_convolutions_are_counted_where_they_run():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain, self.grown = nn.Conv1d(3, 4, 5, padding=2), nn.ConvTranspose1d(4, 2, 6, stride=3)
+
+        def __call__(self, x):
+            return self.grown(self.plain(x))
+
+    network = Network()
+    with networks.counted(network) as count:
+        network(mx.zeros((1, 10, 3)))
+    assert count["flops"] == 2 * 10 * (4 * 5 * 3) + 2 * 10 * (2 * 6 * 4)
+    network(mx.zeros((1, 10, 3)))
+    assert count["flops"] == 2 * 10 * (4 * 5 * 3) + 2 * 10 * (2 * 6 * 4)
