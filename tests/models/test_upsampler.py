@@ -13,8 +13,9 @@ from mlx.utils import tree_flatten
 
 from mlx_video.models.ltx_2 import upsampler
 from mlx_video.models.ltx_2.config import UpsamplerConfig
-from mlx_video.models.ltx_2.upsampler import GroupNorm, Upsampler, shuffle
+from mlx_video.models.ltx_2.upsampler import GroupNorm, Upsampler
 from mlx_video.models.ltx_2.upsampler_pieces import Walk
+from mlx_video.models.ltx_2.video_vae.patches import depth_to_space
 from mlx_video.types import UserError
 from mlx_video.weights import names
 from tests import real_keys, small
@@ -133,14 +134,14 @@ def test_sizes_in_time():
         assert Upsampler(config)(mx.zeros((1, frames, 2, 3, 16))).shape == (1, 2 * frames - 1, 2, 3, 16)
 
 
-def test_shuffle_order():
+def test_order_of_spread_channels():
     # The output's channel is slowest in the input's channels, then rows, then columns.
-    x = mx.arange(2 * 2 * 3).reshape(1, 1, 1, 12)
-    result = np.array(shuffle(x, (2, 3)))
+    x = mx.arange(2 * 2 * 3).reshape(1, 1, 1, 1, 12)
+    result = np.array(depth_to_space(x, (1, 2, 3))[0])
     assert result.shape == (1, 2, 3, 2)
     np.testing.assert_array_equal(result[0, ..., 0], [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(result[0, ..., 1], [[6, 7, 8], [9, 10, 11]])
-    time = np.array(shuffle(mx.arange(8).reshape(1, 2, 1, 1, 4), (2, 1, 1)))
+    time = np.array(depth_to_space(mx.arange(8).reshape(1, 2, 1, 1, 4), (2, 1, 1)))
     np.testing.assert_array_equal(time[0, :, 0, 0], [[0, 2], [1, 3], [4, 6], [5, 7]])
 
 

@@ -7,7 +7,6 @@ x1.5 and time x2 differ by their config alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from mlx_video.models.layers import silu
 from mlx_video.models.ltx_2.config import UPSAMPLER_GROUPS, UpsamplerConfig
 from mlx_video.models.ltx_2.upsampler_pieces import Walk, in_pieces
 from mlx_video.models.ltx_2.video_vae.convolution import TAPS, convolve
+from mlx_video.models.ltx_2.video_vae.patches import depth_to_space
 
 BLUR_SIZE = 5
 """Taps a side of the rational resampler's binomial low-pass."""
@@ -92,11 +92,11 @@ class Upsampler(nn.Module):
             side = 2 if self.config.spatial else 1
             grown = self.upsampler[0](x, walk)
             first = 1 if walk.begins(self.upsampler, grown.shape[1]) else 0
-            return shuffle(grown, (2, side, side))[:, first:]
+            return depth_to_space(grown, (2, side, side))[:, first:]
         if x.shape[1] == 0:
             return x
         images = x.flatten(0, 1)
-        images = self.upsampler(images) if self.config.rational else shuffle(self.upsampler[0](images), (2, 2))
+        images = self.upsampler(images) if self.config.rational else _spread(self.upsampler[0](images), 2)
         return images.reshape(*x.shape[:2], *images.shape[1:])
 
 
@@ -185,7 +185,7 @@ class RationalResampler(nn.Module):
 
     def __call__(self, images: mx.array) -> mx.array:
         """(N, H, W, C) -> (N, ceil(H * up / down), ceil(W * up / down), C)."""
-        return self.blur_down(shuffle(self.conv(images), (self.up, self.up)))
+        return self.blur_down(_spread(self.conv(images), self.up))
 
 
 class BlurDown(nn.Module):
@@ -206,15 +206,6 @@ class BlurDown(nn.Module):
         return mx.conv2d(images, weight, stride=self.stride, padding=BLUR_SIZE // 2, groups=channels)
 
 
-def shuffle(x: mx.array, factors: tuple[int, ...]) -> mx.array:
-    """Spreads channels over the axes between batch and channels, each of which grows by its factor.
-
-    (B, H, W, C * h * w), the output's channel slowest and the last factor fastest, -> (B, H * h, W * w, C); likewise
-    with three axes.
-    """
-    batch, *sizes, channels = x.shape
-    kept = channels // math.prod(factors)
-    axes = len(factors)
-    grown = [axis for size in range(1, axes + 1) for axis in (size, size + axes + 1)]
-    x = x.reshape(batch, *sizes, kept, *factors).transpose(0, *grown, axes + 1)
-    return x.reshape(batch, *(size * factor for size, factor in zip(sizes, factors, strict=True)), kept)
+def _spread(images: mx.array, factor: int) -> mx.array:
+    # (N, H, W, C * factor * factor) -> (N, H * factor, W * factor, C)
+    return depth_to_space(images[None], (1, factor, factor))[0]

@@ -14,10 +14,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_video import platform
-
-TIME = 1
-"""The axis of frames in (B, F, H, W, C)."""
+from mlx_video.models.ltx_2.pieces import TIME, Kept
 
 
 class Moments(NamedTuple):
@@ -41,51 +38,37 @@ class Moments(NamedTuple):
         return Moments(self.mean + way * share, variance, self.number + other.number)
 
 
-class Walk:
+class Walk(Kept):
     """What the layers keep on one way of a latent's pieces through the network. A new one serves a whole latent."""
 
     def __init__(self, known: dict[int, Moments] | None = None):
         """`known`: by `id` of its norm, where the latent comes in pieces; None where it comes as a whole."""
-        self.last = True
+        super().__init__()
         self.measuring: int | None = None
         self.measured: Moments | None = None
         self._known = known
-        self._kept: dict[tuple[int, str], mx.array] = {}
-        self._pending = 0.0
 
     def window(self, layer: object, x: mx.array) -> mx.array:
         """Frames for a convolution of three taps: those kept, then x; one of zeros before the first and after the last.
 
         May hold fewer than three.
         """
-        kept = self._kept.pop((id(layer), "window"), None)
+        kept = self.take(layer, "window")
         if kept is None and x.shape[TIME] == 0:
             return x
         zeros = mx.zeros_like((x if kept is None else kept)[:, :1])
         parts = [zeros if kept is None else kept, x, *([zeros] if self.last else [])]
         window = mx.concatenate(parts, axis=TIME)
         if not self.last:
-            self._keep(layer, "window", window, max(0, window.shape[TIME] - 2))
+            self.keep(layer, "window", window, max(0, window.shape[TIME] - 2))
         return window
 
     def delayed(self, layer: object, x: mx.array, count: int) -> mx.array:
-        """The oldest `count` frames that have come in as x and not gone out: what a residual path adds."""
-        kept = self._kept.pop((id(layer), "delayed"), None)
+        """As for any clip, but beyond a norm that this walk measures nothing comes out, and nothing is kept."""
         if count == 0 and self.measuring is not None:
-            return x[:, :0]  # nothing comes out of this layer any more
-        if kept is not None:
-            x = mx.concatenate([kept, x], axis=TIME)
-        if x.shape[TIME] == count:
-            return x
-        self._keep(layer, "delayed", x, count)
-        return x[:, :count]
-
-    def begins(self, layer: object, count: int) -> bool:
-        """Whether these `count` frames are the latent's first at `layer`; True once, for the first that are any."""
-        if count == 0 or (id(layer), "begun") in self._kept:
-            return False
-        self._kept[id(layer), "begun"] = mx.array(True)
-        return True
+            self.take(layer, "delayed")
+            return x[:, :0]
+        return super().delayed(layer, x, count)
 
     def moments(self, layer: object, flat: mx.array) -> Moments | None:
         """What `layer` normalises (B, values, C) with, or None where this walk is there to measure that.
@@ -101,21 +84,9 @@ class Walk:
             self.measuring = id(layer)
         return found
 
-    def _keep(self, layer: object, what: str, x: mx.array, start: int) -> None:
-        # A copy, not a slice: a slice would keep the whole buffer alive.
-        self._kept[id(layer), what] = mx.take(x, mx.arange(start, x.shape[TIME]), axis=TIME)
-
-    def worked(self, operations: float, x: mx.array) -> None:
-        """Counts the operations that lead to x, and computes it before they are too many for one evaluation."""
-        self._pending += operations
-        if self._pending > platform.flops_per_evaluation():
-            self.evaluate(x)
-
     def evaluate(self, *arrays: mx.array) -> None:
-        """Computes `arrays` and all that is kept, so that neither holds on to what it came from."""
-        measured = [] if self.measured is None else [self.measured.mean, self.measured.variance]
-        mx.eval(*arrays, *measured, *self._kept.values())
-        self._pending = 0.0
+        """Computes what is measured, too."""
+        super().evaluate(*arrays, *(() if self.measured is None else self.measured[:2]))
 
 
 def in_pieces(

@@ -13,10 +13,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_video import platform
-
-TIME = 1
-"""The axis of frames in (B, F, H, W, C)."""
+from mlx_video.models.ltx_2.pieces import TIME, Kept
 
 
 class Piece(NamedTuple):
@@ -26,20 +23,14 @@ class Piece(NamedTuple):
     last: bool
 
 
-class Stream:
+class Stream(Kept):
     """What the layers of one block keep between the pieces of one clip. A new one serves a whole clip at once."""
-
-    def __init__(self) -> None:
-        """Nothing seen yet, and the coming piece is the last one unless `last` is set to False."""
-        self.last = True
-        self._kept: dict[tuple[int, str], mx.array] = {}
-        self._pending = 0.0
 
     def window(self, layer: object, x: mx.array, before: int, after: int, stride: int = 1) -> mx.array:
         """Frames for a convolution of before + 1 + after taps in time: those kept, then x; at its ends the clip's
         first and last frames are repeated. May hold too few frames for any output.
         """
-        kept = self._kept.pop((id(layer), "window"), None)
+        kept = self.take(layer, "window")
         if kept is not None:
             x = mx.concatenate([kept, x], axis=TIME)
         elif x.shape[TIME] == 0:
@@ -49,41 +40,8 @@ class Stream:
         window = mx.concatenate([*starts, x, *ends], axis=TIME) if starts or ends else x
         if not self.last:
             outputs = max(0, (window.shape[TIME] - before - after - 1) // stride + 1)
-            self._keep(layer, "window", window, outputs * stride)
+            self.keep(layer, "window", window, outputs * stride)
         return window
-
-    def delayed(self, layer: object, x: mx.array, count: int) -> mx.array:
-        """The oldest `count` frames that have come in as x and not gone out: what a residual path adds."""
-        kept = self._kept.pop((id(layer), "delayed"), None)
-        if kept is not None:
-            x = mx.concatenate([kept, x], axis=TIME)
-        if x.shape[TIME] == count:
-            return x
-        self._keep(layer, "delayed", x, count)
-        return x[:, :count]
-
-    def begins(self, layer: object, count: int) -> bool:
-        """Whether these `count` frames are the clip's first at `layer`; True once, for the first that are any."""
-        if count == 0 or (id(layer), "begun") in self._kept:
-            return False
-        if not self.last:
-            self._kept[id(layer), "begun"] = mx.array(True)
-        return True
-
-    def _keep(self, layer: object, what: str, x: mx.array, start: int) -> None:
-        # A copy, not a slice: a slice would keep the whole buffer alive.
-        self._kept[id(layer), what] = mx.take(x, mx.arange(start, x.shape[TIME]), axis=TIME)
-
-    def worked(self, operations: float, x: mx.array) -> None:
-        """Counts the operations that lead to x, and computes it before they are too many for one evaluation."""
-        self._pending += operations
-        if self._pending > platform.flops_per_evaluation():
-            self.evaluate(x)
-
-    def evaluate(self, *arrays: mx.array) -> None:
-        """Computes `arrays` and all that is kept, so that neither holds on to what it came from."""
-        mx.eval(*arrays, *self._kept.values())
-        self._pending = 0.0
 
 
 Block = Callable[[mx.array, Stream], mx.array]
