@@ -1,6 +1,7 @@
 """`python -m bench.run` prints tables of seconds and memory: whole runs by phase, and networks at the real width.
 
-    python -m bench.run                                small checkpoints made on the spot, and one block at 384 tokens
+    python -m bench.run                                everything, which takes half an hour on one core
+    python -m bench.run --only networks reading        at full width; a step read from disk and a quantized one
     python -m bench.run --model FOLDER --pipeline dev  a checkpoint of yours
     python -m bench.run --only block --tokens 384 1536 --rounds 5
 
