@@ -1,4 +1,4 @@
-"""`python -m bench.run` prints tables of seconds and memory: whole runs by phase, and networks at the real width.
+"""`python -m bench.run` prints tables of seconds and memory: whole runs, planned and measured; networks at real width.
 
     python -m bench.run                                everything, which takes half an hour on one core
     python -m bench.run --only networks reading        at full width; a step read from disk and a quantized one
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from bench import block, codecs, networks, phases, reading, steps, weights
+from bench import block, codecs, memory, networks, phases, reading, steps, weights
 from bench.measure import alternate, clock, multiply, table
 from mlx_video import linux_blas, platform
 
-PARTS = ["blas", "block", "steps", "codecs", "networks", "reading", "weights", "phases"]
+PARTS = ["blas", "block", "steps", "codecs", "networks", "reading", "weights", "phases", "memory"]
 
 
 def blas() -> str:
@@ -91,6 +91,9 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for generation in ("2", "2.3"):
                 print(small(Path(folder), generation), flush=True)
+    if "memory" in args.only:
+        with tempfile.TemporaryDirectory() as folder:
+            print(memory.report(Path(folder)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from mlx_video import platform
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, UpsamplerConfig
+from mlx_video.models.ltx_2.audio_vae.blocks import TILE_ELEMENTS
+from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, AudioVAEConfig, UpsamplerConfig
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
 from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT
 from mlx_video.models.ltx_2.video_vae.tiling import BLEND_BYTES, BYTES_PER_PIXEL_FRAME, Tiling
-from mlx_video.types import SPACE_SCALE, TIME_SCALE, Modality
+from mlx_video.types import AUDIO_TIME_SCALE, SPACE_SCALE, TIME_SCALE, Modality
 from mlx_video.weights import names
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import DTYPE_BYTES, Entry, Tensors
@@ -31,8 +32,8 @@ TOKEN_WIDTHS = 13.6
 """Values of a stream's width that a block holds for each token, work that MLX has queued included."""
 SCORES_HELD = 1.45
 """Times the scores of one attention of a transformer's block, on the CPU backend, which keeps them."""
-CONNECTOR_SCORES_HELD = {4: 2.1, 2: 1.1}
-"""The same of a connector's block, by bytes of a value."""
+CONNECTOR_WIDTHS, CONNECTOR_SCORES_HELD = 24.0, {4: 2.1, 2: 1.8}
+"""The same two of a connector's block, which is evaluated at once; of scores by bytes of a value."""
 TEXT_WIDTHS, TEXT_ADALN_WIDTHS = 3.0, 2.9
 """As TOKEN_WIDTHS, for each token of a text; and what more it takes where the noise level modulates the text."""
 PUBLISHED_CHANNELS = 128
@@ -46,8 +47,13 @@ UPSAMPLER_HELD = 12
 """Activations of an upsampler that are alive at once."""
 ENCODER_BYTES = 900
 """Of the video encoder for each pixel of a picture, float32."""
-SOUND_BYTES, SOUND_LATENT_BYTES, SOUND_HELD = 20 << 20, 7 << 20, 400 << 20
-"""Of the audio networks: once, for each latent, and at most, for they work in tiles."""
+COPIES = 9
+"""Of its input that a convolution of 3 x 3 makes on the CPU."""
+SOUND_CONVOLUTIONS_HELD, SOUND_ARRAYS = 1.55, 2.5
+"""Of the convolutions at the audio decoder's last level, how many have their copies at once; and arrays of that level,
+whole, that are alive beside its tiles."""
+VOCODER_HELD, VOCODER_LATENT = 0.65, 1 << 20
+"""Of the vocoder's weights, those that are laid out anew at once; and bytes for each latent."""
 DECODER_FLOPS = 2.9e6
 """Of the published video decoder for each pixel of each frame."""
 
@@ -143,13 +149,23 @@ class EncoderSize(NamedTuple):
 # ---------------------------------------------------------------------------------------------------- computing
 
 
-def attending(tokens: int, width: int, heads: int, memory: int, size: int, scores_held: float = SCORES_HELD) -> float:
+def attending(tokens: int, width: int, heads: int, memory: int, size: int) -> float:
     """Bytes that a transformer's block holds for `tokens` that attend to each other and to `memory` other tokens.
 
     size: bytes of a value.
     """
-    scores = scores_held * heads * tokens * max(tokens, memory) if platform.is_cpu() else 0.0
-    return (TOKEN_WIDTHS * tokens * width + scores) * size
+    return (TOKEN_WIDTHS * tokens * width + SCORES_HELD * _scores(heads, tokens, max(tokens, memory))) * size
+
+
+def connecting(width: int, heads: int, size: int) -> float:
+    """Bytes that a connector's block holds."""
+    scores = CONNECTOR_SCORES_HELD[size] * _scores(heads, CONTEXT_TOKENS, CONTEXT_TOKENS)
+    return (CONNECTOR_WIDTHS * CONTEXT_TOKENS * width + scores) * size
+
+
+def _scores(heads: int, queries: int, keys: int) -> int:
+    # A GPU's kernel keeps none.
+    return heads * queries * keys if platform.is_cpu() else 0
 
 
 def block_flops(tokens: Mapping[Modality, int], widths: Mapping[Modality, int]) -> float:
@@ -190,6 +206,11 @@ def decoding(tiling: Tiling, grid: tuple[int, int, int], channels: int, size: in
     return round(max(each * pixels, min(COLUMNS_HELD, COLUMNS_BYTES * share * pixels))) + blend
 
 
-def sounding(latents: int) -> int:
-    """Bytes that the audio networks hold for a sound of so many latents."""
-    return min(SOUND_HELD, SOUND_BYTES + SOUND_LATENT_BYTES * latents)
+def sounding(config: AudioVAEConfig, latents: int, size: int) -> int:
+    """Bytes that one half of the audio autoencoder holds for a sound of so many latents."""
+    one = AUDIO_TIME_SCALE * config.mel_bins * config.channels * size
+    # The widest arrays, which decide how long a tile is, come out of the last upsampling.
+    widest = config.mel_bins * config.channels * config.multipliers[min(1, len(config.multipliers) - 1)]
+    tile = TILE_ELEMENTS / (AUDIO_TIME_SCALE * widest)
+    held = SOUND_CONVOLUTIONS_HELD * 2 * (config.res_blocks + 1) * (COPIES if platform.is_cpu() else 1)
+    return round(one * (held * min(latents, tile) + SOUND_ARRAYS * latents))

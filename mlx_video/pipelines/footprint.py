@@ -19,7 +19,14 @@ from mlx_video.diffusion import guidance
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.models.ltx_2 import COMPONENTS
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
+from mlx_video.models.ltx_2.config import (
+    CONTEXT_TOKENS,
+    AudioVAEConfig,
+    TextConfig,
+    TransformerConfig,
+    UpsamplerConfig,
+    VideoVAEConfig,
+)
 from mlx_video.models.ltx_2.video_vae import Tiling, plan_tiles
 from mlx_video.pipelines import estimates
 from mlx_video.pipelines.checkpoint import Checkpoint
@@ -104,9 +111,9 @@ class Footprint:
         if "video_encoder" in used:
             work = estimates.ENCODER_BYTES * self.dtype.size // 4 * request.height * request.width
             found.append(self._simple("images", "video_encoder", work))
-        sounding = estimates.sounding(AudioShape.of(request.shape).frames)
+        latents = AudioShape.of(request.shape).frames
         if "audio_encoder" in used:
-            found.append(self._simple("sound", "audio_encoder", sounding))
+            found.append(self._simple("sound", "audio_encoder", self._sounding(latents)))
         before = settings.recipe.stages[0]
         for number, stage in enumerate(settings.recipe.stages, 1):
             if stage.scale != before.scale:
@@ -114,8 +121,11 @@ class Footprint:
             found.append(self._stage(number, stage, settings, ways))
             before = stage
         if "vocoder" in used:
-            widest = max(("audio_decoder", "vocoder"), key=lambda component: self.weights(component).whole)
-            found.append(self._simple("waveform", widest, sounding))
+            network = self.weights("vocoder").whole
+            work = round(estimates.VOCODER_HELD * network + estimates.VOCODER_LATENT * latents)
+            one_by_one = [self._simple("waveform", "audio_decoder", self._sounding(latents))]
+            one_by_one.append(self._simple("waveform", "vocoder", work))
+            found.append(max(one_by_one, key=lambda phase: phase.peak))
         return *found, self.decode(request.shape.grid, request.tiling, ways, request.stream)
 
     def text(self, texts: Sequence[str], ways: Ways, longest: int = 0) -> Phase:
@@ -130,8 +140,7 @@ class Footprint:
         layer = estimates.attending(sum(tokens), gemma.width, gemma.heads, max(tokens), size)
         first = (self.encoder.weights.held(ways.stream_text), hidden + max(hidden, layer))
         features = max(tokens) * config.features * (8 + size)
-        scores, video = estimates.CONNECTOR_SCORES_HELD[size], config.video
-        layer = estimates.attending(CONTEXT_TOKENS, video.dim, video.heads, CONTEXT_TOKENS, size, scores)
+        layer = estimates.connecting(config.video.dim, config.video.heads, size)
         connectors = self.weights("connectors")
         then = (connectors.held(ways.stream_text), hidden + max(features, layer))
         weights, work = max(first, then, key=sum)
@@ -230,6 +239,9 @@ class Footprint:
             estimates.upsampling(UpsamplerConfig.read(part.settings), settings.request.shape.grid, size) + UPSAMPLE_LEFT
         )
         return Phase("upsample", weights, work, 0.0, own.read)
+
+    def _sounding(self, latents: int) -> int:
+        return estimates.sounding(AudioVAEConfig.read(self.checkpoint.config), latents, self.dtype.size)
 
     def _simple(self, name: str, component: str, work: int) -> Phase:
         weights = self.weights(component)
