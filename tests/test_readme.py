@@ -1,7 +1,8 @@
-"""What the README says of the pipelines is what the recipes hold."""
+"""What the README says of the pipelines is what the recipes hold, and what it says of Macs is what the planner says."""
 
 from pathlib import Path
 
+from bench import fits
 from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
 from mlx_video.types import Recipe, Stage
 
@@ -43,3 +44,7 @@ def test_fixed_schedules_have_the_steps_that_the_table_says():
 
     for name, steps in FIXED_STEPS.items():
         assert len(SCHEDULES[name](None)) == steps + 1
+
+
+def test_what_fits_on_which_mac_is_what_the_planner_says(tmp_path):
+    assert fits.report(tmp_path) in README

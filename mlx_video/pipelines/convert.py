@@ -26,6 +26,7 @@ from mlx_video.pipelines.loader import release
 from mlx_video.types import Listener, Progress, UserError
 from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.store import state_of
 from mlx_video.weights.write import Pending, write, write_shards
 
 SPARE_BYTES = 64 << 20
@@ -83,7 +84,7 @@ def convert(
     wishes = wishes or Wishes()
     if any(part.form == "native" for part in checkpoint.parts.values()) and not (wishes.dtype or wishes.quantization):
         raise UserError(f"{checkpoint.source} is converted already.")
-    before = {file: _state(file) for file in _files_of(checkpoint, wishes)}
+    before = {file: state_of(file) for file in _files_of(checkpoint, wishes)}
     components = [name for name in FOLDERS if name in checkpoint.parts and (wishes.audio or name not in SOUND)]
     jobs, how = [], None
     for name in components:
@@ -119,14 +120,6 @@ def _files_of(checkpoint: Checkpoint, wishes: Wishes) -> Iterator[Path]:
         yield from sorted(Path(wishes.text_encoder).iterdir())
 
 
-def _state(file: Path) -> tuple[int, int] | None:
-    try:
-        state = file.stat()
-    except OSError:
-        return None
-    return state.st_size, state.st_mtime_ns
-
-
 @contextmanager
 def _unchanged(before: Mapping[Path, object]) -> Iterator[None]:
     """Raises UserError where a file of the source changed meanwhile, and not what reading it then raised."""
@@ -140,7 +133,7 @@ def _unchanged(before: Mapping[Path, object]) -> Iterator[None]:
 
 def _check_unchanged(before: Mapping[Path, object], cause: Exception | None) -> None:
     for file, state in before.items():
-        if _state(file) != state:
+        if state_of(file) != state:
             raise UserError(f"{file} changed while it was being converted; nothing was written.") from cause
 
 

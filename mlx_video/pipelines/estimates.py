@@ -21,7 +21,7 @@ from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, AudioVAEConfig, Upsamp
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
-from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT
+from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT, TAPS
 from mlx_video.models.ltx_2.video_vae.tiling import BLEND_BYTES, BYTES_PER_PIXEL_FRAME, Tiling
 from mlx_video.types import AUDIO_TIME_SCALE, SPACE_SCALE, TIME_SCALE, Modality
 from mlx_video.weights import names
@@ -38,18 +38,16 @@ TEXT_WIDTHS, TEXT_ADALN_WIDTHS = 3.0, 2.9
 """As TOKEN_WIDTHS, for each token of a text; and what more it takes where the noise level modulates the text."""
 PUBLISHED_CHANNELS = 128
 """Of the video decoder before its last layer."""
-DECODER_BYTES, DECODER_BYTES_LESS = 280, 25
-"""Of the video decoder for each pixel of each frame on its way, float32 on the CPU: at the published width and in
-proportion to it, and whatever the width."""
-COLUMNS_BYTES, COLUMNS_HELD = 1250, 285 << 20
-"""The same for small pictures, whose convolutions on the CPU copy each input 27 times, and the most that this takes."""
-UPSAMPLER_HELD = 12
-"""Activations of an upsampler that are alive at once."""
-ENCODER_BYTES = 900
-"""Of the video encoder for each pixel of a picture, float32."""
+DECODER_BYTES, PIXEL_BYTES = 320, 48
+"""Of the video decoder for each pixel of each frame on its way, float32 on the CPU, in proportion to its width; and of
+pixels that are ready: three colours and what makes bytes of them."""
+UPSAMPLER_HELD, UPSAMPLER_COLUMNS = 12, 2 * 27
+"""Activations of an upsampler that are alive at once, and copies for the CPU's convolutions of small ones."""
+ENCODER_BYTES = 2200
+"""Of the published video encoder for each pixel of a picture, float32."""
 COPIES = 9
 """Of its input that a convolution of 3 x 3 makes on the CPU."""
-SOUND_CONVOLUTIONS_HELD, SOUND_ARRAYS = 1.55, 2.5
+SOUND_CONVOLUTIONS_HELD, SOUND_ARRAYS = 1.5, 2.5
 """Of the convolutions at the audio decoder's last level, how many have their copies at once; and arrays of that level,
 whole, that are alive beside its tiles."""
 VOCODER_HELD, VOCODER_LATENT = 0.65, 1 << 20
@@ -183,7 +181,7 @@ def block_flops(tokens: Mapping[Modality, int], widths: Mapping[Modality, int]) 
 def upsampling(config: UpsamplerConfig, grid: tuple[int, int, int], size: int) -> int:
     """Bytes that the upsampler holds for a result of latent `grid` (F, H, W)."""
     one = min(WHOLE_BYTES, 4 * config.mid_channels * math.prod(grid))
-    copies = min(COLUMNS_LIMIT, 27 * one) if platform.is_cpu() else 0
+    copies = min(COLUMNS_LIMIT, UPSAMPLER_COLUMNS * one) if platform.is_cpu() else 0
     return UPSAMPLER_HELD * one * size // 4 + copies
 
 
@@ -200,17 +198,21 @@ def decoding(tiling: Tiling, grid: tuple[int, int, int], channels: int, size: in
     blend = BLEND_BYTES * frames * grid[1] * grid[2] * SPACE_SCALE**2 if tiling.tiled else 0
     if not platform.is_cpu():
         return round(BYTES_PER_PIXEL_FRAME * share * piece * height * width) + blend
-    # Frames that the convolutions keep for the next piece are about one latent frame more.
-    pixels = min(frames, piece + TIME_SCALE) * height * width
-    each = (DECODER_BYTES * share + DECODER_BYTES_LESS) * size / 4
-    return round(max(each * pixels, min(COLUMNS_HELD, COLUMNS_BYTES * share * pixels))) + blend
+    # Frames that the convolutions keep for the next piece are about one latent frame more; they are ready that later.
+    inside = DECODER_BYTES * share * size / 4 * min(frames, piece + TIME_SCALE)
+    ready = PIXEL_BYTES * (frames if piece >= frames else max(TIME_SCALE, piece - 1.5 * TIME_SCALE))
+    transformed = 4 / 3 * TAPS**3 * (8 * channels) ** 2 * 4
+    return round(max(inside, ready) * height * width + transformed) + blend
 
 
-def sounding(config: AudioVAEConfig, latents: int, size: int) -> int:
-    """Bytes that one half of the audio autoencoder holds for a sound of so many latents."""
+def sounding(config: AudioVAEConfig, latents: int, size: int, blocks: int) -> int:
+    """Bytes that one half of the audio autoencoder holds for a sound of so many latents.
+
+    blocks: residual blocks of a level.
+    """
     one = AUDIO_TIME_SCALE * config.mel_bins * config.channels * size
     # The widest arrays, which decide how long a tile is, come out of the last upsampling.
     widest = config.mel_bins * config.channels * config.multipliers[min(1, len(config.multipliers) - 1)]
     tile = TILE_ELEMENTS / (AUDIO_TIME_SCALE * widest)
-    held = SOUND_CONVOLUTIONS_HELD * 2 * (config.res_blocks + 1) * (COPIES if platform.is_cpu() else 1)
+    held = SOUND_CONVOLUTIONS_HELD * 2 * blocks * (COPIES if platform.is_cpu() else 1)
     return round(one * (held * min(latents, tile) + SOUND_ARRAYS * latents))

@@ -113,7 +113,7 @@ class Footprint:
             found.append(self._simple("images", "video_encoder", work))
         latents = AudioShape.of(request.shape).frames
         if "audio_encoder" in used:
-            found.append(self._simple("sound", "audio_encoder", self._sounding(latents)))
+            found.append(self._simple("sound", "audio_encoder", self._sounding(latents, 0)))
         before = settings.recipe.stages[0]
         for number, stage in enumerate(settings.recipe.stages, 1):
             if stage.scale != before.scale:
@@ -123,7 +123,7 @@ class Footprint:
         if "vocoder" in used:
             network = self.weights("vocoder").whole
             work = round(estimates.VOCODER_HELD * network + estimates.VOCODER_LATENT * latents)
-            one_by_one = [self._simple("waveform", "audio_decoder", self._sounding(latents))]
+            one_by_one = [self._simple("waveform", "audio_decoder", self._sounding(latents, 1))]
             one_by_one.append(self._simple("waveform", "vocoder", work))
             found.append(max(one_by_one, key=lambda phase: phase.peak))
         return *found, self.decode(request.shape.grid, request.tiling, ways, request.stream)
@@ -176,15 +176,19 @@ class Footprint:
         """The same with a text encoder of so many bits, as quantizers make them; itself where there is none to make."""
         if self.encoder is None or self.encoder.config.quantization is not None:
             return self
-        smaller = self.encoder.quantized(Quantization.of(bits))
-        return Footprint(self.checkpoint, smaller, self.dtype, self._quantization, self._loras)
+        encoder = self.encoder.quantized(Quantization.of(bits))
+        smaller = Footprint(self.checkpoint, encoder, self.dtype, self._quantization, self._loras)
+        smaller._weighed = self._weighed
+        return smaller
 
     def quantized(self, how: Quantization) -> Footprint | None:
         """The same with the transformer's blocks quantized while loading; None where they are quantized already."""
         used = quantize.used(self.checkpoint.build("transformer"))
         if used is not None or self._quantization is not None:
             return None
-        return Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras)
+        smaller = Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras)
+        smaller._weighed = {key: weights for key, weights in self._weighed.items() if key[0] != "transformer"}
+        return smaller
 
     # ------------------------------------------------------------------------------------------------ phases
 
@@ -240,8 +244,10 @@ class Footprint:
         )
         return Phase("upsample", weights, work, 0.0, own.read)
 
-    def _sounding(self, latents: int) -> int:
-        return estimates.sounding(AudioVAEConfig.read(self.checkpoint.config), latents, self.dtype.size)
+    def _sounding(self, latents: int, more: int) -> int:
+        # The decoder has a block more in each level than the encoder.
+        config = AudioVAEConfig.read(self.checkpoint.config)
+        return estimates.sounding(config, latents, self.dtype.size, config.res_blocks + more)
 
     def _simple(self, name: str, component: str, work: int) -> Phase:
         weights = self.weights(component)

@@ -210,19 +210,29 @@ def _refusal(footprint: Footprint, settings: Settings, plan: Plan, low_memory: b
     def fits(asked: Settings, of: Footprint = footprint) -> bool:
         return _most(of, asked, _choose(of, asked, low_memory, plan.limit)) <= plan.limit
 
+    if fits(settings, footprint.with_encoder(ENCODER_BITS)):
+        return f"{needs}; {SMALLER_ENCODER} would fit."
+    change = _smallest(settings, fits)
+    if change is None:
+        names, settings = _without(settings)
+        smaller = _smallest(settings, fits)
+        change = smaller and smaller._replace(flags=", ".join([*names, smaller.flags]))
+    if change is not None:
+        return f"{needs}; {change.flags} would fit."
+    least = _asking(settings, num_frames=1, height=LEAST_SIDE, width=LEAST_SIDE)
+    floor = _most(footprint, least, _choose(footprint, least, low_memory, plan.limit))
+    return f"{needs}; the smallest clip takes {size(floor)} (--memory-limit allows more)."
+
+
+def _smallest(settings: Settings, fits: Fits) -> _Change | None:
+    """Of the changes that make a run fit, the one that keeps most of the clip."""
     found = [
-        _other_flag(settings, fits),
-        _Change(SMALLER_ENCODER, 1.0) if fits(settings, footprint.with_encoder(ENCODER_BITS)) else None,
+        *(_Change(flags, 1.0) for flags, changed in _costly(settings) if fits(changed)),
         _silent(settings, fits),
         _fewer_frames(settings, fits),
         *(_smaller_picture(settings, fits, fewer) for fewer in (1, 2, 4, 8)),
     ]
-    changes = [change for change in found if change]
-    if changes:
-        return f"{needs}; {max(changes, key=lambda change: change.kept).flags} would fit."
-    least = _asking(settings, num_frames=1, height=LEAST_SIDE, width=LEAST_SIDE)
-    floor = _most(footprint, least, _choose(footprint, least, low_memory, plan.limit))
-    return f"{needs}; the smallest clip takes {size(floor)} (--memory-limit allows more)."
+    return max((change for change in found if change), key=lambda change: change.kept, default=None)
 
 
 def _asking(settings: Settings, **changes: Any) -> Settings:
@@ -236,15 +246,24 @@ class _Change(NamedTuple):
     kept: float
 
 
-def _other_flag(settings: Settings, fits: Fits) -> _Change | None:
+def _costly(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """What was asked for at the cost of memory, and the settings without it."""
     for flags, changed in (
         ("--tiling auto", _asking(settings, tiling="auto")),
         ("no --enhance-prompt", _asking(settings, enhance_prompt=False)),
         ("no --guidance-batch", replace(settings, batched=False)),
     ):
-        if changed != settings and fits(changed):
-            return _Change(flags, 1.0)
-    return None
+        if changed != settings:
+            yield flags, changed
+
+
+def _without(settings: Settings) -> tuple[list[str], Settings]:
+    """The settings without anything that costs memory, and what was left out."""
+    names = []
+    while found := next(_costly(settings), None):
+        names.append(found[0])
+        settings = found[1]
+    return names, settings
 
 
 def _silent(settings: Settings, fits: Fits) -> _Change | None:

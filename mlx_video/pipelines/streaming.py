@@ -17,10 +17,11 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from mlx_video import platform
+from mlx_video.types import UserError
 from mlx_video.weights import fp8, lora, names, quantize
 from mlx_video.weights.names import Form
 from mlx_video.weights.quantize import Quantization
-from mlx_video.weights.store import Tensors
+from mlx_video.weights.store import Tensors, state_of
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Streamed:
         quantization: to make of the parts. Raises UserError, naming `what`, where tensors do not fit one to one.
         """
         self._parts = parts = dict(parts_of(network))
+        self._states = {file: state_of(file) for file in files.tensors.paths}
         self._files, self._dtype, self._quantization = files, dtype, quantization
         entries = files.tensors.entries
         arrays = self._widened(files.tensors.load(files.prefixes))
@@ -115,18 +117,32 @@ class Streamed:
         return None, path
 
     def __call__(self, results: object) -> Iterator[nn.Module]:
-        """Visits every part once, in order. `results` is evaluated before a part's weights go."""
+        """Visits every part once, in order. `results` is evaluated before a part's weights go.
+
+        Raises UserError where a file is not what it was.
+        """
+        self._check_files(None)
         waiting = self._read()
         for path, part in self._parts.items():
             try:
-                self._fill(part, waiting.pop(path))
-                mx.eval(part.parameters())
-                if waiting:
-                    mx.async_eval(waiting[next(iter(waiting))].everything())
+                try:
+                    self._fill(part, waiting.pop(path))
+                    mx.eval(part.parameters())
+                    if waiting:
+                        mx.async_eval(waiting[next(iter(waiting))].everything())
+                except RuntimeError as error:
+                    self._check_files(error)
+                    raise
                 yield part
                 mx.eval(results)
             finally:
                 self._empty(path, part)
+
+    def _check_files(self, cause: Exception | None) -> None:
+        # Half a run with other weights would look like any other.
+        for file, state in self._states.items():
+            if state_of(file) != state:
+                raise UserError(f"{file} changed while the run was reading it; start it again.") from cause
 
     def _read(self) -> dict[str, _Visit]:
         # A lazy array keeps what it has read as long as anyone holds it, so each call takes new ones: 50 ms for the

@@ -223,5 +223,14 @@ class Tensors:
         return arrays
 
 
+def state_of(file: Path) -> tuple[int, int] | None:
+    """What changes when somebody writes to a file; None where there is none."""
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
 Source = Mapping[str, mx.array]
 """Checkpoint name -> array, as `Tensors.load` gives and `names.assign` takes."""

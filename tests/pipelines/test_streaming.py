@@ -1,6 +1,7 @@
 """Networks read from disk part by part: the same numbers, a few parts in memory, one network at a time."""
 
 import json
+import os
 import shutil
 import time
 from contextlib import contextmanager
@@ -266,3 +267,22 @@ def test_a_file_that_does_not_fit_is_refused_as_ever(wide, tmp_path) -> None:
     missing = pytest.raises(UserError, match=r"1 tensor missing \(transformer_blocks\.7\.ff\.net\.2\.bias\)")
     with missing, loader.borrow("transformer", streamed=True):
         pass
+
+
+@pytest.mark.parametrize("change", ["touched", "cut short", "removed"])
+def test_a_file_that_changes_underneath_a_run_ends_it(small_folder, tmp_path, change) -> None:
+    folder = shutil.copytree(small_folder("2.3"), tmp_path / "own")
+    file = folder / small.NAMES["2.3"].format("distilled")
+
+    def meddle(progress):
+        if (progress.phase, progress.done) == ("stage 1", 3):
+            if change == "touched":
+                os.utime(file, ns=(1, 1))
+            elif change == "cut short":
+                os.truncate(file, 1000)
+            else:
+                file.unlink()
+
+    told = pytest.raises(UserError, match=rf"{file.name} changed while the run was reading it; start it again")
+    with LTXPipeline.from_pretrained(folder, low_memory=True) as pipe, told:
+        pipe.generate(**CLIP, on_step=meddle)
