@@ -1,8 +1,9 @@
 """The byte model: what weights take, counted from headers, and what computing takes, estimated by a few rates.
 
-The rates were fitted to MLX's own peaks on the CPU backend in float32, on networks 32, 1024 and 4096 wide
-(`python -m bench.run --only memory` prints prediction beside measurement). They hold for a GPU as far as its kernels
-keep the same arrays; those of attention keep no scores. Knows sizes; knows no checkpoint and no request.
+The rates were fitted to MLX's own peaks on the CPU backend in float32, on transformers 32, 1024 and 4096 wide and video
+decoders of 4 to 128 channels (`python -m bench.run --only memory` prints prediction beside measurement). They hold for
+a GPU as far as its kernels keep the same arrays; those of attention keep no scores. Knows sizes; knows no
+checkpoint and no request.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TEXT_WIDTHS, TEXT_ADALN_WIDTHS = 3.0, 2.9
 """As TOKEN_WIDTHS, for each token of a text; and what more it takes where the noise level modulates the text."""
 PUBLISHED_CHANNELS = 128
 """Of the video decoder before its last layer."""
-DECODER_BYTES, PIXEL_BYTES = 320, 48
+DECODER_BYTES, PIXEL_BYTES = 320, 51
 """Of the video decoder for each pixel of each frame on its way, float32 on the CPU, in proportion to its width; and of
 pixels that are ready: three colours and what makes bytes of them."""
 UPSAMPLER_HELD, UPSAMPLER_COLUMNS = 12, 2 * 27
@@ -193,6 +194,7 @@ def decoding(tiling: Tiling, grid: tuple[int, int, int], channels: int, size: in
             grid, (TIME_SCALE, SPACE_SCALE, SPACE_SCALE), (tiling.frames, tiling.height, tiling.width), strict=True
         )
     )
+    frames = min(frames, TIME_SCALE * (grid[0] - 1) + 1)
     share = channels / PUBLISHED_CHANNELS
     piece = min(frames, TIME_SCALE * (tiling.piece or grid[0]))
     blend = BLEND_BYTES * frames * grid[1] * grid[2] * SPACE_SCALE**2 if tiling.tiled else 0
