@@ -8,6 +8,7 @@ checkpoint and no request.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.models.ltx_2.audio_vae.blocks import TILE_ELEMENTS
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, AudioVAEConfig, UpsamplerConfig
+from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, AudioVAEConfig, UpsamplerConfig, VideoVAEConfig
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
@@ -44,8 +45,8 @@ DECODER_BYTES, PIXEL_BYTES = 320, 51
 pixels that are ready: three colours and what makes bytes of them."""
 UPSAMPLER_HELD, UPSAMPLER_COLUMNS = 12, 2 * 27
 """Activations of an upsampler that are alive at once, and copies for the CPU's convolutions of small ones."""
-ENCODER_BYTES = 2200
-"""Of the published video encoder for each pixel of a picture, float32."""
+ENCODER_BYTES = 430
+"""Of the video encoder for each pixel of a picture, float32: once, and for each residual layer before it compresses."""
 COPIES = 9
 """Of its input that a convolution of 3 x 3 makes on the CPU."""
 SOUND_CONVOLUTIONS_HELD, SOUND_ARRAYS = 1.5, 2.5
@@ -205,6 +206,13 @@ def decoding(tiling: Tiling, grid: tuple[int, int, int], channels: int, size: in
     ready = PIXEL_BYTES * (frames if piece >= frames else max(TIME_SCALE, piece - 1.5 * TIME_SCALE))
     transformed = 4 / 3 * TAPS**3 * (8 * channels) ** 2 * 4
     return round(max(inside, ready) * height * width + transformed) + blend
+
+
+def encoding(config: VideoVAEConfig, height: int, width: int, size: int) -> int:
+    """Bytes that the video encoder holds for one picture."""
+    first = itertools.takewhile(lambda block: block[0] == "res_x", config.encoder_blocks)
+    layers = 1 + sum(values["num_layers"] for _, values in first)
+    return ENCODER_BYTES * layers * size // 4 * height * width
 
 
 def sounding(config: AudioVAEConfig, latents: int, size: int, blocks: int) -> int:

@@ -109,7 +109,8 @@ class Footprint:
             longest = (request.max_tokens or ENHANCED) if request.enhance_prompt else 0
             found.append(self.text(texts, ways, longest))
         if "video_encoder" in used:
-            work = estimates.ENCODER_BYTES * self.dtype.size // 4 * request.height * request.width
+            config = VideoVAEConfig.read(self.checkpoint.config)
+            work = estimates.encoding(config, request.height, request.width, self.dtype.size)
             found.append(self._simple("images", "video_encoder", work))
         latents = AudioShape.of(request.shape).frames
         if "audio_encoder" in used:
