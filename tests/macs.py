@@ -5,15 +5,25 @@ A Mac is what MLX would say of it: its GPU, its memory, and how much of that the
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import mlx.core as mx
 
 from mlx_video import platform
+from mlx_video.pipelines.footprint import Footprint
+from mlx_video.pipelines.layouts import open_checkpoint
+from mlx_video.pipelines.loader import Loader
+from mlx_video.pipelines.plan import Memory, Plan, make_plan
+from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.pipelines.settings import resolve
+from mlx_video.request import Request
+from mlx_video.weights.quantize import Quantization
 from tests import real_gemma, real_keys, small, sparse
 
 SIZES = (16, 24, 32, 48, 64, 96, 128)
@@ -56,3 +66,16 @@ def make(folder: Path, generation: str) -> Path:
     sparse.write(gemma / "model.safetensors", entries, {})
     (gemma / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": TEXT}))
     return folder
+
+
+def plan(folder: Path, request: Request, memory: Memory | None = None, bits: int | None = None) -> Plan:
+    """The plan of a run in bfloat16 on a folder that `make` has made; its headers are read once."""
+    recipe = request.check(RECIPES)
+    footprint = _footprint(folder, recipe.variant, bits)
+    return make_plan(footprint, resolve(request, recipe, footprint.checkpoint), memory or Memory())
+
+
+@functools.cache
+def _footprint(folder: Path, variant: str, bits: int | None) -> Footprint:
+    how: Any = None if bits is None else Quantization.of(bits)
+    return Footprint.of(Loader(open_checkpoint(folder, variant), mx.bfloat16, how), folder / "gemma")

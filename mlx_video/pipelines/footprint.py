@@ -90,7 +90,6 @@ class Footprint:
         """
         self.checkpoint, self.encoder, self.dtype = checkpoint, encoder, dtype
         self._quantization, self._loras = quantization, loras
-        self._weighed: dict[tuple[str, bool], Weights] = {}
 
     @classmethod
     def of(cls, loader: Loader, folder: Path | None, loras: Sequence[int] = ()) -> Footprint:
@@ -164,9 +163,11 @@ class Footprint:
 
     def weights(self, component: str, audio: bool = True) -> Weights:
         """The weights of a component; `audio` of False: of the transformer without its stream for sound."""
-        if (component, audio) not in self._weighed:
-            self._weighed[component, audio] = self._weigh(component, audio)
-        return self._weighed[component, audio]
+        how = self._quantization if component == "transformer" else None
+        known, key = self.checkpoint.weighed, (component, audio, self.dtype, how)
+        if key not in known:
+            known[key] = self._weigh(component, audio)
+        return known[key]
 
     @property
     def keeps_text(self) -> bool:
@@ -178,18 +179,13 @@ class Footprint:
         if self.encoder is None or self.encoder.config.quantization is not None:
             return self
         encoder = self.encoder.quantized(Quantization.of(bits))
-        smaller = Footprint(self.checkpoint, encoder, self.dtype, self._quantization, self._loras)
-        smaller._weighed = self._weighed
-        return smaller
+        return Footprint(self.checkpoint, encoder, self.dtype, self._quantization, self._loras)
 
     def quantized(self, how: Quantization) -> Footprint | None:
         """The same with the transformer's blocks quantized while loading; None where they are quantized already."""
-        used = quantize.used(self.checkpoint.build("transformer"))
-        if used is not None or self._quantization is not None:
+        if self._quantization is not None or quantize.used(self.checkpoint.build("transformer")) is not None:
             return None
-        smaller = Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras)
-        smaller._weighed = {key: weights for key, weights in self._weighed.items() if key[0] != "transformer"}
-        return smaller
+        return Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras)
 
     # ------------------------------------------------------------------------------------------------ phases
 

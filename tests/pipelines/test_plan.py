@@ -9,7 +9,7 @@ from bench import memory, middle
 from bench.memory import Case, compare
 from mlx_video import LTXPipeline, UserError, generate, platform
 from mlx_video.pipelines.layouts import open_checkpoint
-from mlx_video.pipelines.plan import GIB, SMALLER_ENCODER
+from mlx_video.pipelines.plan import GIB, SMALLER_ENCODER, Memory
 from mlx_video.request import Request
 from mlx_video.weights.store import Tensors
 from tests import macs
@@ -79,10 +79,7 @@ def real(tmp_path_factory):
 
 
 def plan(where, limit=None, low_memory=None, quantize=None, **asked):
-    with LTXPipeline.from_pretrained(
-        where, dtype="bfloat16", quantize=quantize, low_memory=low_memory, memory_limit=limit
-    ) as pipe:
-        return pipe.plan(Request(**{**REAL, **asked}))
+    return macs.plan(where, Request(**{**REAL, **asked}), Memory.of(low_memory, limit), quantize)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
