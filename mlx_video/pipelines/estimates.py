@@ -103,8 +103,8 @@ def weigh(
     order = sorted((owner for owner in used if owner), key=lambda owner: _place(owner, visited))
     # What is used as the file has it is there once.
     itself = [0 if used[owner] == raw[owner] else raw[owner] for owner in order]
-    following = [*(raw[owner] for owner in order[1:]), 0]
-    visit = max((used[o] + max(both) for o, *both in zip(order, itself, following, strict=False)), default=0)
+    following = [*(raw[owner] for owner in order), 0][1:]
+    visit = max((used[o] + max(both) for o, *both in zip(order, itself, following, strict=True)), default=0)
     return Weights(used.total(), used[""], visit, raw.total())
 
 
