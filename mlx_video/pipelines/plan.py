@@ -307,7 +307,6 @@ def _last(values: range, fits: Callable[[int], bool]) -> int | None:
 
 
 def size(count: int) -> str:
-    """A number of bytes for the user."""
-    if count < GIB // 10:
-        return f"{count / (1 << 20):.1f} MiB"
-    return f"{count / GIB:.2f} GiB" if count < 10 * GIB else f"{count / GIB:.1f} GiB"
+    """A number of bytes for the user, with about three digits."""
+    amount, unit = (count / GIB, "GiB") if count >= GIB else (count / (1 << 20), "MiB")
+    return f"{amount:.{2 if amount < 10 and unit == 'GiB' else 1 if amount < 100 else 0}f} {unit}"
