@@ -25,7 +25,7 @@ from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
 from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT, TAPS
 from mlx_video.models.ltx_2.video_vae.tiling import BLEND_BYTES, BYTES_PER_PIXEL_FRAME, Tiling
-from mlx_video.types import AUDIO_TIME_SCALE, SPACE_SCALE, TIME_SCALE, Modality
+from mlx_video.types import AUDIO_TIME_SCALE, SPACE_SCALE, TIME_SCALE
 from mlx_video.weights import names
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import DTYPE_BYTES, Entry, Tensors
@@ -166,18 +166,6 @@ def connecting(width: int, heads: int, size: int) -> float:
 def _scores(heads: int, queries: int, keys: int) -> int:
     # A GPU's kernel keeps none.
     return heads * queries * keys if platform.is_cpu() else 0
-
-
-def block_flops(tokens: Mapping[Modality, int], widths: Mapping[Modality, int]) -> float:
-    """Operations of one pass through one block, by modality: attention to itself, to a text and to the other stream."""
-    total = 0.0
-    for m, count in tokens.items():
-        dim = widths[m]
-        total += 28.0 * count * dim**2 + 4.0 * count * (count + CONTEXT_TOKENS) * dim + 4.0 * CONTEXT_TOKENS * dim**2
-    if len(tokens) > 1:
-        seen, heard, wide, narrow = tokens["video"], tokens["audio"], widths["video"], widths["audio"]
-        total += 8.0 * narrow * (seen * wide + heard * narrow + seen * heard)
-    return total
 
 
 def upsampling(config: UpsamplerConfig, grid: tuple[int, int, int], size: int) -> int:

@@ -27,6 +27,7 @@ from mlx_video.models.ltx_2.config import (
     UpsamplerConfig,
     VideoVAEConfig,
 )
+from mlx_video.models.ltx_2.transformer.block import step_operations
 from mlx_video.models.ltx_2.video_vae import Tiling, plan_tiles
 from mlx_video.pipelines import estimates
 from mlx_video.pipelines.checkpoint import Checkpoint
@@ -225,7 +226,8 @@ class Footprint:
             work += 2 * text * config.layers
         weights = self.weights("transformer", "audio" in tokens)
         calls = self._calls(stage, settings, shape.tokens)
-        flops = calls * len(passes) * config.layers * estimates.block_flops(tokens, widths)
+        texts = dict.fromkeys(tokens, CONTEXT_TOKENS)
+        flops = calls * len(passes) * config.layers * sum(step_operations(tokens, widths, texts, cross_modal=True))
         held = weights.held(streamed) + self._lora(settings.lora_strengths[number - 1] != 0, streamed)
         return Phase(f"stage {number}", held, round(work), flops, weights.read * (calls if streamed else 1))
 

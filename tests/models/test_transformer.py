@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_video.models.layers import Attention, KeysValues
+from mlx_video.models.layers import Attention
 from mlx_video.models.ltx_2.config import TransformerConfig
-from mlx_video.models.ltx_2.transformer import Prepared, Transformer, adaln, network, passes, prepared
-from mlx_video.models.ltx_2.transformer.block import Block
+from mlx_video.models.ltx_2.transformer import Prepared, Transformer, adaln, network, prepared
+from mlx_video.models.ltx_2.transformer.block import Block, step_operations
 from mlx_video.types import MODALITIES, Context, Pass, Tree, UserError
 from mlx_video.weights import names
 from tests import real_keys
@@ -381,8 +381,7 @@ def test_graphs_are_evaluated_when_they_grow_past_the_limit(monkeypatch, limit, 
 def test_operations_are_counted_as_the_matrices_are() -> None:
     """Against a count of every product of one LTX-2 block at its real widths, 6,144 and 126 tokens, 1,024 of text."""
     v, a, t, dv, da = 6144, 126, 1024, 4096, 2048
-    x = {"video": mx.zeros((1, v, dv)), "audio": mx.zeros((1, a, da))}
-    text = {m: KeysValues(mx.zeros((1, 32, t, 1)), mx.zeros((1, 32, t, 1))) for m in MODALITIES}
+    tokens, widths = {"video": v, "audio": a}, {"video": dv, "audio": da}
     linear = 0
     for n, d in ((v, dv), (a, da)):
         linear += 4 * n * d * d + 2 * n * n * d  # self-attention: q, k, v, out; scores and their sum
@@ -390,7 +389,8 @@ def test_operations_are_counted_as_the_matrices_are() -> None:
         linear += 8 * n * d * d  # feed-forward
     for n, d, k, e in ((v, dv, a, da), (a, da, v, dv)):
         linear += 2 * n * d * da + 2 * k * e * da + 2 * n * k * da
-    assert sum(passes._operations(x, text, True)) == pytest.approx(2 * linear, rel=1e-6)
+    counted = step_operations(tokens, widths, dict.fromkeys(MODALITIES, t), True)
+    assert sum(counted) == pytest.approx(2 * linear, rel=1e-6)
 
 
 def test_each_block_is_visited_once_per_call_whatever_the_passes() -> None:

@@ -182,3 +182,23 @@ class Block(nn.Module):
             gate = crossing[target].gate.plus(tables[target][CROSS_ROWS:]).row(0)
             result[target] = add_gated(x[target], attention(query, memory, rotation=crossing[target].rotation), gate)
         return result
+
+
+def step_operations(
+    tokens: Mapping[Modality, int], widths: Mapping[Modality, int], texts: Mapping[Modality, int], cross_modal: bool
+) -> tuple[float, float, float, float]:
+    """Floating-point operations of each of `Block.steps` for one sample, from numbers of tokens by modality.
+
+    texts: tokens of the texts whose keys and values are made here, too. Two for each multiplication in the matrix
+    products; the rest is small beside them.
+    """
+    attending = reading = crossing = feeding = 0.0
+    for m, count in tokens.items():
+        dim, length = widths[m], texts.get(m, 0)
+        attending += 8.0 * count * dim**2 + 4 * count**2 * dim
+        reading += 4.0 * count * dim**2 + 4 * count * length * dim + 4 * length * dim**2
+        feeding += 16.0 * count * dim**2
+    if cross_modal and len(tokens) == len(MODALITIES):
+        seen, heard, wide, narrow = tokens["video"], tokens["audio"], widths["video"], widths["audio"]
+        crossing = 8.0 * narrow * (seen * wide + heard * narrow + seen * heard)
+    return attending, reading, crossing, feeding

@@ -7,14 +7,14 @@ numbers as one pass at a time. Knows no embedding and no output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from mlx_video.models.layers import KeysValues, Rotation
 from mlx_video.models.ltx_2.transformer.adaln import Modulation, repeat_samples
-from mlx_video.models.ltx_2.transformer.block import Block, Crossing, Surroundings, Treatment
+from mlx_video.models.ltx_2.transformer.block import Block, Crossing, Surroundings, Treatment, step_operations
 from mlx_video.models.ltx_2.transformer.prepared import Prepared
 from mlx_video.types import MODALITIES, Modality, Pass, Tree
 
@@ -93,13 +93,20 @@ class Walk:
             },
         )
         steps = block.steps(x, around, treatment)
-        for result, operations in zip(steps, _operations(x, text, treatment.cross_modal), strict=True):
+        samples = next(iter(x.values())).shape[0]
+        counts = step_operations(
+            {m: x[m].shape[1] for m in x},
+            {m: x[m].shape[2] for m in x},
+            {m: text[m].keys.shape[2] for m in text},
+            treatment.cross_modal,
+        )
+        for result, operations in zip(steps, counts, strict=True):
             parts = {m: mx.split(result[m], times) if times > 1 else [result[m]] for m in result}
             for k, group in enumerate(groups):
                 tree = {m: parts[m][k] for m in parts}
                 for i in group.members:
                     self.streams[i] = tree
-            yield operations
+            yield samples * operations
 
     def _text(
         self, index: int, block: Block, texts: dict[tuple, KeysValues], context: str, modality: Modality
@@ -110,21 +117,6 @@ class Walk:
         if key not in store:
             store[key] = block.read_text(modality, self._prepared.contexts[context][modality], prompt)
         return store[key]
-
-
-def _operations(x: Tree, text: Mapping[str, KeysValues], cross_modal: bool) -> tuple[float, float, float, float]:
-    # Of each step of a block: two for each multiplication in its matrix products; the rest is small beside them.
-    attending = reading = crossing = feeding = 0.0
-    for m, stream in x.items():
-        samples, tokens, dim = stream.shape
-        length = text[m].keys.shape[2] if m in text else 0
-        attending += samples * (8.0 * tokens * dim**2 + 4 * tokens**2 * dim)
-        reading += samples * (4.0 * tokens * dim**2 + 4 * tokens * length * dim + 4 * length * dim**2)
-        feeding += samples * 16.0 * tokens * dim**2
-    if cross_modal:
-        (samples, seen, wide), (_, heard, narrow) = x["video"].shape, x["audio"].shape
-        crossing = samples * 8.0 * narrow * (seen * wide + heard * narrow + seen * heard)
-    return attending, reading, crossing, feeding
 
 
 def _repeat(rotation: Rotation, times: int) -> Rotation:
