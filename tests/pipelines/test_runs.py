@@ -213,7 +213,7 @@ def test_a_sound_that_is_given_steers_the_video_and_is_handed_on(folder, inputs)
 @pytest.mark.parametrize("pipeline", ["distilled", "dev-two-stage-hq"])
 def test_networks_are_read_once_and_gone_before_the_next(folder, inputs, tmp_path, pipeline, monkeypatch):
     alive, read = {}, []
-    give, text = loader.give_weights, loader.read_text_encoder
+    give, stream, text = loader.give_weights, loader.stream_weights, loader.read_text_encoder
 
     def see(name, network):
         read.append(name)
@@ -227,12 +227,17 @@ def test_networks_are_read_once_and_gone_before_the_next(folder, inputs, tmp_pat
         see(component, network)
         return give(network, component, *rest)
 
+    def watched_stream(network, component, *rest):
+        see(component, network)
+        return stream(network, component, *rest)
+
     def watched_text(*rest):
         encoder = text(*rest)
         see("text_encoder", encoder.network)
         return encoder
 
     monkeypatch.setattr(loader, "give_weights", watched)
+    monkeypatch.setattr(loader, "stream_weights", watched_stream)
     monkeypatch.setattr(loader, "read_text_encoder", watched_text)
     clip = generate(folder, pipeline=pipeline, image=str(inputs / "picture.png"))
     clip.save(tmp_path / "a.mp4")
