@@ -105,9 +105,8 @@ class Footprint:
         if self.encoder is not None:
             if request.enhance_prompt:
                 found.append(self._enhance(self.encoder, settings))
-            texts = [text for text in (request.prompt, settings.negative_prompt) if text is not None]
             longest = (request.max_tokens or ENHANCED) if request.enhance_prompt else 0
-            found.append(self.text(texts, ways, longest))
+            found.append(self.text(list(settings.prompts.values()), ways, longest))
         if "video_encoder" in used:
             config = VideoVAEConfig.read(self.checkpoint.config)
             work = estimates.encoding(config, request.height, request.width, self.dtype.size)
@@ -236,11 +235,9 @@ class Footprint:
         transformer = self.weights("transformer", "audio" in settings.modalities)
         weights = own.whole + (transformer.rest if ways.stream_transformer else transformer.whole)
         # The texts stay for the next stage.
-        texts = 1 if settings.negative_prompt is None else 2
-        work = texts * CONTEXT_TOKENS * sum(stream.dim for stream in self._transformer.streams.values()) * size
-        work += (
-            estimates.upsampling(UpsamplerConfig.read(part.settings), settings.request.shape.grid, size) + UPSAMPLE_LEFT
-        )
+        widths = sum(stream.dim for stream in self._transformer.streams.values())
+        work = len(settings.prompts) * CONTEXT_TOKENS * widths * size + UPSAMPLE_LEFT
+        work += estimates.upsampling(UpsamplerConfig.read(part.settings), settings.request.shape.grid, size)
         return Phase("upsample", weights, work, 0.0, own.read)
 
     def _sounding(self, latents: int, more: int) -> int:
