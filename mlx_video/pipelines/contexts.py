@@ -6,25 +6,34 @@ an embedding never meets a checkpoint that it was not made for. Knows no network
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.media.files import check_place, replacing
+from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig
+from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.models.ltx_2.text_encoder.tokens import MAX_TOKENIZER
 from mlx_video.pipelines.checkpoint import Checkpoint
+from mlx_video.reading import is_there, path_of, read_bytes, shown
 from mlx_video.types import Context, UserError
-from mlx_video.weights.store import Tensors
+from mlx_video.weights.store import FLOATS, Entry, Tensors
 
 log = logging.getLogger(__name__)
 
 FORMAT = "mlx_video contexts 1"
+ENTRY = 2
+"""The form of a kept prompt; those of other forms are not looked at."""
+_OTHER = "was encoded for another checkpoint; encode the prompt again with this --model-repo."
 CACHE_VARIABLE = "MLX_VIDEO_CACHE"
 """Names the cache folder; "off" turns it off."""
 CACHE_FILES = 32
@@ -44,7 +53,7 @@ def encoder_mark(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=12)
     for name in ("config.json", "tokenizer.json"):
         if (folder / name).is_file():
-            digest.update((folder / name).read_bytes())
+            digest.update(read_bytes(folder / name, MAX_TOKENIZER))
     digest.update(repr(sorted(tensors.entries.items())).encode())
     digest.update(_digest(tensors, [name for name in tensors.entries if name.endswith("model.norm.weight")]).encode())
     return digest.hexdigest()
@@ -62,26 +71,83 @@ def save(path: Path, contexts: Mapping[str, Context], prompts: Mapping[str, str]
     """Writes contexts (by name, such as "positive") with their prompts, whole or not at all."""
     path = check_place(path, (".safetensors",))
     arrays = {f"{name}.{m}": getattr(context, m) for name, context in contexts.items() for m in context._fields}
-    metadata = {"format": FORMAT, "prompts": json.dumps(dict(prompts)), "connectors": mark}
+    metadata = {"format": FORMAT, "prompts": json.dumps(dict(prompts)), "connectors": mark, "sum": _sum(arrays)}
     with replacing(path) as temporary:
         mx.save_safetensors(str(temporary), arrays, metadata)
 
 
-def load(path: Path, mark: str | None = None) -> tuple[dict[str, Context], dict[str, str]]:
-    """Contexts and prompts of a file that `save` wrote.
+class Widths(NamedTuple):
+    """Values of a token in the contexts that a checkpoint's connectors make."""
 
-    mark: of the checkpoint that will read them. Raises UserError where the file is none, or was made for another.
+    video: int
+    audio: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Widths:
+        """Those of a checkpoint's own connectors."""
+        entries = checkpoint.part("connectors").tensors.entries
+        features = feature_width({name: entry.shape for name, entry in entries.items()})
+        config = TextConfig.read(checkpoint.config, features=features)
+        return cls(config.video.dim, config.audio.dim)
+
+
+def load(
+    path: Path, mark: str | None = None, widths: Widths | None = None, wanted: Collection[str] = ()
+) -> tuple[dict[str, Context], dict[str, str]]:
+    """Contexts and prompts of a file that `save` wrote, whole and finite.
+
+    mark, widths: of the checkpoint that will read them; wanted: prompts that have to be there. Raises UserError where
+    the file is none, is damaged, or was made for another checkpoint.
     """
     tensors = Tensors([path])
     if tensors.metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not an embedding; make one with python -m mlx_video.encode --prompt TEXT -o FILE.")
     if mark is not None and tensors.metadata.get("connectors") != mark:
-        raise UserError(f"{path} was encoded for another checkpoint; encode the prompt again with this --model-repo.")
+        raise UserError(f"{path} {_OTHER}")
+    prompts = tensors.metadata.get("prompts")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise _damaged(path, "its metadata says no prompts")
+    _check_entries(path, tensors.entries, prompts)
+    for name, entry in tensors.entries.items():
+        if widths is not None and entry.shape[-1] != getattr(widths, name.rpartition(".")[2]):
+            raise UserError(f"{path} {_OTHER}")
+    missing = [name for name in wanted if name not in prompts]
+    if missing:
+        raise UserError(
+            f"{path} has no {' and no '.join(missing)} prompt, but {shown(list(prompts))}; encode it again with "
+            f"python -m mlx_video.encode."
+        )
     arrays = tensors.load()
-    names = {name.rpartition(".")[0] for name in arrays}
-    contexts = {name: Context(**{m: arrays[f"{name}.{m}"] for m in Context._fields}) for name in names}
-    prompts = tensors.metadata["prompts"]
-    return contexts, dict(prompts) if isinstance(prompts, Mapping) else {}
+    for name, array in arrays.items():
+        if not mx.all(mx.isfinite(array)).item():
+            raise _damaged(path, f"tensor {name} has values that are not finite")
+    said = tensors.metadata.get("sum")
+    if said is not None and said != _sum(arrays):
+        raise _damaged(path, "its bytes are not those that were written")
+    return {name: Context(**{m: arrays[f"{name}.{m}"] for m in Context._fields}) for name in prompts}, dict(prompts)
+
+
+def _check_entries(path: Path, entries: Mapping[str, Entry], prompts: Mapping[str, str]) -> None:
+    names = {f"{name}.{m}" for name in prompts for m in Context._fields}
+    if not names or entries.keys() != names:
+        raise _damaged(path, f"it has {len(entries)} tensors for the prompts {shown(list(prompts))}")
+    for name, (dtype, shape, nbytes) in entries.items():
+        if dtype not in FLOATS or len(shape) != 3 or shape[:2] != (1, CONTEXT_TOKENS) or not nbytes:
+            wanted = f"{' or '.join(FLOATS)} [1, {CONTEXT_TOKENS}, width]"
+            raise _damaged(path, f"tensor {name} is {dtype} {list(shape)}; it should be {wanted}")
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is a damaged embedding: {why}; encode the prompt again.")
+
+
+def _sum(arrays: Mapping[str, mx.array]) -> str:
+    """A digest of arrays with their names, shapes and precisions."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.array(array.view(mx.uint8)).tobytes())
+    return f"blake2b {digest.hexdigest()}"  # never to be taken for a number
 
 
 class Cache:
@@ -93,16 +159,22 @@ class Cache:
         self.folder = cache_folder()
 
     def get(self, text: str) -> Context | None:
-        """The context of `text`, or None where it is not kept (or its file is damaged)."""
+        """The context of `text`, or None where it is not kept, or what is kept is damaged; it is then made anew."""
         if self.folder is None:
             return None
         path = self._path(text)
-        try:
-            contexts, _ = load(path)
-        except UserError:
+        if not is_there(path):
             return None
-        path.touch()
-        return contexts.get("positive")
+        try:
+            contexts, prompts = load(path)
+            if prompts != {"positive": text} or Tensors([path]).metadata.get("sum") is None:
+                raise _damaged(path, "it is of another prompt or has no checksum")
+        except UserError as fault:
+            log.info("A kept prompt is made anew: %s", fault)
+            return None
+        with contextlib.suppress(OSError):
+            path.touch()
+        return contexts["positive"]
 
     def put(self, text: str, context: Context) -> None:
         """Keeps a context and lets the oldest go. A cache that cannot be written costs only time."""
@@ -117,7 +189,7 @@ class Cache:
             log.info("The prompt was not kept for the next run: %s", error)
 
     def _path(self, text: str) -> Path:
-        name = hashlib.blake2b(f"{self._marks}\n{text}".encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b(f"{ENTRY}\n{self._marks}\n{text}".encode(), digest_size=16).hexdigest()
         return (self.folder or Path()) / f"{name}.safetensors"
 
 
@@ -127,6 +199,9 @@ def cache_folder() -> Path | None:
     if named == "off":
         return None
     if named:
-        return Path(named).expanduser()
-    home = Path.home() / "Library/Caches" if sys.platform == "darwin" else Path.home() / ".cache"
+        return path_of(named, CACHE_VARIABLE)
+    try:
+        home = Path.home() / "Library/Caches" if sys.platform == "darwin" else Path.home() / ".cache"
+    except RuntimeError:  # nobody's
+        return None
     return Path(os.environ.get("XDG_CACHE_HOME") or home) / "mlx_video" / "contexts"
