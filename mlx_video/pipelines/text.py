@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.pipelines.contexts import Cache, connectors_mark, encoder_mark
+from mlx_video.pipelines.loader import text_tensors
 from mlx_video.types import Context, Progress
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def enhanced(settings: Settings, folder: Path, on_message: Callable[[str], None]
     options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
     prompt = enhance(
         folder,
+        lambda: text_tensors(folder).load(),
         asked.prompt,
         image=asked.image[0].path if asked.image else None,
         seed=asked.seed,

@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map, tree_unflatten
 
+from mlx_video.reading import shown
 from mlx_video.types import UserError
 from mlx_video.weights.names import cast
 from mlx_video.weights.store import Entry
@@ -54,11 +55,13 @@ class Quantization(NamedTuple):
     def read(cls, stated: object, where: str) -> Quantization:
         """What the config of a pack states; raises UserError, naming `where`, for what MLX does not read."""
         if not isinstance(stated, Mapping):
-            raise UserError(f"{where} says quantization {stated!r}, which should give bits and group_size.")
+            raise UserError(f"{where} says quantization = {shown(stated)}, which should give bits and group_size.")
         bits, group, mode = stated.get("bits"), stated.get("group_size", 64), stated.get("mode", "affine")
-        if bits not in READABLE_BITS or group not in GROUP_SIZES or mode != "affine":
+        known = type(bits) is int and bits in READABLE_BITS and type(group) is int and group in GROUP_SIZES
+        if not known or mode != "affine":
             raise UserError(
-                f"{where} says its weights have {bits!r} bits in groups of {group!r} ({mode}); supported here: "
+                f"{where} says its weights have {shown(bits)} bits in groups of {shown(group)} ({shown(mode)}); "
+                f"supported here: "
                 f"{_listed(READABLE_BITS)} bits in groups of {_listed(GROUP_SIZES)} (affine)."
             )
         return cls(bits, group)

@@ -41,6 +41,7 @@ def converted(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("wide") / "q8"
     source = open_checkpoint(folder, "distilled")
     convert(source, output, Wishes(quantization=Q8))
+    (output / "gemma").symlink_to(folder / "gemma")
     return output
 
 
@@ -194,6 +195,7 @@ def test_a_quantized_pack_is_read_as_it_is(forge, small_folder, tmp_path):
 
 def test_a_quantized_pack_is_converted_without_losing_anything(forge, tmp_path):
     convert(open_checkpoint(forge, "distilled"), tmp_path / "ours")
+    (tmp_path / "ours" / "gemma").symlink_to(forge / "gemma")
     found, expected = latents(tmp_path / "ours"), latents(forge)
     assert all(found[m].tobytes() == expected[m].tobytes() for m in expected)
 
@@ -358,6 +360,7 @@ def test_an_fp8_file_computes_with_its_scales(float8):
 
 def test_an_fp8_file_is_converted_to_16_bit(float8, tmp_path):
     convert(open_checkpoint(float8[0], "distilled"), tmp_path / "out")
+    (tmp_path / "out" / "gemma").symlink_to(float8[0] / "gemma")
     written = open_checkpoint(tmp_path / "out", "distilled").part("transformer").tensors
     assert {entry.dtype for entry in written.entries.values()} == {"BF16", "F32"}
     assert not any(name.endswith("_scale") for name in written.entries)
