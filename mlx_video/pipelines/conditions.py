@@ -17,6 +17,7 @@ import numpy as np
 from mlx_video import platform
 from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, ReplaceFrame
 from mlx_video.pipelines.run import Inputs
+from mlx_video.request import Request
 from mlx_video.types import AudioShape, Context, ImageAt, Progress
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ class Media:
     """The part of the sound that the clip plays, at its own rate, as long as the clip."""
     heard: Sound | None
     """What the encoder hears: the same and, where the file goes on, a little more."""
+
+
+def files_of(request: Request) -> dict[str, str]:
+    """The files that a request names, by flag and value; a LoRA's may be an id on the hub."""
+    named = [("--image", image.path) for image in request.image] + [("--lora", lora.path) for lora in request.lora]
+    named += [("--audio-file", request.audio_file.path)] if request.audio_file else []
+    named += [("--embedding", request.embedding)] if request.embedding else []
+    return {f"{flag} {path}": path for flag, path in named}
 
 
 def read(settings: Settings) -> Media:

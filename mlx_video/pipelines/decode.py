@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_video import platform
 from mlx_video.pipelines.clip import Clip, Sound
+from mlx_video.pipelines.conditions import files_of
 from mlx_video.types import Progress, Tree
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> 
         sound = partial(_same, media.sound)
     elif audio is not None:
         sound = partial(decode_audio, loader, audio)
-    return Clip(request.shape, latents, frames, sound, settings.metadata)
+    return Clip(request.shape, latents, frames, sound, settings.metadata, files_of(request))
 
 
 def _same(sound: Sound) -> Sound:

@@ -21,7 +21,7 @@ import numpy as np
 from mlx_video import platform
 from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.media import image, video
-from mlx_video.media.files import check_input
+from mlx_video.media.files import check_apart, check_input, spelt_out
 from mlx_video.media.image import is_picture, read_image, save_image
 from mlx_video.media.video import Film, read_video, write_video
 from mlx_video.models.ltx_2.config import VideoVAEConfig
@@ -132,20 +132,30 @@ def read_source(asked: Upscaling) -> Source:
     return source
 
 
-def check_output(source: str | Path, output: str | Path) -> Path:
-    """The path to write to, once it is sure that the result can be written there.
+def check_output(source: str | Path, output: str | Path, *, needed: int = 0) -> Path:
+    """The path to write to, once it is sure that the result, of `needed` bytes, can be written there.
 
     Raises UserError where it would replace the source, or is of the other kind, or cannot hold the source's sound.
     """
-    path, output = check_input(source, "a picture or a video"), Path(output).expanduser()
-    if output.exists() and output.samefile(path):
-        raise UserError(f"{output} is the input itself; give another name for the output.")
+    path, output = check_input(source, "a picture or a video"), spelt_out(output, "give the name of a file")
+    check_apart([output], {f"--input {source}": path})
     picture = is_picture(path)
     suffixes, others = (image.SUFFIXES, video.SUFFIXES) if picture else (video.SUFFIXES, image.SUFFIXES)
     if output.suffix.lower() in others:
         kind = "picture" if picture else "video"
         raise UserError(f"{path} is a {kind}, so {output} must be one, too: {', '.join(suffixes)}.")
-    return image.check_output(output) if picture else video.check_output(output, audio_from=path)
+    if picture:
+        return image.check_output(output, needed=needed)
+    return video.check_output(output, needed=needed, audio_from=path)
+
+
+def bytes_needed(asked: Upscaling, source: Source) -> int:
+    """At most what the result takes on disk; a sound that is copied is no larger than the source's file."""
+    height, width = (_scaled(side, asked.scale, source) for side in (source.height, source.width))
+    if isinstance(source, Still):
+        return image.bytes_needed(1, height, width)
+    count = asked.fps_scale * (source.count - 1) + 1
+    return video.bytes_needed(count, height, width) + (source.path.stat().st_size if source.sound else 0)
 
 
 # ------------------------------------------------------------------------------------------- steps
