@@ -54,25 +54,34 @@ def decode_video(
                     return
 
 
-def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
+def decode_audio(
+    loader: Loader, latent: mx.array, report: Callable[[Progress], None] = lambda progress: None
+) -> tuple[np.ndarray, int]:
     """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
+    platform.peak_memory()
+    report(Progress("waveform", 0, 2))
     with loader.borrow("audio_decoder") as decoder:
         mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
         mx.eval(mel)
+    report(Progress("waveform", 1, 2))
     with loader.borrow("vocoder") as vocoder:
         waveform = np.array(vocoder(mel)[0], np.float32)
-        return waveform, vocoder.sample_rate
+        rate = vocoder.sample_rate
+    report(Progress("waveform", 2, 2, platform.peak_memory()))
+    return waveform, rate
 
 
 def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> Clip:
     """The clip of a run's final latents; nothing is decoded yet. media: for the sound that the user gave."""
     request = settings.request
     video, audio = latents["video"], latents.get("audio")
+    top, left = settings.shape.margins(request.height, request.width)
 
     def frames(report: Callable[[Progress], None]) -> Iterator[Any]:
-        return decode_video(loader, video, request.tiling, request.stream, report)
+        for frame in decode_video(loader, video, request.tiling, request.stream, report):
+            yield frame[top : top + request.height, left : left + request.width]
 
-    sound: Callable[[], Sound] | None = None
+    sound: Callable[[Callable[[Progress], None]], Sound] | None = None
     if media.sound is not None:
         sound = partial(_same, media.sound)
     elif audio is not None:
@@ -80,5 +89,5 @@ def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> 
     return Clip(request.shape, latents, frames, sound, settings.metadata)
 
 
-def _same(sound: Sound) -> Sound:
+def _same(sound: Sound, report: Callable[[Progress], None]) -> Sound:
     return sound
