@@ -58,26 +58,35 @@ def decode_video(
                     return
 
 
-def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
+def decode_audio(
+    loader: Loader, latent: mx.array, report: Callable[[Progress], None] = lambda progress: None
+) -> tuple[np.ndarray, int]:
     """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
+    platform.peak_memory()
+    report(Progress("waveform", 0, 2))
     with loader.borrow("audio_decoder") as decoder:
         mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
         Origin.of(loader, "audio_decoder").check("decoding the sound", mel)
+    report(Progress("waveform", 1, 2))
     with loader.borrow("vocoder") as vocoder:
         waveform = vocoder(mel)[0]
         Origin.of(loader, "vocoder").check("making the waveform", waveform)
-        return np.array(waveform, np.float32), vocoder.sample_rate
+        samples, rate = np.array(waveform, np.float32), vocoder.sample_rate
+    report(Progress("waveform", 2, 2, platform.peak_memory()))
+    return samples, rate
 
 
 def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> Clip:
     """The clip of a run's final latents; nothing is decoded yet. media: for the sound that the user gave."""
     request = settings.request
     video, audio = latents["video"], latents.get("audio")
+    top, left = settings.shape.margins(request.height, request.width)
 
     def frames(report: Callable[[Progress], None]) -> Iterator[Any]:
-        return decode_video(loader, video, request.tiling, request.stream, report)
+        for frame in decode_video(loader, video, request.tiling, request.stream, report):
+            yield frame[top : top + request.height, left : left + request.width]
 
-    sound: Callable[[], Sound] | None = None
+    sound: Callable[[Callable[[Progress], None]], Sound] | None = None
     if media.sound is not None:
         sound = partial(_same, media.sound)
     elif audio is not None:
@@ -85,5 +94,5 @@ def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> 
     return Clip(request.shape, latents, frames, sound, settings.metadata, files_of(request))
 
 
-def _same(sound: Sound) -> Sound:
+def _same(sound: Sound, report: Callable[[Progress], None]) -> Sound:
     return sound

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_video import platform
+from mlx_video import kinds, platform
 from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.media import image, video
 from mlx_video.media.files import check_apart, check_input, spelt_out
@@ -59,6 +59,7 @@ class Upscaling:
 
     def check(self) -> None:
         """Raises UserError for what cannot be done, before any file is read."""
+        kinds.check_fields(self)
         if self.scale not in SCALES:
             raise UserError(f"--scale {self.scale:g} is not known; there are 1.5 and 2 (and 1, which keeps the size).")
         if self.fps_scale not in FPS_SCALES:
