@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from mlx_video import platform
-from mlx_video.diffusion.noise import given, seeded
+from mlx_video.diffusion.noise import NamedNoise, given, seeded
 from mlx_video.media.files import check_apart, check_place
 from mlx_video.pipelines import arguments, conditions, contexts, decode, demo, locate, text
 from mlx_video.pipelines.checkpoint import Checkpoint
@@ -44,6 +44,8 @@ Opened = TypeVar("Opened")
 
 class LTXPipeline:
     """A checkpoint, ready to generate from. Holds no weights between calls.
+
+    Any thread may call it; of two at once, the second waits. Clips may be decoded in another thread, too.
 
     with LTXPipeline.from_pretrained("Lightricks/LTX-2") as pipe:
         pipe.generate(prompt="waves at night", height=512, width=768, num_frames=97).save("waves.mp4")
@@ -140,22 +142,9 @@ class LTXPipeline:
         ready = self._fetched(lambda outlines: self._ready(request, outlines), on_step, on_message)
         for message in (*ready.messages, *ready.plan.choices):
             on_message(message)
-        settings, loader = ready.settings, ready.loader
-        loader.ways = ready.plan.ways
-        origin = Origin.of(loader, "transformer", loras=ready.adapters.used)
-        watcher = Watcher(on_step or (lambda progress: None), on_preview, origin)
         draws = seeded(request.seed) if noise is None else given(noise)
-
-        encoded = ready.embedded
-        if ready.encoder is not None:
-            if request.enhance_prompt:
-                settings = text.enhanced(settings, ready.encoder, on_message)
-            encoded = text.encode_prompts(loader, ready.encoder, settings.prompts, watcher.report)
-        inputs = conditions.encode(ready.media, encoded, settings, loader, watcher.report)
-        with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
-            set_lora = ready.adapters.fuse(transformer)
-            latents = denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
-        return decode.clip_of(settings, loader, latents, ready.media)
+        with platform.computing():
+            return _generated(ready, draws, on_step or (lambda progress: None), on_preview, on_message)
 
     def plan(
         self,
@@ -170,7 +159,8 @@ class LTXPipeline:
         is told there. Raises UserError as a run does, and where the run cannot fit.
         """
         with self._outlines(on_step) as outlines:
-            ready = self._ready(request, outlines)
+            with platform.computing():
+                ready = self._ready(request, outlines)
             for message in (*ready.messages, *outlines.summary()):
                 on_message(message)
         return ready.plan
@@ -188,11 +178,13 @@ class LTXPipeline:
     ) -> Opened:
         """What `open` makes of files that are all here: it is shown outlines of those that are not before the fetch."""
         with self._outlines(report) as outlines:
-            opened = open(outlines)
+            with platform.computing():
+                opened = open(outlines)
             if outlines.absent:
                 outlines.fetch(report, say)
                 self._checkpoints.clear()
-                opened = open(outlines)
+                with platform.computing():
+                    opened = open(outlines)
             return opened
 
     @contextmanager
@@ -243,13 +235,14 @@ class LTXPipeline:
             lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
         )
         report = on_step or (lambda progress: None)
-        refiner = None
-        if refining is not None:
-            draws = seeded(asked.seed) if noise is None else given(noise)
-            refiner = refining.refiner(draws, report)
-        elif isinstance(noise, Mapping):
-            given(noise).finish()
-        return upscale(asked, source, loader, refiner, report)
+        with platform.computing():
+            refiner = None
+            if refining is not None:
+                draws = seeded(asked.seed) if noise is None else given(noise)
+                refiner = refining.refiner(draws, report)
+            elif isinstance(noise, Mapping):
+                given(noise).finish()
+            return upscale(asked, source, loader, refiner, report)
 
     def _upscaler(self, asked: Upscaling, source: Source, take: Take) -> tuple[Loader, Refining | None]:
         recipe = REFINING["distilled"]
@@ -280,10 +273,11 @@ class LTXPipeline:
         """
         wanted = text_encoder and self._setup.text_encoder is None
         key = "/".join((recipe.name, *upsamplers, *(["text"] if wanted else [])))
-        if key not in self._checkpoints:
+        found = self._checkpoints.get(key)
+        if found is None:
             path = locate.checkpoint(self._setup.where, recipe, text_encoder=wanted, upsamplers=upsamplers, take=take)
-            self._checkpoints[key] = open_checkpoint(path, recipe.variant)
-        return self._checkpoints[key]
+            found = self._checkpoints[key] = open_checkpoint(path, recipe.variant)
+        return found
 
     def encode(
         self,
@@ -311,8 +305,32 @@ class LTXPipeline:
             return loader, folder
 
         loader, folder = self._fetched(open_both, on_step, on_message)
-        encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
-        contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))
+        with platform.computing():
+            encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
+            contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))
+
+
+def _generated(
+    ready: Ready,
+    draws: NamedNoise,
+    report: Callable[[Progress], None],
+    on_preview: Preview | None,
+    on_message: Callable[[str], None],
+) -> Clip:
+    """The clip of a run that has been found possible."""
+    settings, loader = ready.settings, ready.loader
+    loader.ways = ready.plan.ways
+    encoded = ready.embedded
+    if ready.encoder is not None:
+        if settings.request.enhance_prompt:
+            settings = text.enhanced(settings, ready.encoder, on_message)
+        encoded = text.encode_prompts(loader, ready.encoder, settings.prompts, report)
+    inputs = conditions.encode(ready.media, encoded, settings, loader, report)
+    watcher = Watcher(report, on_preview, Origin.of(loader, "transformer", loras=ready.adapters.used))
+    with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
+        set_lora = ready.adapters.fuse(transformer)
+        latents = denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
+    return decode.clip_of(settings, loader, latents, ready.media)
 
 
 def _files_of(checkpoint: Checkpoint, encoder: Path) -> dict[str, Path]:

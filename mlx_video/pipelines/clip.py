@@ -97,6 +97,12 @@ class Clip:
 
         Raises UserError where something cannot be written; what was there before then still is.
         """
+        from mlx_video import platform
+
+        with platform.computing():  # runs of other threads come before or after, not between the frames
+            self._save(path, audio_path, frames, on_step or (lambda progress: None))
+
+    def _save(self, path: str | Path, audio_path: str | Path | None, frames: bool, report: Report) -> None:
         from mlx_video.media import audio as audio_files
         from mlx_video.media import video as video_files
 
@@ -105,7 +111,6 @@ class Clip:
             path, audio=audio_path, frames=frames, shape=self.shape, silent=silent, inputs=self._inputs
         )
         sound = self.sound
-        report = on_step or (lambda progress: None)
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = self._decode_frames(report)
             if frames:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,23 @@ def decode_video(
 ) -> Iterator[np.ndarray]:
     """Frames (height, width, 3) uint8 of a normalised latent (1, 128, F, H, W), as they are made.
 
-    count: ends after so many of them; None gives all.
+    count: ends after so many of them; None gives all. Each frame may be taken in a thread of its own.
     """
+    frames = _decoded(loader, latent, tiling, stream, report, count)
+    try:
+        while True:
+            with platform.computing():
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+    finally:
+        frames.close()
+
+
+def _decoded(
+    loader: Loader, latent: mx.array, tiling: str, stream: bool, report: Callable[[Progress], None], count: int | None
+) -> Generator[np.ndarray, None, None]:
     from mlx_video.models.ltx_2.video_vae import decode_frames, plan_tiles
 
     frames, rows, columns = latent.shape[2:]
@@ -60,6 +75,11 @@ def decode_video(
 
 def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
     """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
+    with platform.computing():
+        return _waveform(loader, latent)
+
+
+def _waveform(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
     with loader.borrow("audio_decoder") as decoder:
         mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
         Origin.of(loader, "audio_decoder").check("decoding the sound", mel)

@@ -311,7 +311,7 @@ class Upscaled:
         """
         path = check_output(self.source.path, path)
         frames = self.frames(on_step or (lambda progress: None))
-        with closing(frames):
+        with platform.computing(), closing(frames):
             if isinstance(self.source, Still):
                 save_image(path, next(frames))
             else:
