@@ -18,13 +18,15 @@ from mlx_video import platform
 from mlx_video.diffusion.noise import NamedNoise, given, seeded
 from mlx_video.media.files import check_apart, check_place
 from mlx_video.pipelines import arguments, conditions, contexts, decode, demo, locate, text
+from mlx_video.pipelines import latents as given_latents
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.clip import Clip
 from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
-from mlx_video.pipelines.plan import Memory, Plan, plan_pictures, plan_texts
+from mlx_video.pipelines.plan import Memory, Plan, plan_decoding, plan_pictures, plan_texts
+from mlx_video.pipelines.provenance import model_of
 from mlx_video.pipelines.ready import Ready, Setup
 from mlx_video.pipelines.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.pipelines.refine import RECIPES as REFINING
@@ -33,7 +35,7 @@ from mlx_video.pipelines.run import Preview, Watcher, denoise_recipe
 from mlx_video.pipelines.upscale import Source, Upscaled, Upscaling, bytes_needed, latent_grid, read_source, upscale
 from mlx_video.pipelines.upscale import check_output as check_upscaled
 from mlx_video.request import Request
-from mlx_video.types import AudioIn, Noise, Progress, Recipe, UserError
+from mlx_video.types import TILINGS, AudioIn, Noise, Progress, Recipe, UserError
 from mlx_video.weights.hub import Take, fetch
 from mlx_video.weights.outlines import Outlines
 from mlx_video.weights.quantize import Quantization
@@ -112,7 +114,8 @@ class LTXPipeline:
 
         noise: a callable (name, shape) -> array or a mapping, in place of the seeded draws (names: `diffusion.noise`).
         on_step: called with every Progress. on_preview: called after each step with Progress and the current prediction
-        of the latents. What either raises cancels the run. image: path, ImageAt, (path, frame, strength), or several.
+        of the latents, which has the axes of `Clip.latents` and can be handed to `decode`. What either raises cancels
+        the run. image: path, ImageAt, (path, frame, strength), or several.
         lora: path, Lora, (path, strength), or several. Raises UserError for what the user can put right.
         """
         try:
@@ -164,6 +167,50 @@ class LTXPipeline:
             for message in (*ready.messages, *outlines.summary()):
                 on_message(message)
         return ready.plan
+
+    def decode(
+        self,
+        latents: Mapping[str, Any],
+        *,
+        fps: float = 24.0,
+        tiling: str = "auto",
+        stream: bool = False,
+        on_step: Callable[[Progress], None] | None = None,
+        on_message: Callable[[str], None] = log.info,
+    ) -> Clip:
+        """The clip of latents, such as `Clip.latents` or what `on_preview` is shown; decoded when asked for.
+
+        latents: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16), normalised. on_step: of a
+        download; tiling, stream: as in `generate`. Raises UserError for shapes and numbers that are none of a clip's.
+        """
+        if tiling not in TILINGS:
+            raise UserError(f"tiling {tiling!r} is not known; there are {', '.join(TILINGS)}.")
+        with platform.computing():
+            found = given_latents.check(latents, fps)
+            mx.eval(found)
+
+        def opened(outlines: Outlines) -> Loader:
+            loader = Loader(self._any_checkpoint(outlines.take), self._setup.dtype)
+            for component in ("video_decoder", *(("audio_decoder", "vocoder") if "audio" in found else ())):
+                loader.check(component)
+            grid = found["video"].shape[2:]
+            loader.ways = plan_decoding(Footprint.of(loader, None), grid, tiling, stream, self._setup.memory)
+            return loader
+
+        loader = self._fetched(opened, on_step, on_message)
+        return decode.clip_of_latents(loader, found, fps, tiling, stream, model_of(loader.checkpoint))
+
+    def _any_checkpoint(self, take: Take) -> Checkpoint:
+        """One that is open already, else whichever variant is there: their decoders are the same."""
+        if known := next(iter(self._checkpoints.values()), None):
+            return known
+        try:
+            return self.checkpoint(RECIPES["distilled"], text_encoder=False, take=take)
+        except UserError as fault:
+            try:
+                return self.checkpoint(RECIPES["dev"], text_encoder=False, take=take)
+            except UserError:
+                raise fault from None
 
     def _ready(self, request: Request, outlines: Outlines) -> Ready:
         recipe = request.check(RECIPES)

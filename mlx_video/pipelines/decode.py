@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from mlx_video import platform
 from mlx_video.pipelines.clip import Clip, Sound
 from mlx_video.pipelines.conditions import files_of
 from mlx_video.pipelines.finite import Origin
-from mlx_video.types import Progress, Tree
+from mlx_video.pipelines.provenance import described
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, Progress, Tree, VideoShape
 
 if TYPE_CHECKING:
     from mlx_video.pipelines.conditions import Media
@@ -89,6 +90,20 @@ def _waveform(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
         return np.array(waveform, np.float32), vocoder.sample_rate
 
 
+def clip_of_latents(
+    loader: Loader, latents: Tree, fps: float, tiling: str, stream: bool, metadata: Mapping[str, Any]
+) -> Clip:
+    """The clip of latents as `latents.check` gives them; nothing is decoded yet."""
+    frames, rows, columns = latents["video"].shape[2:]
+    shape = VideoShape((frames - 1) * TIME_SCALE + 1, rows * SPACE_SCALE, columns * SPACE_SCALE, fps)
+
+    def decoded(report: Callable[[Progress], None]) -> Iterator[Any]:
+        return decode_video(loader, latents["video"], tiling, stream, report)
+
+    sound = partial(decode_audio, loader, latents["audio"]) if "audio" in latents else None
+    return Clip(shape, latents, decoded, sound, metadata)
+
+
 def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> Clip:
     """The clip of a run's final latents; nothing is decoded yet. media: for the sound that the user gave."""
     request = settings.request
@@ -102,7 +117,7 @@ def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> 
         sound = partial(_same, media.sound)
     elif audio is not None:
         sound = partial(decode_audio, loader, audio)
-    return Clip(request.shape, latents, frames, sound, settings.metadata, files_of(request))
+    return Clip(request.shape, latents, frames, sound, described(settings, loader.checkpoint), files_of(request))
 
 
 def _same(sound: Sound) -> Sound:
