@@ -118,7 +118,8 @@ class Clip:
                 images = folder.tee(images)
             video_files.write_video(path, images, self.shape.fps, audio=sound, metadata=self.metadata)
         if audio_path is not None and sound is not None:
-            audio_files.write_wav(audio_path, *sound)
+            waveform, rate = sound  # as long as the pictures, as it is in the video
+            audio_files.write_wav(audio_path, audio_files.fit(waveform, round(self.shape.seconds * rate)), rate)
 
 
 def check_outputs(
