@@ -105,6 +105,12 @@ class Clip:
 
         Raises UserError where something cannot be written; what was there before then still is.
         """
+        from mlx_video import platform
+
+        with platform.computing():  # runs of other threads come before or after, not between the frames
+            self._save(path, audio_path, frames, on_step or (lambda progress: None))
+
+    def _save(self, path: str | Path, audio_path: str | Path | None, frames: bool, report: Report) -> None:
         from mlx_video.media import audio as audio_files
         from mlx_video.media import video as video_files
 
@@ -112,8 +118,7 @@ class Clip:
         path = check_outputs(
             path, audio=audio_path, frames=frames, shape=self.shape, silent=silent, inputs=self._inputs
         )
-        report = on_step or (lambda progress: None)
-        sound = self._decoded_sound(report)
+        sound = self._decoded_sound(on_step or (lambda progress: None))
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = self._decode_frames(report)
             if frames:
@@ -121,7 +126,8 @@ class Clip:
                 images = folder.tee(images)
             video_files.write_video(path, images, self.shape.fps, audio=sound, metadata=self.metadata)
         if audio_path is not None and sound is not None:
-            audio_files.write_wav(audio_path, *sound)
+            waveform, rate = sound  # as long as the pictures, as it is in the video
+            audio_files.write_wav(audio_path, audio_files.fit(waveform, round(self.shape.seconds * rate)), rate)
 
 
 def check_outputs(

@@ -27,6 +27,7 @@ from mlx_video.media.video import Film, read_video, write_video
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.pipelines import decode
 from mlx_video.pipelines.finite import Origin
+from mlx_video.pipelines.provenance import model_of
 from mlx_video.pipelines.refine import refine, sigmas_of
 from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, Context, Progress, UserError
 
@@ -280,7 +281,7 @@ class Upscaled:
     def __init__(self, asked: Upscaling, source: Source, latent: mx.array, loader: Loader):
         """Use `LTXPipeline.upscale`."""
         self.latents = {"video": latent}
-        self.metadata = asked.metadata
+        self.metadata = {**asked.metadata, **model_of(loader.checkpoint)}
         self.height, self.width = (_scaled(side, asked.scale, source) for side in (source.height, source.width))
         self.num_frames = asked.fps_scale * (source.count - 1) + 1
         self.fps = source.fps * asked.fps_scale
@@ -312,7 +313,7 @@ class Upscaled:
         """
         path = check_output(self.source.path, path)
         frames = self.frames(on_step or (lambda progress: None))
-        with closing(frames):
+        with platform.computing(), closing(frames):
             if isinstance(self.source, Still):
                 save_image(path, next(frames))
             else:
