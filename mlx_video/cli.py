@@ -66,6 +66,13 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str, **settings: Any):
         super().__init__(prog, max_help_position=30, **settings)
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # All names, then what they take once, as Python 3.13 has it.
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        taken = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {taken}"
+
 
 def run(
     build_parser: Callable[[], Parser], action: Callable[[argparse.Namespace], None], argv: list[str] | None = None

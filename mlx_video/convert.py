@@ -21,7 +21,7 @@ def build_parser(name: str = NAME) -> cli.Parser:
         prog=name,
         usage=f"{name} [--source REPO|FOLDER|FILE] [--output FOLDER] [flags]",
         description="Convert an official LTX-2 checkpoint to a folder with one part per component.\n\nexamples:\n"
-        "  mlx_video.convert --source Lightricks/LTX-2 --output ./LTX-2-distilled --variant distilled\n"
+        "  mlx_video.convert --source Lightricks/LTX-2 --output ./LTX-2-distilled\n"
         "  mlx_video.convert --source ./LTX-2 --output ./LTX-2-q8 --quantize 8",
     )
     parser.add_argument(

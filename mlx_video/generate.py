@@ -6,6 +6,7 @@ Turns flags into one `Request`, hands it to `LTXPipeline`, and saves the clip. D
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -21,15 +22,18 @@ NAME = "mlx_video.generate"
 EXAMPLES = """\
 examples:
   {name} "a red circle rises" --model-repo demo
-  {name} "waves at night" -n 97 --height 512 --width 768 -o waves.mp4
-  {name} "she turns around" --image first.png --image final.png last
+  {name} "waves at night" -n 97 -H 512 -W 768 -o waves.mp4
+  {name} "she turns" --image first.png --image final.png last
   {name} "a jazz band" --pipeline dev --cfg-scale 3 --seed 7
   {name} "a jazz band" --pipeline dev --plan"""
 
 
 def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
     """All flags; `name` and `defaults` are those of an alias of this command."""
-    pipelines = "\n".join(f"  {recipe.name:17} {recipe.summary}" for recipe in RECIPES.values())
+    pipelines = "\n".join(
+        textwrap.fill(f"  {recipe.name:17} {recipe.summary}", 79, subsequent_indent=" " * 20)
+        for recipe in RECIPES.values()
+    )
     parser = cli.Parser(
         prog=name,
         usage=f"{name} PROMPT [flags]",

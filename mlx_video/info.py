@@ -15,7 +15,7 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(
         prog="mlx_video.info",
         usage="mlx_video.info REPO|FOLDER|FILE [--verbose]",
-        description="Show what a checkpoint is: generation, variant, precision, components and their sizes.",
+        description="Show what a checkpoint is: generation, variant, precision, parts, sizes.",
     )
     parser.add_argument(
         "path",

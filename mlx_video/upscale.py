@@ -18,7 +18,7 @@ def build_parser() -> cli.Parser:
         usage="mlx_video.upscale --input FILE --output FILE [flags]",
         description="Upscale a picture or a video; its sound is kept.\n\nexamples:\n"
         "  mlx_video.upscale --input photo.png --output larger.png\n"
-        '  mlx_video.upscale --input clip.mp4 --output larger.mp4 --refine --prompt "waves at night"',
+        '  mlx_video.upscale --input a.mp4 --output b.mp4 --refine --prompt "waves"',
     )
     parser.add_argument(
         "--input", "-i", type=cli.path, required=True, metavar="FILE",
