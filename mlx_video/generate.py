@@ -29,7 +29,7 @@ def build_parser(**defaults: Any) -> cli.Parser:
         "--pipeline", choices=tuple(RECIPES), default="distilled", help="see below (default %(default)s)"
     )
     _add_clip(parser)
-    cli.add_model(parser).add_argument(
+    cli.add_vae(cli.add_model(parser)).add_argument(
         "--quantize", type=int, choices=(4, 8),
         help="bits of the transformer's blocks, made while loading (default: as they are)",
     )  # fmt: skip
@@ -279,7 +279,7 @@ def generate(args: argparse.Namespace) -> None:
     try:
         with LTXPipeline.from_pretrained(
             args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo, quantize=args.quantize,
-            low_memory=args.low_memory, memory_limit=args.memory_limit,
+            low_memory=args.low_memory, memory_limit=args.memory_limit, vae_dtype=args.vae_dtype,
         ) as pipe:  # fmt: skip
             if args.plan:
                 lines: list[str] = []

@@ -38,7 +38,7 @@ def build_parser() -> cli.Parser:
         "--steps", type=int, metavar="N", help="1 to 3: fewer begin with less noise and change less (default 3)"
     )
     group.add_argument("--seed", "-s", type=int, default=42, help="same seed, same detail (default %(default)s)")
-    cli.add_model(parser)
+    cli.add_vae(cli.add_model(parser))
     cli.add_memory(parser)
     cli.add_general(parser)
     return parser
@@ -58,7 +58,7 @@ def upscale(args: argparse.Namespace) -> None:
     try:
         with LTXPipeline.from_pretrained(
             args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo,
-            low_memory=args.low_memory, memory_limit=args.memory_limit,
+            low_memory=args.low_memory, memory_limit=args.memory_limit, vae_dtype=args.vae_dtype,
         ) as pipe:  # fmt: skip
             result = pipe.run_upscaling(asked, on_step=bars, on_message=bars.say)
             result.save(args.output_path, on_step=bars)

@@ -16,13 +16,16 @@ from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-def dtype_of(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
-    """From a name or an MLX type; raises UserError for a name that is not known."""
-    if isinstance(dtype, str):
-        if dtype not in DTYPES:
-            raise UserError(f"dtype {dtype!r} is not known; there are {', '.join(DTYPES)}.")
-        return getattr(mx, dtype)
-    return dtype
+def dtype_of(dtype: str | mx.Dtype | None, name: str = "dtype") -> mx.Dtype | None:
+    """From a name or an MLX type; raises UserError for one that is not known. name: what the caller calls it."""
+    if dtype is None:
+        return None
+    known = {key: getattr(mx, key) for key in DTYPES}
+    if isinstance(dtype, str) and dtype in known:
+        return known[dtype]
+    if isinstance(dtype, mx.Dtype) and dtype in known.values():
+        return dtype
+    raise UserError(f"{name} {dtype!r} is not known; there are {', '.join(DTYPES)}.")
 
 
 def loras_of(given: Any) -> tuple[Lora, ...]:

@@ -44,8 +44,9 @@ def decode_video(
     done = 0
     platform.peak_memory()
     with loader.borrow("video_decoder") as decoder:
-        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=loader.ways.tile_bytes, stream=stream)
-        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype), plan):
+        limit, size = loader.ways.tile_bytes, loader.vae_dtype.size
+        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=limit, stream=stream, size=size)
+        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
             for frame in to_uint8(chunk):
                 done += 1
                 report(Progress("decode", done, total, platform.peak_memory() if done == total else None))
@@ -57,7 +58,7 @@ def decode_video(
 def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
     """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
     with loader.borrow("audio_decoder") as decoder:
-        mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
+        mel = decoder(latent.astype(loader.vae_dtype)).astype(mx.float32)
         mx.eval(mel)
     with loader.borrow("vocoder") as vocoder:
         waveform = np.array(vocoder(mel)[0], np.float32)
