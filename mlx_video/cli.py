@@ -1,7 +1,7 @@
 """What the commands share: argument groups, bars, messages and exit statuses. The only place that prints.
 
-Exit status: 0 done, 2 something that the user can fix (one sentence, no traceback), 130 interrupted, 1 a fault of ours
-(with its traceback). Imports nothing heavy, so that `--help` answers at once.
+Exit status: 0 done, 2 something that the user can fix (one sentence, no traceback), 130 interrupted, 1 a fault (one
+sentence where its cause is known, else its traceback). Imports nothing heavy, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
-from mlx_video.types import Progress, UserError
+from mlx_video.types import Progress, RunError, UserError
 
 GIB = 1 << 30
 
@@ -48,6 +48,9 @@ def run(
     except UserError as fault:
         print(f"{parser.prog}: {fault}", file=sys.stderr)
         return 2
+    except RunError as fault:
+        print(f"{parser.prog}: {fault}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; nothing was written.", file=sys.stderr)
         return 130

@@ -273,8 +273,12 @@ def generate(args: argparse.Namespace) -> None:
     request.check(RECIPES)
     from mlx_video.pipelines.api import LTXPipeline
     from mlx_video.pipelines.clip import check_outputs
+    from mlx_video.pipelines.conditions import files_of
 
-    check_outputs(args.output_path, audio=args.output_audio, frames=args.save_frames, silent=not request.audio)
+    check_outputs(
+        args.output_path, audio=args.output_audio, frames=args.save_frames, shape=request.shape,
+        silent=not request.audio, inputs=files_of(request),
+    )  # fmt: skip
     bars = cli.Bars(args.quiet)
     try:
         with LTXPipeline.from_pretrained(

@@ -60,7 +60,7 @@ def upscale(args: argparse.Namespace) -> None:
             args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo,
             low_memory=args.low_memory, memory_limit=args.memory_limit, vae_dtype=args.vae_dtype,
         ) as pipe:  # fmt: skip
-            result = pipe.run_upscaling(asked, on_step=bars, on_message=bars.say)
+            result = pipe.run_upscaling(asked, output=args.output_path, on_step=bars, on_message=bars.say)
             result.save(args.output_path, on_step=bars)
     finally:
         bars.close()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from mlx_video.media.containers import open_file
 from mlx_video.media.files import check_input, check_place, replacing
 from mlx_video.types import UserError
 
@@ -41,7 +42,7 @@ def read_audio(path: str | Path, start: float = 0.0, seconds: float | None = Non
     path = check_input(path, "a sound file")
     _check_span(start, seconds)
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_file(path) as container:
             stream = cast("av.AudioStream | None", container.streams.best("audio"))
             if stream is None:
                 raise UserError(f"{path} has no sound track; give a sound file, or a video with sound.")
@@ -120,6 +121,11 @@ def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> I
             yield from packet.decode()
         except av.error.InvalidDataError as error:
             log.warning("A damaged piece of sound was left out: %s", error)
+
+
+def bytes_needed(seconds: float, rate: int = 48_000) -> int:
+    """What a WAV file of so many seconds takes on disk."""
+    return 4 * round(seconds * rate) + 100
 
 
 def check_output(path: str | Path, *, needed: int = 0) -> Path:

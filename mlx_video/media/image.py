@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlx_video.media.containers import H264, check_encoders
 from mlx_video.media.files import check_input, check_place, replacing
 from mlx_video.types import UserError
 
@@ -144,11 +145,12 @@ def compress(image: np.ndarray, crf: int) -> np.ndarray:
 
     if crf == 0 or min(image.shape[:2]) < 2:
         return image
+    check_encoders([H264])
     height, width = (side // 2 * 2 for side in image.shape[:2])
     with io.BytesIO() as buffer:
         try:
             with av.open(buffer, "w", format="mp4") as container:
-                stream = container.add_stream("libx264", rate=1, options={"crf": str(crf), "preset": "veryfast"})
+                stream = container.add_stream(H264, rate=1, options={"crf": str(crf), "preset": "veryfast"})
                 stream.height, stream.width = height, width
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
                 container.mux(stream.encode(frame.reformat(format="yuv420p")))
@@ -189,6 +191,11 @@ def _weights(size: int, scaled: int, kept: int) -> tuple[np.ndarray, np.ndarray,
     position = np.maximum(np.float32(size / scaled) * centres - np.float32(0.5), 0)
     first = np.minimum(position.astype(np.int64), size - 1)
     return first, np.minimum(first + 1, size - 1), position - first.astype(np.float32)
+
+
+def bytes_needed(count: int, height: int, width: int) -> int:
+    """At most what so many pictures take on disk as PNG: noise cannot be made smaller, and has a few bytes more."""
+    return count * (height * (3 * width + 8) + 4096)
 
 
 def check_output(path: str | Path, *, needed: int = 0) -> Path:

@@ -16,10 +16,11 @@ import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.diffusion.noise import given, seeded
-from mlx_video.media.files import check_place
+from mlx_video.media.files import check_apart, check_place
 from mlx_video.pipelines import arguments, conditions, contexts, decode, demo, locate, text
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.clip import Clip
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
@@ -29,7 +30,8 @@ from mlx_video.pipelines.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.pipelines.refine import RECIPES as REFINING
 from mlx_video.pipelines.refining import Refining
 from mlx_video.pipelines.run import Preview, Watcher, denoise_recipe
-from mlx_video.pipelines.upscale import Source, Upscaled, Upscaling, latent_grid, read_source, upscale
+from mlx_video.pipelines.upscale import Source, Upscaled, Upscaling, bytes_needed, latent_grid, read_source, upscale
+from mlx_video.pipelines.upscale import check_output as check_upscaled
 from mlx_video.request import Request
 from mlx_video.types import AudioIn, Noise, Progress, Recipe, UserError
 from mlx_video.weights.hub import Take, fetch
@@ -143,7 +145,8 @@ class LTXPipeline:
             on_message(message)
         settings, loader = ready.settings, ready.loader
         loader.ways = ready.plan.ways
-        watcher = Watcher(on_step or (lambda progress: None), on_preview)
+        origin = Origin.of(loader, "transformer", loras=ready.adapters.used)
+        watcher = Watcher(on_step or (lambda progress: None), on_preview, origin)
         draws = seeded(request.seed) if noise is None else given(noise)
 
         encoded = ready.embedded
@@ -226,13 +229,19 @@ class LTXPipeline:
         self,
         asked: Upscaling,
         *,
+        output: str | Path | None = None,
         noise: Noise | Mapping[str, Any] | None = None,
         on_step: Callable[[Progress], None] | None = None,
         on_message: Callable[[str], None] = log.info,
     ) -> Upscaled:
-        """A picture or video upscaled as a whole Upscaling asks. on_message: as in `run`."""
+        """A picture or video upscaled as a whole Upscaling asks. on_message: as in `run`.
+
+        output: where it will be saved, so that a place without room for it is refused before the work.
+        """
         asked.check()
         source = read_source(asked)
+        if output is not None:
+            check_upscaled(source.path, output, needed=bytes_needed(asked, source))
         loader, refining = self._fetched(
             lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
         )
@@ -299,6 +308,7 @@ class LTXPipeline:
         def open_both(outlines: Outlines) -> tuple[Loader, Path]:
             checkpoint = self.checkpoint(recipe, take=outlines.take)
             folder = locate.text_encoder(self._setup.text_encoder, checkpoint, outlines.take)
+            check_apart([path], _files_of(checkpoint, folder))
             loader = Loader(checkpoint, self._setup.dtype)
             loader.ways = plan_texts(Footprint.of(loader, folder), list(prompts.values()), self._setup.memory)
             return loader, folder
@@ -306,3 +316,11 @@ class LTXPipeline:
         loader, folder = self._fetched(open_both, on_step, on_message)
         encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
         contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))
+
+
+def _files_of(checkpoint: Checkpoint, encoder: Path) -> dict[str, Path]:
+    """The files of a checkpoint and of its text encoder, as check_apart takes them."""
+    parts = (*checkpoint.parts.values(), *checkpoint.upsamplers.values())
+    files = [*(file for part in parts for file in part.tensors.paths), *sorted(encoder.iterdir())]
+    files += [checkpoint.distilled_lora] if checkpoint.distilled_lora else []
+    return {f"a file of the model, {file.name}": file for file in files}

@@ -172,8 +172,9 @@ def test_titles_in_old_encodings_are_no_obstacle(tmp_path):
     data = bytearray((tmp_path / "a.wav").read_bytes() + listed)
     data[4:8] = (len(data) - 8).to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(data)
-    with pytest.raises(UnicodeDecodeError), av.open(str(tmp_path / "a.wav")):
-        pass  # what PyAV does when it is not asked otherwise
+    if int(av.__version__.split(".")[0]) < 19:
+        with pytest.raises(UnicodeDecodeError), av.open(str(tmp_path / "a.wav")):
+            pass  # what PyAV did before version 19 when it was not asked otherwise
     assert read_audio(tmp_path / "a.wav")[0].shape == tones().shape
 
 
