@@ -226,7 +226,17 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )  # fmt: skip
     group.add_argument(
         "--dtype", choices=("float16", "bfloat16", "float32"),
-        help="precision to compute in (default: what this machine computes best in)",
+        help="precision of transformer and text (default: what this machine computes best in)",
+    )  # fmt: skip
+    return group
+
+
+def add_vae(group: argparse._ArgumentGroup) -> argparse._ArgumentGroup:
+    """In what precision pixels and sound are made of latents, for commands that do; returns the group."""
+    group.add_argument(
+        "--vae-dtype", choices=("float16", "bfloat16", "float32"),
+        help="precision of autoencoders and upsamplers (default: float32 on a Mac, where 16 bit overflows or is "
+        "several times less exact; bfloat16 on CUDA)",
     )  # fmt: skip
     return group
 

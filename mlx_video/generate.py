@@ -55,7 +55,7 @@ def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
         help="one of those above (default %(default)s)",
     )
     _add_clip(parser)
-    cli.add_model(parser).add_argument(
+    cli.add_vae(cli.add_model(parser)).add_argument(
         "--quantize", type=cli.whole, choices=(4, 8),
         help="bits of the transformer's blocks, made while loading (default: as they are)",
     )  # fmt: skip
@@ -342,7 +342,7 @@ def generate(args: argparse.Namespace) -> None:
     try:
         with LTXPipeline.from_pretrained(
             args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo, quantize=args.quantize,
-            low_memory=args.low_memory, memory_limit=args.memory_limit,
+            low_memory=args.low_memory, memory_limit=args.memory_limit, vae_dtype=args.vae_dtype,
         ) as pipe:  # fmt: skip
             if args.plan:
                 lines: list[str] = []

@@ -70,13 +70,15 @@ class LTXPipeline:
         quantize: int | None = None,
         low_memory: bool | None = None,
         memory_limit: float | None = None,
+        vae_dtype: str | mx.Dtype | None = None,
     ) -> LTXPipeline:
         """From a Hugging Face id, a converted folder, an official file or its folder, or a pack of another converter.
 
-        dtype: "float16", "bfloat16" or "float32"; what this machine computes best in if left out. text_encoder: Gemma's
-        folder or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`, for every
-        clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized need
-        nothing. low_memory: whether networks are read from disk part by part; None does so where they do not fit.
+        dtype: "float16", "bfloat16" or "float32", of transformer and text; what this machine computes best in if left
+        out. vae_dtype: the same of autoencoders and upsamplers (float32 on a Mac, whatever dtype says). text_encoder:
+        Gemma's folder or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`, for
+        every clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized
+        need nothing. low_memory: whether networks are read from disk part by part; None does so where they do not fit.
         memory_limit: GiB that a run may take, if not what the machine has to give. Raises UserError where nothing is
         there; tensors are only described now and read when a clip needs them.
         """
@@ -89,7 +91,8 @@ class LTXPipeline:
             locate.existing(str(where), "--model-repo")
         how = None if quantize is None else Quantization.of(quantize)
         encoder, memory = None if text_encoder is None else str(text_encoder), Memory.of(low_memory, memory_limit)
-        return cls(Setup(str(where), arguments.dtype_of(dtype), encoder, arguments.loras_of(lora), how, memory))
+        computed, decoded = arguments.dtype_of(dtype), arguments.dtype_of(vae_dtype, "vae_dtype")
+        return cls(Setup(str(where), computed, encoder, arguments.loras_of(lora), how, memory, decoded))
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""

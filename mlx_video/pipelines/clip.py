@@ -118,7 +118,7 @@ class Clip:
         path = check_outputs(
             path, audio=audio_path, frames=frames, shape=self.shape, silent=silent, inputs=self._inputs
         )
-        sound = self._decoded_sound(on_step or (lambda progress: None))
+        sound = self._decoded_sound(report)
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = self._decode_frames(report)
             if frames:

@@ -116,7 +116,7 @@ def _encode_images(
             conditions[number] = []
             for image, picture in zip(request.image, pictures, strict=True):
                 latent = (
-                    encoder(mx.array(picture)[None, None].astype(loader.dtype))
+                    encoder(mx.array(picture)[None, None].astype(loader.vae_dtype))
                     .transpose(0, 4, 1, 2, 3)
                     .astype(mx.float32)
                 )
@@ -144,7 +144,7 @@ def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: Call
     waveform, rate = sound
     mel = log_mel(waveform, rate, AudioVAEConfig.read(loader.checkpoint.config))
     with loader.borrow("audio_encoder") as encoder:
-        latent = encoder(mx.array(mel)[None].astype(loader.dtype)).astype(mx.float32)
+        latent = encoder(mx.array(mel)[None].astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_encoder").check("encoding the sound", latent)
     report(Progress("sound", 1, 1, platform.peak_memory()))
     return _fit(latent, AudioShape.of(settings.request.shape).frames)

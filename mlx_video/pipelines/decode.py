@@ -63,8 +63,9 @@ def _decoded(
     origin = Origin.of(loader, "video_decoder")
     platform.peak_memory()
     with loader.borrow("video_decoder") as decoder:
-        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=loader.ways.tile_bytes, stream=stream)
-        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype), plan):
+        limit, size = loader.ways.tile_bytes, loader.vae_dtype.size
+        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=limit, stream=stream, size=size)
+        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
             origin.check("decoding the video", chunk)
             for frame in np.array(to_uint8(chunk)):
                 done += 1
@@ -86,7 +87,7 @@ def _waveform(loader: Loader, latent: mx.array, report: Callable[[Progress], Non
     platform.peak_memory()
     report(Progress("waveform", 0, 2))
     with loader.borrow("audio_decoder") as decoder:
-        mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
+        mel = decoder(latent.astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_decoder").check("decoding the sound", mel)
     report(Progress("waveform", 1, 2))
     with loader.borrow("vocoder") as vocoder:

@@ -184,7 +184,7 @@ def upsample(loader: Loader, latent: mx.array, watcher: Watcher) -> mx.array:
     platform.peak_memory()
     watcher.report(Progress("upsample", 0, 1))
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler() as upsampler:
-        raw = statistics.denormalize(latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype))
+        raw = statistics.denormalize(latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype))
         result = statistics.normalize(upsampler(raw)).transpose(0, 4, 1, 2, 3).astype(mx.float32)
         Origin.of(loader, "latent_statistics", "spatial x2").check("upsampling", result)
     watcher.report(Progress("upsample", 1, 1, platform.peak_memory()))

@@ -218,7 +218,9 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
 
     encoder: Any
     with loader.borrow("video_encoder") as encoder:
-        plan = plan_tiles(asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True)
+        plan = plan_tiles(
+            asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True, size=loader.vae_dtype.size
+        )
         latent = encode_frames(encoder, pixels(), plan, count)
         Origin.of(loader, "video_encoder").check("encoding the pictures", latent)
     report(Progress("encode", count, count, platform.peak_memory()))
@@ -256,7 +258,7 @@ def upsample(latent: mx.array, kind: str, loader: Loader, report: Report) -> mx.
     statistics: Any
     network: Any
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler(kind) as network:
-        raw = network.long(statistics.denormalize(latent.astype(loader.dtype)), report=told)
+        raw = network.long(statistics.denormalize(latent.astype(loader.vae_dtype)), report=told)
         result = statistics.normalize(raw)
         Origin.of(loader, "latent_statistics", kind).check("upsampling", result)
     return result
