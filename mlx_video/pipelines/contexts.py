@@ -19,17 +19,20 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.media.files import check_place, replacing
+from mlx_video.media.files import check_input, check_place, replacing
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig
 from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
 from mlx_video.models.ltx_2.text_encoder.tokens import MAX_TOKENIZER
+from mlx_video.pipelines import contexts_npz
 from mlx_video.pipelines.checkpoint import Checkpoint
-from mlx_video.reading import is_there, path_of, read_bytes, shown
-from mlx_video.types import Context, UserError
-from mlx_video.weights.store import FLOATS, Entry, Tensors
+from mlx_video.reading import is_there, parse_json, path_of, read_bytes, shown
+from mlx_video.types import Context, RunError, UserError
+from mlx_video.weights.store import Tensors
+from mlx_video.weights.write import Pending, write
 
 log = logging.getLogger(__name__)
 
+SUFFIXES = (".safetensors", contexts_npz.SUFFIX)
 FORMAT = "mlx_video contexts 1"
 ENTRY = 2
 """The form of a kept prompt; those of other forms are not looked at."""
@@ -68,12 +71,17 @@ def _digest(tensors: Tensors, names: list[str]) -> str:
 
 
 def save(path: Path, contexts: Mapping[str, Context], prompts: Mapping[str, str], mark: str) -> None:
-    """Writes contexts (by name, such as "positive") with their prompts, whole or not at all."""
-    path = check_place(path, (".safetensors",))
+    """Writes contexts (by name, such as "positive") with their prompts, whole or not at all; .npz as it is named."""
+    path = check_place(path, SUFFIXES)
     arrays = {f"{name}.{m}": getattr(context, m) for name, context in contexts.items() for m in context._fields}
     metadata = {"format": FORMAT, "prompts": json.dumps(dict(prompts)), "connectors": mark, "sum": _sum(arrays)}
     with replacing(path) as temporary:
-        mx.save_safetensors(str(temporary), arrays, metadata)
+        if path.suffix.lower() == contexts_npz.SUFFIX:
+            contexts_npz.write(temporary, arrays, metadata)
+        else:
+            # MLX's own writer does not say what keeps it from writing.
+            pending = {name: Pending(array, array.dtype) for name, array in arrays.items()}
+            write(temporary, pending, metadata, lambda _: None)
 
 
 class Widths(NamedTuple):
@@ -92,24 +100,33 @@ class Widths(NamedTuple):
 
 
 def load(
-    path: Path, mark: str | None = None, widths: Widths | None = None, wanted: Collection[str] = ()
+    path: Path,
+    mark: str | None = None,
+    widths: Widths | None = None,
+    wanted: Collection[str] = (),
+    *,
+    sealed: bool = False,
 ) -> tuple[dict[str, Context], dict[str, str]]:
     """Contexts and prompts of a file that `save` wrote, whole and finite.
 
-    mark, widths: of the checkpoint that will read them; wanted: prompts that have to be there. Raises UserError where
-    the file is none, is damaged, or was made for another checkpoint.
+    mark, widths: of the checkpoint that will read them; wanted: prompts that have to be there; sealed: whether a file
+    without a checksum is refused. Raises UserError where the file is none, is damaged, or was made for another
+    checkpoint.
     """
-    tensors = Tensors([path])
-    if tensors.metadata.get("format") != FORMAT:
+    if path.suffix.lower() == contexts_npz.SUFFIX:
+        arrays, found = contexts_npz.read(check_input(path, "an embedding"))
+        metadata: Mapping[str, object] = found
+    else:
+        tensors = Tensors([path])
+        arrays, metadata = tensors.load(), tensors.metadata
+    if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not an embedding; make one with python -m mlx_video.encode --prompt TEXT -o FILE.")
-    if mark is not None and tensors.metadata.get("connectors") != mark:
+    if mark is not None and metadata.get("connectors") != mark:
         raise UserError(f"{path} {_OTHER}")
-    prompts = tensors.metadata.get("prompts")
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise _damaged(path, "its metadata says no prompts")
-    _check_entries(path, tensors.entries, prompts)
-    for name, entry in tensors.entries.items():
-        if widths is not None and entry.shape[-1] != getattr(widths, name.rpartition(".")[2]):
+    prompts = _prompts(path, metadata.get("prompts"))
+    _check_arrays(path, arrays, prompts)
+    for name, array in arrays.items():
+        if widths is not None and array.shape[-1] != getattr(widths, name.rpartition(".")[2]):
             raise UserError(f"{path} {_OTHER}")
     missing = [name for name in wanted if name not in prompts]
     if missing:
@@ -117,24 +134,37 @@ def load(
             f"{path} has no {' and no '.join(missing)} prompt, but {shown(list(prompts))}; encode it again with "
             f"python -m mlx_video.encode."
         )
-    arrays = tensors.load()
     for name, array in arrays.items():
         if not mx.all(mx.isfinite(array)).item():
             raise _damaged(path, f"tensor {name} has values that are not finite")
-    said = tensors.metadata.get("sum")
-    if said is not None and said != _sum(arrays):
+    said = metadata.get("sum")
+    if said != _sum(arrays) and (said is not None or sealed):
         raise _damaged(path, "its bytes are not those that were written")
-    return {name: Context(**{m: arrays[f"{name}.{m}"] for m in Context._fields}) for name in prompts}, dict(prompts)
+    return {name: Context(**{m: arrays[f"{name}.{m}"] for m in Context._fields}) for name in prompts}, prompts
 
 
-def _check_entries(path: Path, entries: Mapping[str, Entry], prompts: Mapping[str, str]) -> None:
+def _prompts(path: Path, stated: object) -> dict[str, str]:
+    try:
+        found = parse_json(stated) if isinstance(stated, str) else stated
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise _damaged(path, "its metadata says no prompts")
+    return found
+
+
+def _check_arrays(path: Path, arrays: Mapping[str, mx.array], prompts: Mapping[str, str]) -> None:
     names = {f"{name}.{m}" for name in prompts for m in Context._fields}
-    if not names or entries.keys() != names:
-        raise _damaged(path, f"it has {len(entries)} tensors for the prompts {shown(list(prompts))}")
-    for name, (dtype, shape, nbytes) in entries.items():
-        if dtype not in FLOATS or len(shape) != 3 or shape[:2] != (1, CONTEXT_TOKENS) or not nbytes:
-            wanted = f"{' or '.join(FLOATS)} [1, {CONTEXT_TOKENS}, width]"
-            raise _damaged(path, f"tensor {name} is {dtype} {list(shape)}; it should be {wanted}")
+    if not names or arrays.keys() != names:
+        raise _damaged(path, f"it has {len(arrays)} tensors for the prompts {shown(list(prompts))}")
+    for name, array in arrays.items():
+        kinds = (mx.float32, mx.float16, mx.bfloat16)
+        if array.dtype not in kinds or array.ndim != 3 or array.shape[:2] != (1, CONTEXT_TOKENS) or not array.size:
+            raise _damaged(
+                path,
+                f"tensor {name} is {array.dtype} {list(array.shape)}; it should be float32, float16 or bfloat16 "
+                f"[1, {CONTEXT_TOKENS}, width]",
+            )
 
 
 def _damaged(path: Path, why: str) -> UserError:
@@ -166,9 +196,9 @@ class Cache:
         if not is_there(path):
             return None
         try:
-            contexts, prompts = load(path)
-            if prompts != {"positive": text} or Tensors([path]).metadata.get("sum") is None:
-                raise _damaged(path, "it is of another prompt or has no checksum")
+            contexts, prompts = load(path, sealed=True)
+            if prompts != {"positive": text}:
+                raise _damaged(path, "it is of another prompt")
         except UserError as fault:
             log.info("A kept prompt is made anew: %s", fault)
             return None
@@ -185,7 +215,7 @@ class Cache:
             save(self._path(text), {"positive": context}, {"positive": text}, self._marks)
             for old in sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)[:-CACHE_FILES]:
                 old.unlink()
-        except (OSError, UserError) as error:
+        except (OSError, UserError, RunError) as error:
             log.info("The prompt was not kept for the next run: %s", error)
 
     def _path(self, text: str) -> Path:

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-
 from mlx_video import platform
 from mlx_video.pipelines.contexts import Cache, connectors_mark, encoder_mark
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.loader import text_tensors
 from mlx_video.types import Context, Progress
 
@@ -22,20 +21,34 @@ if TYPE_CHECKING:
     from mlx_video.pipelines.settings import Settings
 
 
-def enhanced(settings: Settings, folder: Path, on_message: Callable[[str], None]) -> Settings:
-    """The settings with the prompt that Gemma made of the user's."""
-    from mlx_video.models.ltx_2.text_encoder.enhance import enhance
+def enhanced(
+    settings: Settings, folder: Path, report: Callable[[Progress], None], on_message: Callable[[str], None]
+) -> Settings:
+    """The settings with the prompt that Gemma made of the user's, which is reported token by token."""
+    from mlx_video.models.ltx_2.text_encoder.enhance import MAX_TOKENS, enhance
 
     asked = settings.request
     options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
+    platform.peak_memory()
+    written, most = 0, asked.max_tokens or MAX_TOKENS
+    report(Progress("enhance", 0, most))
+
+    def counted() -> None:
+        nonlocal written
+        written += 1
+        if written < most:
+            report(Progress("enhance", written, most))
+
     prompt = enhance(
         folder,
         lambda: text_tensors(folder).load(),
         asked.prompt,
         image=asked.image[0].path if asked.image else None,
         seed=asked.seed,
+        on_token=counted,
         **{name: value for name, value in options.items() if value is not None},
     )
+    report(Progress("enhance", written, max(written, 1), platform.peak_memory()))
     on_message(f"enhanced prompt: {prompt}")
     return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
 
@@ -63,8 +76,9 @@ def _encode(loader: Loader, folder: Path, texts: list[str], report: Callable[[Pr
         hidden = encoder.encode(texts)
     report(Progress("text", len(texts), len(texts) + 1))
     contexts = {}
+    origin = Origin.of(loader, "connectors").with_text_encoder(folder)
     with loader.borrow("connectors") as connectors:
         for text, states in zip(texts, hidden, strict=True):
             contexts[text] = connectors(states)
-            mx.eval(contexts[text])
+            origin.check("encoding the prompt", contexts[text])
     return contexts
