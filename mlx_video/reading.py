@@ -12,6 +12,7 @@ import math
 import os
 import reprlib
 import stat
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -146,8 +147,8 @@ def parse_json(raw: bytes | str) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        keys = sorted(key for key, _ in pairs)
+        twice = next(one for one, other in pairwise(keys) if one == other)
         raise UnfitJSON(f"the key {shown(twice)} stands there twice")
     return found
 
