@@ -63,9 +63,10 @@ def check_scales(arrays: Mapping[str, mx.array], entries: Mapping[str, Entry], w
     A scale spoils a whole tensor and takes next to no time to read.
     """
     names = [f"{name}_scale" for name in arrays if entries[name].dtype == FLOAT8 and f"{name}_scale" in arrays]
-    finite = mx.stack([mx.all(mx.isfinite(arrays[name])) for name in names]) if names else mx.array([], mx.bool_)
-    for name, fine in zip(names, finite.tolist(), strict=True):
-        if not fine:
+    finite = [mx.all(mx.isfinite(arrays[name])) for name in names]
+    mx.eval(finite)
+    for name, fine in zip(names, finite, strict=True):
+        if not fine.item():
             raise UserError(f"{where}: tensor {name!r} has values that are not finite numbers.")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -56,9 +56,10 @@ class Quantization(NamedTuple):
         """What the config of a pack states; raises UserError, naming `where`, for what MLX does not read."""
         if not isinstance(stated, Mapping):
             raise UserError(f"{where} says quantization = {shown(stated)}, which should give bits and group_size.")
-        bits, group, mode = stated.get("bits"), stated.get("group_size", 64), stated.get("mode", "affine")
-        known = type(bits) is int and bits in READABLE_BITS and type(group) is int and group in GROUP_SIZES
-        if not known or mode != "affine":
+        bits: Any = stated.get("bits")
+        group, mode = stated.get("group_size", 64), stated.get("mode", "affine")
+        plain = type(bits) is int and type(group) is int and mode == "affine"
+        if not plain or bits not in READABLE_BITS or group not in GROUP_SIZES:
             raise UserError(
                 f"{where} says its weights have {shown(bits)} bits in groups of {shown(group)} ({shown(mode)}); "
                 f"supported here: "
