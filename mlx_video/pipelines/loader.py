@@ -220,9 +220,10 @@ def load_component(component: str, path: str | Path, dtype: mx.Dtype | None = No
 def _load_component(component: str, where: str, dtype: mx.Dtype) -> Any:
     if component not in (*COMPONENTS, "text_encoder"):
         raise UserError(f"There is no component {component!r}; there are {', '.join([*COMPONENTS, 'text_encoder'])}.")
-    kinds = ("spatial x2",) if component == "upsampler" else ()
-    recipe, wanted = RECIPES["distilled"], {"text_encoder": component == "text_encoder", "upsamplers": kinds}
-    path = locate.checkpoint(where, recipe, **wanted) if locate.is_hub_id(where) else locate.existing(where, "path")
+    if locate.is_hub_id(where):
+        path = locate.checkpoint(where, RECIPES["distilled"], text_encoder=component == "text_encoder")
+    else:
+        path = locate.existing(where, "path")
     if component == "text_encoder":
         inside = path if (path / "config.json").is_file() else None
         folder = inside or locate.text_encoder(None, open_checkpoint(path, "distilled"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mlx_video.models.ltx_2.config import Stated
 from mlx_video.pipelines.checkpoint import Checkpoint, Part, version_of
@@ -35,8 +36,9 @@ def recognise(place: Place) -> bool:
 def describe(place: Place, variant: str) -> Checkpoint:
     """The checkpoint in the folder, which holds one variant."""
     path, marker = place.path, place.json(MARKER)
-    config, stated, components = marker.get("config"), marker.get("quantization"), marker.get("components")
-    variant_said, encoder = marker.get("variant"), marker.get("text_encoder")
+    config: Any = marker.get("config")
+    components: Any = marker.get("components")
+    stated, variant_said, encoder = (marker.get(key) for key in ("quantization", "variant", "text_encoder"))
     for key, fine in (
         ("config", isinstance(config, dict)),
         ("components", isinstance(components, list) and all(name in list(FOLDERS) for name in components)),
