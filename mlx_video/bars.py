@@ -138,6 +138,5 @@ class Bars:
 
     def _end(self) -> None:
         line = self._line
-        if line is not None:
-            self._write(f"{line.ended}\n" if line.done >= line.total else "")
+        self._write(f"{line.ended}\n" if line is not None and line.done >= line.total else "")
         self._line, self._since = None, time.monotonic()

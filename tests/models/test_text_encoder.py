@@ -5,6 +5,7 @@
 """
 
 import json
+import logging
 import zlib
 from pathlib import Path
 
@@ -482,3 +483,19 @@ def test_a_full_prompt_leaves_no_register():
     network.video.learnable_registers = network.video.learnable_registers + 1
     assert mx.array_equal(network(hidden).video, before)
     assert not mx.array_equal(network(hidden[:1023]).video, before)
+
+
+def test_nobody_hears_that_there_is_no_torch():
+    """Transformers warns so when it is imported where torch is not; nothing here needs torch."""
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    log = logging.getLogger("transformers")
+    log.addHandler(handler)
+    try:
+        log.warning("PyTorch was not found. Models won't be available and only tokenizers can be used.")
+        log.warning("None of PyTorch, TensorFlow >= 2.0, or Flax have been found. Models won't be available and ...")
+        log.warning("something else")
+    finally:
+        log.removeHandler(handler)
+    assert heard == ["something else"]
