@@ -1,7 +1,7 @@
 """What the commands share: argument groups, bars, messages and exit statuses. The only place that prints.
 
-Exit status: 0 done, 2 something that the user can fix (one sentence, no traceback), 130 interrupted, 1 a fault of ours
-(with its traceback). Imports nothing heavy, so that `--help` answers at once.
+Exit status: 0 done, 2 something that the user can fix (one sentence, no traceback), 130 interrupted, 1 a fault (one
+sentence where its cause is known, else its traceback). Imports nothing heavy, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from mlx_video import early
 from mlx_video.bars import Bars, clock
 from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
-from mlx_video.types import UserError
+from mlx_video.types import RunError, UserError
 
 __all__ = ["Bars", "Parser", "clock", "run", "say", "show"]
 
@@ -93,6 +93,9 @@ def run(
         except UserError as fault:
             say(f"{parser.prog}: {_one_line(str(fault))}")
             return 2
+        except RunError as fault:
+            say(f"{parser.prog}: {fault}")
+            return 1
         except KeyboardInterrupt:
             say(f"{parser.prog}: interrupted; nothing was written.")
             return 130
@@ -219,7 +222,17 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )  # fmt: skip
     group.add_argument(
         "--dtype", choices=("float16", "bfloat16", "float32"),
-        help="precision to compute in (default: what this machine computes best in)",
+        help="precision of transformer and text (default: what this machine computes best in)",
+    )  # fmt: skip
+    return group
+
+
+def add_vae(group: argparse._ArgumentGroup) -> argparse._ArgumentGroup:
+    """In what precision pixels and sound are made of latents, for commands that do; returns the group."""
+    group.add_argument(
+        "--vae-dtype", choices=("float16", "bfloat16", "float32"),
+        help="precision of autoencoders and upsamplers (default: float32 on a Mac, where 16 bit overflows or is "
+        "several times less exact; bfloat16 on CUDA)",
     )  # fmt: skip
     return group
 

@@ -60,7 +60,7 @@ def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
         help="one of those above (default %(default)s)",
     )
     _add_clip(parser)
-    cli.add_model(parser).add_argument(
+    cli.add_vae(cli.add_model(parser)).add_argument(
         "--quantize", type=cli.whole, choices=(4, 8),
         help="bits of the transformer's blocks, made while loading (default: as they are)",
     )  # fmt: skip
@@ -336,14 +336,18 @@ def generate(args: argparse.Namespace) -> None:
         raise UserError("--plan and --placeholder exclude each other: a placeholder takes next to nothing.")
     from mlx_video.pipelines.api import LTXPipeline
     from mlx_video.pipelines.clip import check_outputs
+    from mlx_video.pipelines.conditions import files_of
 
     sound = _sound_path(args, request)
-    check_outputs(args.output_path, audio=sound, frames=args.save_frames, silent=request.audio is False)
+    check_outputs(
+        args.output_path, audio=sound, frames=args.save_frames, shape=request.shape,
+        silent=request.audio is False, inputs=files_of(request),
+    )  # fmt: skip
     bars = cli.Bars(args.quiet)
     try:
         with LTXPipeline.from_pretrained(
             args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo, quantize=args.quantize,
-            low_memory=args.low_memory, memory_limit=args.memory_limit,
+            low_memory=args.low_memory, memory_limit=args.memory_limit, vae_dtype=args.vae_dtype,
         ) as pipe:  # fmt: skip
             if args.plan:
                 lines: list[str] = []

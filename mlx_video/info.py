@@ -35,6 +35,7 @@ def build_parser() -> cli.Parser:
 
 def info(args: argparse.Namespace) -> None:
     """Runs the command."""
+    from mlx_video import platform
     from mlx_video.pipelines import demo, locate
     from mlx_video.pipelines.describe import describe, describe_repo
 
@@ -42,6 +43,7 @@ def info(args: argparse.Namespace) -> None:
     lines = describe_repo(args.path) if hub_id else describe(locate.existing(args.path, "PATH"))
     if args.path == demo.NAME:
         lines += ["", "The demo knows this small world and nothing else:", *demo.description()]
+    lines += ["", f"This machine: {'; '.join(platform.describe())}", *platform.shortcomings()]
     cli.show("\n".join(lines))
 
 

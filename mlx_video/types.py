@@ -27,6 +27,13 @@ class UserError(Exception):
     """
 
 
+class RunError(Exception):
+    """A run that had to end, through no value that the user gave: what happened, its likely cause, what to do.
+
+    A command prints the message without a traceback and exits with status 1.
+    """
+
+
 # ---------------------------------------------------------------------------------------------------- geometry
 
 TIME_SCALE = 8

@@ -53,7 +53,7 @@ def build_parser() -> cli.Parser:
     group.add_argument(
         "--seed", "-s", type=cli.whole, default=42, metavar="N", help="same seed, same detail (default %(default)s)"
     )
-    cli.add_model(parser)
+    cli.add_vae(cli.add_model(parser))
     cli.add_memory(parser)
     cli.add_general(parser)
     return parser
@@ -73,9 +73,9 @@ def upscale(args: argparse.Namespace) -> None:
     try:
         with LTXPipeline.from_pretrained(
             args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo,
-            low_memory=args.low_memory, memory_limit=args.memory_limit,
+            low_memory=args.low_memory, memory_limit=args.memory_limit, vae_dtype=args.vae_dtype,
         ) as pipe:  # fmt: skip
-            result = pipe.run_upscaling(asked, on_step=bars, on_message=bars.say)
+            result = pipe.run_upscaling(asked, output=args.output_path, on_step=bars, on_message=bars.say)
             result.save(args.output_path, on_step=bars)
     finally:
         bars.close()

@@ -6,10 +6,12 @@ from pathlib import Path
 
 os.environ["MLX_VIDEO_CACHE"] = "off"  # no test reads or leaves anything in the user's own cache
 
+import mlx.core as mx
 import pytest
 
 from mlx_video import platform
 
+mx.set_default_device(mx.cpu)  # the numbers that tests hold are the CPU's; on a Mac Metal is the default
 platform.prepare()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlx_video.media.containers import H264, check_encoders
 from mlx_video.media.files import check_input, check_place, replacing
 from mlx_video.types import UserError
 
@@ -35,6 +36,8 @@ DAMAGED = (
 JPEG_QUALITY = 95
 ENCODER_SIDE = 8192
 """Pixels a side that x264 takes with room to spare."""
+MAX_PIXELS = ENCODER_SIDE**2
+"""Of a picture; reading it takes up to 12 bytes for each."""
 
 
 def load_image(path: str | Path, height: int, width: int, crf: int) -> np.ndarray:
@@ -86,6 +89,12 @@ def _open(path: Path) -> Image.Image:
             frames = getattr(image, "n_frames", 1)
             if image.format in ANIMATED and frames > 1:
                 raise UserError(f"{path} is an animation of {frames} frames; give a still picture.")
+            if math.prod(image.size) > MAX_PIXELS:
+                width, height = image.size
+                raise UserError(
+                    f"{path} has {width}x{height} pixels; {MAX_PIXELS / 1e6:.0f} million are the most, such as "
+                    f"{ENCODER_SIDE}x{ENCODER_SIDE}. Scale it down."
+                )
             image.load()
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.") from error
@@ -117,7 +126,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode in ("RGBA", "RGBX", "P", "PA"):
         image = image.convert("RGB")
     elif image.mode == "LA":
@@ -144,11 +153,12 @@ def compress(image: np.ndarray, crf: int) -> np.ndarray:
 
     if crf == 0 or min(image.shape[:2]) < 2:
         return image
+    check_encoders([H264])
     height, width = (side // 2 * 2 for side in image.shape[:2])
     with io.BytesIO() as buffer:
         try:
             with av.open(buffer, "w", format="mp4") as container:
-                stream = container.add_stream("libx264", rate=1, options={"crf": str(crf), "preset": "veryfast"})
+                stream = container.add_stream(H264, rate=1, options={"crf": str(crf), "preset": "veryfast"})
                 stream.height, stream.width = height, width
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
                 container.mux(stream.encode(frame.reformat(format="yuv420p")))
@@ -189,6 +199,11 @@ def _weights(size: int, scaled: int, kept: int) -> tuple[np.ndarray, np.ndarray,
     position = np.maximum(np.float32(size / scaled) * centres - np.float32(0.5), 0)
     first = np.minimum(position.astype(np.int64), size - 1)
     return first, np.minimum(first + 1, size - 1), position - first.astype(np.float32)
+
+
+def bytes_needed(count: int, height: int, width: int) -> int:
+    """At most what so many pictures take on disk as PNG: noise cannot be made smaller, and has a few bytes more."""
+    return count * (height * (3 * width + 8) + 4096)
 
 
 def check_output(path: str | Path, *, needed: int = 0) -> Path:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 
 from mlx_video.media.audio import check_waveform, fit, resample
+from mlx_video.media.containers import open_file
 from mlx_video.types import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def open_track(
         yield EncodedTrack(container, *audio)
     elif audio_from is not None:
         try:
-            source = av.open(str(audio_from), metadata_errors="replace")
+            source = open_file(audio_from)
         except av.FFmpegError as error:
             raise UserError(f"{audio_from} cannot be read: {error.strerror}.") from error
         with source:
@@ -82,6 +83,11 @@ class NoTrack:
         """Writes nothing."""
 
 
+def codec_of(kind: str) -> Literal["aac", "flac"]:
+    """What a waveform is encoded with in FFmpeg's format `kind`."""
+    return "flac" if kind == "matroska" else "aac"
+
+
 class EncodedTrack:
     """A waveform, encoded; sound beyond the pictures is cut, and silence follows where it ends before them.
 
@@ -92,11 +98,12 @@ class EncodedTrack:
         """waveform: (2, S) floats, clipped to -1 .. 1; a rate that AAC does not know is raised to one that it does."""
         check_waveform(waveform)
         self._rate, self._container, self._written = rate, container, 0
-        if container.format.name == "matroska":
-            self._stream = container.add_stream("flac", rate=rate, layout="stereo", format="s16")
+        codec = codec_of(container.format.name)
+        if codec == "flac":
+            self._stream = container.add_stream(codec, rate=rate, layout="stereo", format="s16")
         else:
             self._rate = next((known for known in AAC_RATES if known >= rate), AAC_RATES[-1])
-            self._stream = container.add_stream("aac", rate=self._rate, layout="stereo")
+            self._stream = container.add_stream(codec, rate=self._rate, layout="stereo")
             self._stream.bit_rate = min(AAC_BITS_PER_SAMPLE * self._rate, AAC_MAX_BIT_RATE)
         self._waveform = np.clip(resample(waveform.astype(np.float32, copy=False), rate, self._rate), -1, 1)
 

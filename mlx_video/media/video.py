@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from mlx_video.media.containers import H264, check_encoders, open_file
 from mlx_video.media.files import check_input, check_new_folder, check_place, replacing, replacing_folder
 from mlx_video.media.image import save_image
-from mlx_video.media.tracks import check_copy, open_track
-from mlx_video.types import UserError
+from mlx_video.media.tracks import check_copy, codec_of, open_track
+from mlx_video.types import RunError, UserError
 
 if TYPE_CHECKING:
     import av
@@ -41,6 +43,13 @@ NTSC = (24, 30, 48, 60, 120)
 """Nominal rates that are slowed by 1001/1000 where somebody writes 23.976 or 29.97."""
 HD_ROWS = 720
 """From this height on, a film that does not name its matrix is taken as BT.709, below as BT.601: as players do."""
+NOISE_BITS = 5
+"""For each pixel of each frame, at most: white noise at CRF 19 takes 4.74, grain of a deviation of 12 levels 1.76."""
+SOUND_BYTES = 4 * 48_000
+"""For each second: what is not compressed at all."""
+CONTAINER_BYTES = 100_000
+MP4_PARTS = (b"moov", b"mdat", b"moof")
+"""What a film cannot do without."""
 MAX_RATE = 1000
 MAX_TIMESCALE = 10_000_000
 """Ticks a second of a file's clock that 32 bits still hold for minutes."""
@@ -65,12 +74,20 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def check_output(path: str | Path, *, needed: int = 0, audio_from: str | Path | None = None) -> Path:
+def bytes_needed(frames: int, height: int, width: int, seconds: float = 0.0) -> int:
+    """At most what a film of such frames takes on disk, with `seconds` of sound."""
+    return frames * height * width * NOISE_BITS // 8 + round(seconds * SOUND_BYTES) + CONTAINER_BYTES
+
+
+def check_output(
+    path: str | Path, *, needed: int = 0, sound: bool = False, audio_from: str | Path | None = None
+) -> Path:
     """The path, once it is sure that a video of `needed` bytes can be written there; else raises UserError.
 
-    audio_from: a file whose sound it is to hold as it is.
+    sound: whether a waveform will be encoded with it; audio_from: a file whose sound it is to hold as it is.
     """
     path = check_place(path, SUFFIXES, needed=needed)
+    check_encoders([H264, *([codec_of(CONTAINERS[path.suffix.lower()])] if sound else [])])
     if audio_from is not None:
         check_copy(Path(audio_from), CONTAINERS[path.suffix.lower()])
     return path
@@ -94,11 +111,11 @@ def write_video(
     as the frames. audio_from: a file whose sound is copied as it is instead. metadata: kept as JSON in the comment.
     H.264, yuv420p, converted with and tagged as BT.709, limited range; crf and preset are x264's.
     Raises UserError as `check_output` does, where the disk fills up, and for sound that the format cannot hold;
-    ValueError for frames that are not as said, or none.
+    RunError where the encoder or the disk fails; ValueError for frames that are not as said, or none.
     """
     import av
 
-    path, rate = check_output(path), frame_rate(fps)
+    path, rate = check_output(path, sound=audio is not None), frame_rate(fps)
     if audio is not None and audio_from is not None:
         raise ValueError("Either audio or audio_from, not both.")
     frames = iter(frames)
@@ -113,6 +130,7 @@ def write_video(
         options = {"movflags": "+faststart", "movie_timescale": str(min(ticks, MAX_TIMESCALE))}
     with (
         replacing(path) as temporary,
+        _encoding(path),
         av.open(str(temporary), "w", format=kind, container_options=options) as container,
     ):
         if metadata:
@@ -131,6 +149,18 @@ def write_video(
     return count
 
 
+@contextmanager
+def _encoding(path: Path) -> Iterator[None]:
+    from av import FFmpegError
+
+    try:
+        yield
+    except FFmpegError as error:
+        if isinstance(error, OSError):
+            raise  # the disk's, which `replacing` names
+        raise RunError(f"{path} was not written: the encoder failed ({error.strerror}).") from error
+
+
 def _check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape[:2]) < 2:
         raise ValueError(f"A frame is (H, W, 3) uint8 of at least 2 x 2 pixels; got {frame.shape} {frame.dtype}.")
@@ -140,7 +170,7 @@ def _check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def _h264(container: av.container.OutputContainer, rate: Fraction, shape: tuple[int, ...], options: dict):
     # Averaging over 2x2 pixels puts a colour sample in their middle; x264 would say it stands at their left.
-    stream = container.add_stream("libx264", rate=rate, options={**options, "x264-params": "chromaloc=1"})
+    stream = container.add_stream(H264, rate=rate, options={**options, "x264-params": "chromaloc=1"})
     context = stream.codec_context
     context.height, context.width = (side // 2 * 2 for side in shape[:2])
     context.pix_fmt = "yuv420p"
@@ -195,7 +225,9 @@ def read_video(path: str | Path) -> Film:
 
     path = check_input(path, "a video file")
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_file(path) as container:
+            if "mp4" in container.format.name:
+                _check_whole(path)
             stream = _pictures(container)
             if stream is None:
                 raise UserError(f"{path} has no pictures; give a video file.")
@@ -214,12 +246,29 @@ def read_video(path: str | Path) -> Film:
     return Film(path, Fraction(fps), count, *shape, sound)
 
 
+def _check_whole(path: Path) -> None:
+    """Raises UserError where a part of an MP4 goes on behind the file's end: with it a whole track may be missing."""
+    size, start = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while start + 8 <= size:
+            file.seek(start)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4]), head[4:8]
+            length = int.from_bytes(head[8:]) if length == 1 else length or size - start
+            if kind in MP4_PARTS and start + length > size:
+                missing = start + length - size
+                raise UserError(f"{path} is cut short: {missing} bytes of its part {kind.decode()!r} are missing.")
+            if length < 8:
+                return  # FFmpeg has its own word on such files
+            start += length
+
+
 def _decode(path: Path) -> Iterator[av.VideoFrame]:
     import av
 
     count = 0
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_file(path) as container:
             stream = _pictures(container)
             if stream is None:
                 return

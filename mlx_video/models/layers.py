@@ -2,6 +2,10 @@
 
 Everything here is told its sizes; nothing here knows a generation, a modality or a checkpoint. Axis letters are those
 of `mlx_video.types`; inside attention a tensor is (B, heads, T, head_dim).
+
+Element-wise arithmetic is in float32 and rounded once, whatever the precision of its tensors. Compiled, the casts are
+part of one kernel and cost nothing; Apple's GPUs before the M5 have no bfloat16 arithmetic and would convert each
+operand all the same (ml-explore/mlx#4241).
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ def _exp(x: mx.array) -> mx.array:
     return mx.power(2.0, x * math.log2(math.e)) if platform.is_cpu() else mx.exp(x)
 
 
+@mx.custom_function
 @mx.compile
 def silu(x: mx.array) -> mx.array:
     """x / (1 + exp(-x)), computed in float32 and returned in x's dtype."""
@@ -35,6 +40,19 @@ def silu(x: mx.array) -> mx.array:
     return (y / (1 + _exp(-y))).astype(x.dtype)
 
 
+@silu.vjp
+@mx.compile
+def _silu_gradient(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+    # Derived by hand, as GELU's is: where exp(-x) overflows MLX multiplies infinity by zero on its way back.
+    y = x.astype(mx.float32)
+    share = 1 / (1 + _exp(-y))
+    return (cotangent.astype(mx.float32) * share * (1 + y * (1 - share))).astype(x.dtype)
+
+
+_GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+@mx.custom_function
 @mx.compile
 def gelu(x: mx.array) -> mx.array:
     """The tanh form of GELU, computed in float32 and returned in x's dtype.
@@ -42,8 +60,18 @@ def gelu(x: mx.array) -> mx.array:
     Written as x / (1 + exp(-2u)), which equals x * (1 + tanh u) / 2 and needs neither a cube nor a tanh.
     """
     y = x.astype(mx.float32)
-    u = math.sqrt(2 / math.pi) * (y + 0.044715 * (y * y * y))
+    u = _GELU_SCALE * (y + _GELU_CUBIC * (y * y * y))
     return (y / (1 + _exp(-2 * u))).astype(x.dtype)
+
+
+@gelu.vjp
+@mx.compile
+def _gelu_gradient(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+    y = x.astype(mx.float32)
+    u = _GELU_SCALE * (y + _GELU_CUBIC * (y * y * y))
+    share = 1 / (1 + _exp(-2 * u))
+    slope = share + 2 * y * share * (1 - share) * _GELU_SCALE * (1 + 3 * _GELU_CUBIC * (y * y))
+    return (cotangent.astype(mx.float32) * slope).astype(x.dtype)
 
 
 # ------------------------------------------------------------------------------------------------ rotary positions
@@ -124,7 +152,9 @@ def _by_head(table: mx.array, heads: int, head_dim: int, filler: float) -> mx.ar
 
 @mx.compile
 def _turn(first: mx.array, second: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array]:
-    return first * cos - second * sin, second * cos + first * sin
+    dtype = first.dtype
+    first, second, cos, sin = (array.astype(mx.float32) for array in (first, second, cos, sin))
+    return (first * cos - second * sin).astype(dtype), (second * cos + first * sin).astype(dtype)
 
 
 def rotate(x: mx.array, rotation: Rotation) -> mx.array:
@@ -172,7 +202,7 @@ def attend(queries: mx.array, memory: KeysValues, mask: mx.array | None = None) 
 
 @mx.compile
 def _gate(x: mx.array, logits: mx.array) -> mx.array:
-    return x * (2 * mx.sigmoid(logits))[..., None]
+    return (x.astype(mx.float32) * (2 * mx.sigmoid(logits.astype(mx.float32)))[..., None]).astype(x.dtype)
 
 
 class Attention(nn.Module):

@@ -15,24 +15,28 @@ from typing import Any, Literal, TypeVar
 import mlx.core as mx
 
 from mlx_video import kinds, platform
-from mlx_video.diffusion.noise import given, seeded
-from mlx_video.media.files import check_place
+from mlx_video.diffusion.noise import NamedNoise, given, seeded
+from mlx_video.media.files import check_apart, check_place
 from mlx_video.pipelines import arguments, conditions, contexts, decode, demo, locate, placeholder, text
+from mlx_video.pipelines import latents as given_latents
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.clip import Clip
 from mlx_video.pipelines.distilled import brings_distilled
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
-from mlx_video.pipelines.plan import Memory, Plan, plan_pictures, plan_texts
+from mlx_video.pipelines.plan import Memory, Plan, plan_decoding, plan_pictures, plan_texts
+from mlx_video.pipelines.provenance import model_of
 from mlx_video.pipelines.ready import Ready, Setup
 from mlx_video.pipelines.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.pipelines.refine import RECIPES as REFINING
 from mlx_video.pipelines.refining import Refining
 from mlx_video.pipelines.run import Preview, Watcher, denoise_recipe
-from mlx_video.pipelines.upscale import Source, Upscaled, Upscaling, latent_grid, read_source, upscale
+from mlx_video.pipelines.upscale import Source, Upscaled, Upscaling, bytes_needed, latent_grid, read_source, upscale
+from mlx_video.pipelines.upscale import check_output as check_upscaled
 from mlx_video.request import Request
-from mlx_video.types import Noise, Progress, Recipe, UserError
+from mlx_video.types import TILINGS, Noise, Progress, Recipe, UserError
 from mlx_video.weights.hub import Take, fetch
 from mlx_video.weights.outlines import Outlines
 from mlx_video.weights.quantize import Quantization
@@ -43,6 +47,8 @@ Opened = TypeVar("Opened")
 
 class LTXPipeline:
     """A checkpoint, ready to generate from. Holds no weights between calls.
+
+    Any thread may call it; of two at once, the second waits. Clips may be decoded in another thread, too.
 
     with LTXPipeline.from_pretrained("Lightricks/LTX-2") as pipe:
         pipe.generate(prompt="waves at night", height=512, width=768, num_frames=97).save("waves.mp4")
@@ -64,13 +70,15 @@ class LTXPipeline:
         quantize: int | None = None,
         low_memory: bool | None = None,
         memory_limit: float | None = None,
+        vae_dtype: str | mx.Dtype | None = None,
     ) -> LTXPipeline:
         """From a Hugging Face id, a converted folder, an official file or its folder, or a pack of another converter.
 
-        dtype: "float16", "bfloat16" or "float32"; what this machine computes best in if left out. text_encoder: Gemma's
-        folder or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`, for every
-        clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized need
-        nothing. low_memory: whether networks are read from disk part by part; None does so where they do not fit.
+        dtype: "float16", "bfloat16" or "float32", of transformer and text; what this machine computes best in if left
+        out. vae_dtype: the same of autoencoders and upsamplers (float32 on a Mac, whatever dtype says). text_encoder:
+        Gemma's folder or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`, for
+        every clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized
+        need nothing. low_memory: whether networks are read from disk part by part; None does so where they do not fit.
         memory_limit: GiB that a run may take, if not what the machine has to give. Raises UserError where nothing is
         there; tensors are only described now and read when a clip needs them.
         """
@@ -85,7 +93,8 @@ class LTXPipeline:
             locate.existing(str(where), "--model-repo")
         how = None if quantize is None else Quantization.of(quantize)
         encoder, memory = None if text_encoder is None else str(text_encoder), Memory.of(low_memory, memory_limit)
-        return cls(Setup(str(where), arguments.dtype_of(dtype), encoder, arguments.loras_of(lora), how, memory))
+        computed, decoded = arguments.dtype_of(dtype), arguments.dtype_of(vae_dtype, "vae_dtype")
+        return cls(Setup(str(where), computed, encoder, arguments.loras_of(lora), how, memory, decoded))
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""
@@ -113,10 +122,10 @@ class LTXPipeline:
 
         noise: a callable (name, shape) -> array or a mapping, in place of the seeded draws (names: `diffusion.noise`).
         on_step: called with every Progress. on_preview: called after each step with Progress and the current prediction
-        of the latents. What either raises cancels the run. on_message: told what the user should know, such as a number
-        of frames that was rounded. image: path, ImageAt, (path, frame, strength), or several. lora: path, Lora, (path,
-        strength), or several. audio_file: path, AudioIn or (path, start). Raises UserError for what the user can put
-        right.
+        of the latents, which has the axes of `Clip.latents` and can be handed to `decode`. What either raises cancels
+        the run. on_message: told what the user should know, such as a number of frames that was rounded. image: path,
+        ImageAt, (path, frame, strength), or several. lora: path, Lora, (path, strength), or several. audio_file: path,
+        AudioIn or (path, start). Raises UserError for what the user can put right.
         """
         request = arguments.request_of(demo.defaults(self._setup.where), options)
         return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=on_message)
@@ -145,21 +154,9 @@ class LTXPipeline:
         ready = self._fetched(lambda outlines: self._ready(request, recipe, outlines), on_step, on_message)
         for message in (*ready.messages, *ready.plan.choices):
             on_message(message)
-        settings, loader = ready.settings, ready.loader
-        loader.ways = ready.plan.ways
-        watcher = Watcher(on_step or (lambda progress: None), on_preview)
         draws = seeded(request.seed) if noise is None else given(noise)
-
-        encoded = ready.embedded
-        if ready.encoder is not None:
-            if request.enhance_prompt:
-                settings = text.enhanced(settings, ready.encoder, watcher.report, on_message)
-            encoded = text.encode_prompts(loader, ready.encoder, settings.prompts, watcher.report)
-        inputs = conditions.encode(ready.media, encoded, settings, loader, watcher.report)
-        with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
-            set_lora = ready.adapters.fuse(transformer)
-            latents = denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
-        return decode.clip_of(settings, loader, latents, ready.media)
+        with platform.computing():
+            return _generated(ready, draws, on_step or (lambda progress: None), on_preview, on_message)
 
     def plan(
         self,
@@ -176,10 +173,55 @@ class LTXPipeline:
         recipe = request.check(RECIPES)
         request, notes = request.rounded()
         with self._outlines(on_step) as outlines:
-            ready = self._ready(request, recipe, outlines)
+            with platform.computing():
+                ready = self._ready(request, recipe, outlines)
             for message in (*notes, *ready.messages, *outlines.summary()):
                 on_message(message)
         return ready.plan
+
+    def decode(
+        self,
+        latents: Mapping[str, Any],
+        *,
+        fps: float = 24.0,
+        tiling: str = "auto",
+        stream: bool = False,
+        on_step: Callable[[Progress], None] | None = None,
+        on_message: Callable[[str], None] = log.info,
+    ) -> Clip:
+        """The clip of latents, such as `Clip.latents` or what `on_preview` is shown; decoded when asked for.
+
+        latents: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16), normalised. on_step: of a
+        download; tiling, stream: as in `generate`. Raises UserError for shapes and numbers that are none of a clip's.
+        """
+        if tiling not in TILINGS:
+            raise UserError(f"tiling {tiling!r} is not known; there are {', '.join(TILINGS)}.")
+        with platform.computing():
+            found = given_latents.check(latents, fps)
+            mx.eval(found)
+
+        def opened(outlines: Outlines) -> Loader:
+            loader = Loader(self._any_checkpoint(outlines.take), self._setup.dtype)
+            for component in ("video_decoder", *(("audio_decoder", "vocoder") if "audio" in found else ())):
+                loader.check(component)
+            grid = found["video"].shape[2:]
+            loader.ways = plan_decoding(Footprint.of(loader, None), grid, tiling, stream, self._setup.memory)
+            return loader
+
+        loader = self._fetched(opened, on_step, on_message)
+        return decode.clip_of_latents(loader, found, fps, tiling, stream, model_of(loader.checkpoint))
+
+    def _any_checkpoint(self, take: Take) -> Checkpoint:
+        """One that is open already, else whichever variant is there: their decoders are the same."""
+        if known := next(iter(self._checkpoints.values()), None):
+            return known
+        try:
+            return self.checkpoint(RECIPES["distilled"], text_encoder=False, take=take)
+        except UserError as fault:
+            try:
+                return self.checkpoint(RECIPES["dev"], text_encoder=False, take=take)
+            except UserError:
+                raise fault from None
 
     def _ready(self, request: Request, recipe: Recipe, outlines: Outlines) -> Ready:
         brought = brings_distilled(request, (*self._setup.loras, *request.lora), recipe)
@@ -196,11 +238,13 @@ class LTXPipeline:
     ) -> Opened:
         """What `open` makes of files that are all here: it is shown outlines of those that are not before the fetch."""
         with self._outlines(report) as outlines:
-            opened = open(outlines)
+            with platform.computing():
+                opened = open(outlines)
             if outlines.absent:
                 outlines.fetch(report, say)
                 self._checkpoints.clear()
-                opened = open(outlines)
+                with platform.computing():
+                    opened = open(outlines)
             return opened
 
     @contextmanager
@@ -234,24 +278,31 @@ class LTXPipeline:
         self,
         asked: Upscaling,
         *,
+        output: str | Path | None = None,
         noise: Noise | Mapping[str, Any] | None = None,
         on_step: Callable[[Progress], None] | None = None,
         on_message: Callable[[str], None] = log.info,
     ) -> Upscaled:
-        """A picture or video upscaled as a whole Upscaling asks. on_message: as in `run`."""
+        """A picture or video upscaled as a whole Upscaling asks. on_message: as in `run`.
+
+        output: where it will be saved, so that a place without room for it is refused before the work.
+        """
         asked.check()
         source = read_source(asked)
+        if output is not None:
+            check_upscaled(source.path, output, needed=bytes_needed(asked, source))
         loader, refining = self._fetched(
             lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
         )
         report = on_step or (lambda progress: None)
-        refiner = None
-        if refining is not None:
-            draws = seeded(asked.seed) if noise is None else given(noise)
-            refiner = refining.refiner(draws, report)
-        elif isinstance(noise, Mapping):
-            given(noise).finish()
-        return upscale(asked, source, loader, refiner, report)
+        with platform.computing():
+            refiner = None
+            if refining is not None:
+                draws = seeded(asked.seed) if noise is None else given(noise)
+                refiner = refining.refiner(draws, report)
+            elif isinstance(noise, Mapping):
+                given(noise).finish()
+            return upscale(asked, source, loader, refiner, report)
 
     def _upscaler(self, asked: Upscaling, source: Source, take: Take) -> tuple[Loader, Refining | None]:
         recipe = REFINING["distilled"]
@@ -284,12 +335,13 @@ class LTXPipeline:
         """
         wanted = text_encoder and self._setup.text_encoder is None
         key = "/".join((recipe.name, *upsamplers, *(["text"] if wanted else []), *([] if lora else ["other LoRA"])))
-        if key not in self._checkpoints:
+        found = self._checkpoints.get(key)
+        if found is None:
             path = locate.checkpoint(
                 self._setup.where, recipe, text_encoder=wanted, lora=lora, upsamplers=upsamplers, take=take
             )
-            self._checkpoints[key] = open_checkpoint(path, recipe.variant)
-        return self._checkpoints[key]
+            found = self._checkpoints[key] = open_checkpoint(path, recipe.variant)
+        return found
 
     def encode(
         self,
@@ -315,10 +367,43 @@ class LTXPipeline:
         def open_both(outlines: Outlines) -> tuple[Loader, Path]:
             checkpoint = self.checkpoint(recipe, take=outlines.take)
             folder = locate.text_encoder(self._setup.text_encoder, checkpoint, outlines.take)
+            check_apart([path], _files_of(checkpoint, folder))
             loader = Loader(checkpoint, self._setup.dtype)
             loader.ways = plan_texts(Footprint.of(loader, folder), list(prompts.values()), self._setup.memory)
             return loader, folder
 
         loader, folder = self._fetched(open_both, on_step, on_message)
-        encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
-        contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))
+        with platform.computing():
+            encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
+            contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))
+
+
+def _generated(
+    ready: Ready,
+    draws: NamedNoise,
+    report: Callable[[Progress], None],
+    on_preview: Preview | None,
+    on_message: Callable[[str], None],
+) -> Clip:
+    """The clip of a run that has been found possible."""
+    settings, loader = ready.settings, ready.loader
+    loader.ways = ready.plan.ways
+    encoded = ready.embedded
+    if ready.encoder is not None:
+        if settings.request.enhance_prompt:
+            settings = text.enhanced(settings, ready.encoder, report, on_message)
+        encoded = text.encode_prompts(loader, ready.encoder, settings.prompts, report)
+    inputs = conditions.encode(ready.media, encoded, settings, loader, report)
+    watcher = Watcher(report, on_preview, Origin.of(loader, "transformer", loras=ready.adapters.used))
+    with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
+        set_lora = ready.adapters.fuse(transformer)
+        latents = denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
+    return decode.clip_of(settings, loader, latents, ready.media)
+
+
+def _files_of(checkpoint: Checkpoint, encoder: Path) -> dict[str, Path]:
+    """The files of a checkpoint and of its text encoder, as check_apart takes them."""
+    parts = (*checkpoint.parts.values(), *checkpoint.upsamplers.values())
+    files = [*(file for part in parts for file in part.tensors.paths), *sorted(encoder.iterdir())]
+    files += [checkpoint.distilled_lora] if checkpoint.distilled_lora else []
+    return {f"a file of the model, {file.name}": file for file in files}

@@ -30,15 +30,18 @@ def request_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Request
     return Request(**{**defaults, **{name: kinds.plain(value, hints[name]) for name, value in read.items()}})
 
 
-def dtype_of(dtype: Any) -> mx.Dtype | None:
-    """From a name or an MLX type; raises UserError for one that networks do not compute in."""
-    known = {name: getattr(mx, name) for name in DTYPES}
+def dtype_of(dtype: Any, name: str = "dtype") -> mx.Dtype | None:
+    """From a name or an MLX type; raises UserError for one that networks do not compute in.
+
+    name: what the caller calls it.
+    """
+    known = {key: getattr(mx, key) for key in DTYPES}
     if dtype is None or (isinstance(dtype, mx.Dtype) and dtype in known.values()):
         return dtype
     if isinstance(dtype, str) and dtype in known:
         return known[dtype]
     what = kinds.shown(dtype) or (f"={dtype}" if isinstance(dtype, mx.Dtype) else f", {kinds.named(type(dtype))},")
-    raise UserError(f"dtype{what} is not known; there are {', '.join(DTYPES)}.")
+    raise UserError(f"{name}{what} is not known; there are {', '.join(DTYPES)}.")
 
 
 def loras_of(given: Any) -> tuple[Lora, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlx_video.types import Progress, Tree, UserError, VideoShape
 
@@ -34,11 +34,16 @@ class Clip:
         decode_frames: Callable[[Report], Iterator[np.ndarray]],
         decode_sound: Callable[[Report], Sound] | None,
         metadata: Mapping[str, Any],
+        inputs: Mapping[str, str] | None = None,
     ):
-        """`decode_frames` gives (H, W, 3) uint8 frames; `decode_sound` a (2, S) waveform and its rate, or None."""
+        """`decode_frames` gives (H, W, 3) uint8 frames; `decode_sound` a (2, S) waveform and its rate, or None.
+
+        inputs: files that the clip was made of, by their flags; `save` never writes over them.
+        """
         self.shape, self.latents, self.metadata = shape, dict(latents), dict(metadata)
         self._decode_frames, self._decode_sound = decode_frames, decode_sound
         self._sound: Sound | None = None
+        self._inputs = dict(inputs or {})
 
     @property
     def fps(self) -> float:
@@ -74,6 +79,14 @@ class Clip:
         """Frames in order, each (height, width, 3) uint8 RGB; decoded anew for each iteration."""
         return self._decode_frames(lambda progress: None)
 
+    def __repr__(self) -> str:
+        """The same as `str`, for notebooks and debuggers."""
+        return f"<Clip {self}>"
+
+    def __reduce__(self) -> NoReturn:
+        """A clip holds on to the networks' files, which another process may not have."""
+        raise TypeError("A Clip cannot be pickled or copied: save it as a file, or keep clip.latents and metadata.")
+
     def __str__(self) -> str:
         """Size, length and sound in a few words."""
         s = self.shape
@@ -92,12 +105,19 @@ class Clip:
 
         Raises UserError where something cannot be written; what was there before then still is.
         """
+        from mlx_video import platform
+
+        with platform.computing():  # runs of other threads come before or after, not between the frames
+            self._save(path, audio_path, frames, on_step or (lambda progress: None))
+
+    def _save(self, path: str | Path, audio_path: str | Path | None, frames: bool, report: Report) -> None:
         from mlx_video.media import audio as audio_files
         from mlx_video.media import video as video_files
 
-        check_outputs(path, audio=audio_path, frames=frames, silent=self._decode_sound is None)
-        path = Path(path)
-        report = on_step or (lambda progress: None)
+        silent = self._decode_sound is None
+        path = check_outputs(
+            path, audio=audio_path, frames=frames, shape=self.shape, silent=silent, inputs=self._inputs
+        )
         sound = self._decoded_sound(report)
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = self._decode_frames(report)
@@ -106,19 +126,37 @@ class Clip:
                 images = folder.tee(images)
             video_files.write_video(path, images, self.shape.fps, audio=sound, metadata=self.metadata)
         if audio_path is not None and sound is not None:
-            audio_files.write_wav(audio_path, *sound)
+            waveform, rate = sound  # as long as the pictures, as it is in the video
+            audio_files.write_wav(audio_path, audio_files.fit(waveform, round(self.shape.seconds * rate)), rate)
 
 
-def check_outputs(path: str | Path, *, audio: str | Path | None, frames: bool, silent: bool) -> None:
-    """Raises UserError, before anything heavy, where an output could not be written."""
+def check_outputs(
+    path: str | Path,
+    *,
+    audio: str | Path | None,
+    frames: bool,
+    shape: VideoShape,
+    silent: bool,
+    inputs: Mapping[str, str] | None = None,
+) -> Path:
+    """The path, with `~` spelt out; raises UserError, before anything heavy, where an output could not be written.
+
+    That is also where there is too little room for a clip of `shape`, or an output is one of the `inputs`.
+    """
     from mlx_video.media import audio as audio_files
+    from mlx_video.media import image as image_files
     from mlx_video.media import video as video_files
-    from mlx_video.media.files import check_new_folder
+    from mlx_video.media.files import check_apart, check_new_folder, check_room
 
     if audio is not None and silent:
         raise UserError(f"--output-audio {audio} has nothing to hold: the clip is made without sound.")
-    video_files.check_output(path)
+    path = video_files.check_output(path, sound=not silent)
+    size = (shape.frames, shape.height, shape.width)
+    needed = {path: video_files.bytes_needed(*size, 0.0 if silent else shape.seconds)}
     if audio is not None:
-        audio_files.check_output(audio)
+        needed[audio_files.check_output(audio)] = audio_files.bytes_needed(shape.seconds)
     if frames:
-        check_new_folder(Path(path).with_suffix(""))
+        needed[check_new_folder(path.with_suffix(""))] = image_files.bytes_needed(*size)
+    check_apart(list(needed), inputs or {})
+    check_room(needed)
+    return path

@@ -16,7 +16,9 @@ import numpy as np
 
 from mlx_video import platform
 from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, ReplaceFrame
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.run import Inputs
+from mlx_video.request import Request
 from mlx_video.types import AudioShape, Context, ImageAt, Progress, VideoShape
 
 if TYPE_CHECKING:
@@ -39,6 +41,14 @@ class Media:
     """The part of the sound that the clip plays, at its own rate, as long as the clip."""
     heard: Sound | None
     """What the encoder hears: the same and, where the file goes on, a little more."""
+
+
+def files_of(request: Request) -> dict[str, str]:
+    """The files that a request names, by flag and value; a LoRA's may be an id on the hub."""
+    named = [("--image", image.path) for image in request.image] + [("--lora", lora.path) for lora in request.lora]
+    named += [("--audio-file", request.audio_file.path)] if request.audio_file else []
+    named += [("--embedding", request.embedding)] if request.embedding else []
+    return {f"{flag} {path}": path for flag, path in named}
 
 
 def read(settings: Settings) -> Media:
@@ -100,16 +110,17 @@ def _encode_images(
     platform.peak_memory()
     report(Progress("images", 0, total))
     conditions: dict[int, list[Condition]] = {}
+    origin = Origin.of(loader, "video_encoder")
     with loader.borrow("video_encoder") as encoder:
         for number, pictures in media.images.items():
             conditions[number] = []
             for image, picture in zip(request.image, pictures, strict=True):
                 latent = (
-                    encoder(mx.array(picture)[None, None].astype(loader.dtype))
+                    encoder(mx.array(picture)[None, None].astype(loader.vae_dtype))
                     .transpose(0, 4, 1, 2, 3)
                     .astype(mx.float32)
                 )
-                mx.eval(latent)
+                origin.check(f"encoding the picture {image.path}", latent)
                 conditions[number].append(_condition(image, latent, request.num_frames))
                 done = sum(map(len, conditions.values()))
                 report(Progress("images", done, total, platform.peak_memory() if done == total else None))
@@ -133,8 +144,8 @@ def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: Call
     waveform, rate = sound
     mel = log_mel(waveform, rate, AudioVAEConfig.read(loader.checkpoint.config))
     with loader.borrow("audio_encoder") as encoder:
-        latent = encoder(mx.array(mel)[None].astype(loader.dtype)).astype(mx.float32)
-        mx.eval(latent)
+        latent = encoder(mx.array(mel)[None].astype(loader.vae_dtype)).astype(mx.float32)
+        Origin.of(loader, "audio_encoder").check("encoding the sound", latent)
     report(Progress("sound", 1, 1, platform.peak_memory()))
     return _fit(latent, AudioShape.of(settings.request.shape).frames)
 

@@ -20,8 +20,9 @@ import numpy as np
 from mlx_video.media.files import check_input, check_place, replacing
 from mlx_video.pipelines import contexts_npz
 from mlx_video.pipelines.checkpoint import Checkpoint
-from mlx_video.types import Context, UserError
+from mlx_video.types import Context, RunError, UserError
 from mlx_video.weights.store import Tensors
+from mlx_video.weights.write import Pending, write
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ def save(path: Path, contexts: Mapping[str, Context], prompts: Mapping[str, str]
         if path.suffix.lower() == contexts_npz.SUFFIX:
             contexts_npz.write(temporary, arrays, metadata)
         else:
-            mx.save_safetensors(str(temporary), arrays, metadata)
+            # MLX's own writer does not say what keeps it from writing.
+            pending = {name: Pending(array, array.dtype) for name, array in arrays.items()}
+            write(temporary, pending, metadata, lambda _: None)
 
 
 def load(path: Path, mark: str | None = None) -> tuple[dict[str, Context], dict[str, str]]:
@@ -122,7 +125,7 @@ class Cache:
             save(self._path(text), {"positive": context}, {"positive": text}, self._marks)
             for old in sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)[:-CACHE_FILES]:
                 old.unlink()
-        except (OSError, UserError) as error:
+        except (OSError, UserError, RunError) as error:
             log.info("The prompt was not kept for the next run: %s", error)
 
     def _path(self, text: str) -> Path:

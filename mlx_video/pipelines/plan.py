@@ -153,6 +153,16 @@ def plan_pictures(
     return ways
 
 
+def plan_decoding(footprint: Footprint, grid: tuple[int, int, int], tiling: str, stream: bool, memory: Memory) -> Ways:
+    """How latents of `grid` are decoded; raises UserError where that cannot fit."""
+    ways = Ways(decode_bytes=max(memory.budget - footprint.weights("video_decoder").whole, 1))
+    phase = footprint.decode(grid, tiling, ways, stream)
+    if phase.peak > memory.budget:
+        advice = "tiling='auto' takes less" if tiling != "auto" else "memory_limit= allows more"
+        raise UserError(f"Decoding takes {size(phase.peak)}, and {size(memory.budget)} are allowed ({advice}).")
+    return ways
+
+
 def _left(footprint: Footprint, limit: int) -> int:
     # For the work of the video autoencoder.
     return max(limit - max(footprint.weights(name).whole for name in ("video_encoder", "video_decoder")), 1)

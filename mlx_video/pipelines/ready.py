@@ -34,10 +34,11 @@ class Setup(NamedTuple):
     loras: tuple[Lora, ...]
     quantization: Quantization | None
     memory: Memory
+    vae_dtype: mx.Dtype | None = None
 
     def loader(self, checkpoint: Checkpoint) -> Loader:
         """Lends the checkpoint's networks as they are wanted."""
-        return Loader(checkpoint, self.dtype, self.quantization)
+        return Loader(checkpoint, self.dtype, self.quantization, vae_dtype=self.vae_dtype)
 
 
 class Ready(NamedTuple):

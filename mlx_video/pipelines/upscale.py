@@ -21,11 +21,13 @@ import numpy as np
 from mlx_video import kinds, platform
 from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.media import image, video
-from mlx_video.media.files import check_input
+from mlx_video.media.files import check_apart, check_input, spelt_out
 from mlx_video.media.image import is_picture, read_image, save_image
 from mlx_video.media.video import Film, read_video, write_video
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.pipelines import decode
+from mlx_video.pipelines.finite import Origin
+from mlx_video.pipelines.provenance import model_of
 from mlx_video.pipelines.refine import refine, sigmas_of
 from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, Context, Progress, UserError
 
@@ -133,20 +135,30 @@ def read_source(asked: Upscaling) -> Source:
     return source
 
 
-def check_output(source: str | Path, output: str | Path) -> Path:
-    """The path to write to, once it is sure that the result can be written there.
+def check_output(source: str | Path, output: str | Path, *, needed: int = 0) -> Path:
+    """The path to write to, once it is sure that the result, of `needed` bytes, can be written there.
 
     Raises UserError where it would replace the source, or is of the other kind, or cannot hold the source's sound.
     """
-    path, output = check_input(source, "a picture or a video"), Path(output).expanduser()
-    if output.exists() and output.samefile(path):
-        raise UserError(f"{output} is the input itself; give another name for the output.")
+    path, output = check_input(source, "a picture or a video"), spelt_out(output, "give the name of a file")
+    check_apart([output], {f"--input {source}": path})
     picture = is_picture(path)
     suffixes, others = (image.SUFFIXES, video.SUFFIXES) if picture else (video.SUFFIXES, image.SUFFIXES)
     if output.suffix.lower() in others:
         kind = "picture" if picture else "video"
         raise UserError(f"{path} is a {kind}, so {output} must be one, too: {', '.join(suffixes)}.")
-    return image.check_output(output) if picture else video.check_output(output, audio_from=path)
+    if picture:
+        return image.check_output(output, needed=needed)
+    return video.check_output(output, needed=needed, audio_from=path)
+
+
+def bytes_needed(asked: Upscaling, source: Source) -> int:
+    """At most what the result takes on disk; a sound that is copied is no larger than the source's file."""
+    height, width = (_scaled(side, asked.scale, source) for side in (source.height, source.width))
+    if isinstance(source, Still):
+        return image.bytes_needed(1, height, width)
+    count = asked.fps_scale * (source.count - 1) + 1
+    return video.bytes_needed(count, height, width) + (source.path.stat().st_size if source.sound else 0)
 
 
 # ------------------------------------------------------------------------------------------- steps
@@ -160,6 +172,8 @@ class Refiner:
     borrow: Callable[[], Any]
     """Gives the transformer, ready for the refining schedule, as a context manager."""
     noise: NamedNoise
+    origin: Origin
+    """Of the transformer's numbers."""
 
 
 def upscale(asked: Upscaling, source: Source, loader: Loader, refiner: Refiner | None, report: Report) -> Upscaled:
@@ -168,12 +182,14 @@ def upscale(asked: Upscaling, source: Source, loader: Loader, refiner: Refiner |
     for kind in asked.upsamplers:
         latent = upsample(latent, kind, loader, report)
     video_latent = latent.transpose(0, 4, 1, 2, 3).astype(mx.float32)
+    mx.eval(video_latent)
     if refiner is not None:
         fps = float(source.fps * asked.fps_scale)
         with refiner.borrow() as transformer:
             video_latent = refine(
-                video_latent, fps, transformer, refiner.contexts, sigmas_of(asked.steps), refiner.noise, report
-            )
+                video_latent, fps, transformer, refiner.contexts, sigmas_of(asked.steps), refiner.noise, report,
+                refiner.origin,
+            )  # fmt: skip
     return Upscaled(asked, source, video_latent, loader)
 
 
@@ -202,9 +218,11 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
 
     encoder: Any
     with loader.borrow("video_encoder") as encoder:
-        plan = plan_tiles(asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True)
+        plan = plan_tiles(
+            asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True, size=loader.vae_dtype.size
+        )
         latent = encode_frames(encoder, pixels(), plan, count)
-        mx.eval(latent)
+        Origin.of(loader, "video_encoder").check("encoding the pictures", latent)
     report(Progress("encode", count, count, platform.peak_memory()))
     return latent
 
@@ -240,9 +258,9 @@ def upsample(latent: mx.array, kind: str, loader: Loader, report: Report) -> mx.
     statistics: Any
     network: Any
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler(kind) as network:
-        raw = network.long(statistics.denormalize(latent.astype(loader.dtype)), report=told)
+        raw = network.long(statistics.denormalize(latent.astype(loader.vae_dtype)), report=told)
         result = statistics.normalize(raw)
-        mx.eval(result)
+        Origin.of(loader, "latent_statistics", kind).check("upsampling", result)
     return result
 
 
@@ -265,7 +283,7 @@ class Upscaled:
     def __init__(self, asked: Upscaling, source: Source, latent: mx.array, loader: Loader):
         """Use `LTXPipeline.upscale`."""
         self.latents = {"video": latent}
-        self.metadata = asked.metadata
+        self.metadata = {**asked.metadata, **model_of(loader.checkpoint)}
         self.height, self.width = (_scaled(side, asked.scale, source) for side in (source.height, source.width))
         self.num_frames = asked.fps_scale * (source.count - 1) + 1
         self.fps = source.fps * asked.fps_scale
@@ -297,7 +315,7 @@ class Upscaled:
         """
         path = check_output(self.source.path, path)
         frames = self.frames(on_step or (lambda progress: None))
-        with closing(frames):
+        with platform.computing(), closing(frames):
             if isinstance(self.source, Still):
                 save_image(path, next(frames))
             else:

@@ -185,6 +185,21 @@ def test_weights_of_res_2s(h):
     assert first == pytest.approx(h * (phi1 - 2 * phi2), rel=1e-8, abs=1e-8 * h)
 
 
+@pytest.mark.parametrize(("sigma", "moved"), [(0.5, True), (0.031, True), (0.029, False)])
+def test_res_2s_leaves_a_steps_origin_where_it_is_below_sigma_003(sigma, moved):
+    # Towards a constant prediction the midpoint's noise counts only where the step's origin follows the midpoint.
+    start, noise = {"video": mx.ones((1, 4, 8))}, mx.random.normal((2, 1, 4, 8), key=mx.random.key(0))
+
+    def constant(x, sigma, step):
+        return {"video": mx.zeros((1, 4, 8))}
+
+    def run(sign):
+        draws = (sign * noise[0], noise[1])
+        return last(res_2s(start, [sigma, sigma / 1.2], constant, draw=lambda k, m: draws[k]))
+
+    assert (np.abs(np.array(run(1)["video"]) - np.array(run(-1)["video"])).max() > 1e-4) == moved
+
+
 def test_res_2s_ends_with_a_prediction_near_0():
     sigmas = []
 

@@ -1,9 +1,10 @@
+import hashlib
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from mlx_video.diffusion.schedules import DISTILLED, REFINE, SCHEDULES, beta_sigmas, shifted_sigmas
+from mlx_video.diffusion.schedules import DISTILLED, REFINE, SCHEDULES, _descend, beta_sigmas, shifted_sigmas
 from mlx_video.types import UserError
 from tests.diffusion import cases
 
@@ -12,6 +13,13 @@ from tests.diffusion import cases
 def test_shifted_sigmas_are_the_recorded_ones(steps, tokens):
     recorded = np.load(cases.FIXTURE)[f"schedules/{steps}_{tokens}"]
     np.testing.assert_allclose(shifted_sigmas(steps, tokens), recorded, rtol=1e-6, atol=0)
+
+
+def test_even_steps_are_torchs_bit_for_bit():
+    digest = hashlib.blake2b(digest_size=8)
+    for steps in range(1, 201):
+        digest.update(_descend(steps).tobytes())
+    assert digest.hexdigest() == "61af06c4a1cd823e"  # of torch.linspace(1, 0, steps + 1), torch 2.13
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

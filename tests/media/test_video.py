@@ -7,15 +7,26 @@ import struct
 import weakref
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
+from av.codec.codec import UnknownCodecError
 
 from mlx_video.media.audio import read_audio, write_wav
-from mlx_video.media.image import read_image
-from mlx_video.media.video import FrameFolder, check_output, frame_rate, read_video, write_frames, write_video
-from mlx_video.types import UserError
+from mlx_video.media.image import compress, read_image
+from mlx_video.media.video import (
+    FrameFolder,
+    bytes_needed,
+    check_output,
+    frame_rate,
+    read_video,
+    write_frames,
+    write_video,
+)
+from mlx_video.types import RunError, UserError
+from tests.pipelines import films
 
 RATE = 24_000
 COLOURS = {
@@ -459,3 +470,62 @@ def test_folder_goes_where_the_film_fails(tmp_path):
     with pytest.raises(KeyboardInterrupt), FrameFolder(tmp_path / "frames") as folder:
         write_video(tmp_path / "a.mp4", folder.tee(failing()), 24)
     assert not os.listdir(tmp_path)
+
+
+def test_a_film_that_lacks_a_piece_of_any_part_is_refused(tmp_path):
+    films.write(tmp_path / "whole.mp4", 5, 64, 64)
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    parts, start = {}, 0
+    while start < len(whole):
+        length = int.from_bytes(whole[start : start + 4])
+        parts[whole[start + 4 : start + 8]] = (start, start + length)
+        start += length
+    assert list(parts)[-1] == b"moov"  # the sound's track comes last of all
+    for kind in (b"moov", b"mdat"):
+        start, stop = parts[kind]
+        for cut in np.linspace(start + 8, stop - 1, 25).astype(int):
+            (tmp_path / "cut.mp4").write_bytes(whole[:cut])
+            with pytest.raises(UserError, match=r"cut short|damaged|not a video|no pictures"):
+                read_video(tmp_path / "cut.mp4")
+    assert read_video(tmp_path / "whole.mp4").sound
+
+
+# ------------------------------------------------------------------------------------------------ encoders
+
+
+def test_an_encoder_that_pyav_lacks_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    codec = av.codec.Codec
+
+    def lgpl(name, mode="r"):
+        if name == "libx264":
+            raise UnknownCodecError(name)
+        return codec(name, mode)
+
+    monkeypatch.setattr(av.codec, "Codec", lgpl)
+    for check in (lambda: check_output(tmp_path / "a.mp4"), lambda: compress(np.zeros((8, 8, 3), np.uint8), 33)):
+        with pytest.raises(UserError, match=r"cannot encode with libx264.*it has .*h264"):
+            check()
+    monkeypatch.setattr(av.codec, "Codec", lambda name, mode="r": lgpl({"aac": "libx264"}.get(name, "mpeg4"), mode))
+    check_output(tmp_path / "a.mp4")
+    check_output(tmp_path / "a.mkv", sound=True)
+    with pytest.raises(UserError, match="cannot encode with aac"):
+        check_output(tmp_path / "a.mp4", sound=True)
+
+
+def test_an_encoder_that_fails_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def broken(array, format):
+        raise av.error.ExternalError(1, "Generic error in an external library", "x264")
+
+    monkeypatch.setattr(av, "VideoFrame", SimpleNamespace(from_ndarray=broken))
+    with pytest.raises(RunError, match=r"a\.mp4 was not written: the encoder failed"):
+        write_video(tmp_path / "a.mp4", bars(3), 24)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_film_of_noise_takes_what_it_may(tmp_path):
+    frames = np.random.default_rng(1).integers(0, 256, (9, 128, 160, 3), np.uint8)
+    sound = np.random.default_rng(2).uniform(-1, 1, (2, 9000)).astype(np.float32)
+    for name, audio in (("a.mp4", None), ("b.mp4", (sound, RATE)), ("c.mkv", (sound, RATE))):
+        write_video(tmp_path / name, frames, 24, audio=audio)
+        most = bytes_needed(9, 128, 160, 9 / 24 if audio else 0.0)
+        assert 0.3 * most < (tmp_path / name).stat().st_size <= most

@@ -207,6 +207,20 @@ def test_a_sound_that_is_given_steers_the_video_and_is_handed_on(folder, inputs)
     assert error(later.latents["audio"], clip.latents["audio"]) > 0.1
 
 
+def test_the_sounds_last_latent_hears_a_little_of_what_follows_the_clip(folder, inputs, tmp_path):
+    # 9 frames at 23.6 a second end at 0.381 s, within the last window of the spectrum, which ends at 0.392 s.
+    from mlx_video.media.audio import read_audio, write_wav
+
+    whole, rate = read_audio(inputs / "sound.wav")
+    cut = whole.copy()
+    cut[:, round(9 / 23.6 * rate) :] = 0
+    write_wav(tmp_path / "cut.wav", cut, rate)
+    files = (inputs / "sound.wav", tmp_path / "cut.wav")
+    long, short = (latents(folder, pipeline="dev", fps=23.6, audio_file=str(file))["audio"] for file in files)
+    assert error(long[:, :, :-2], short[:, :, :-2]) < 1e-3
+    assert error(long[:, :, -1], short[:, :, -1]) > 1e-3
+
+
 # ------------------------------------------------------------------------------------------------ networks
 
 

@@ -21,14 +21,14 @@ LONGEST_PERIOD = 10_000.0
 
 @mx.compile
 def modulate(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
-    """x * (1 + scale) + shift."""
-    return x * (1 + scale) + shift
+    """x * (1 + scale) + shift, computed in float32 and returned in x's dtype."""
+    return (x.astype(mx.float32) * (1 + scale.astype(mx.float32)) + shift.astype(mx.float32)).astype(x.dtype)
 
 
 @mx.compile
 def add_gated(x: mx.array, y: mx.array, gate: mx.array) -> mx.array:
-    """x + y * gate."""
-    return x + y * gate
+    """x + y * gate, computed in float32 and returned in x's dtype."""
+    return (x.astype(mx.float32) + y.astype(mx.float32) * gate.astype(mx.float32)).astype(x.dtype)
 
 
 def timestep_features(timesteps: mx.array) -> mx.array:

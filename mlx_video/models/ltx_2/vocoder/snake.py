@@ -86,7 +86,8 @@ def sine_squared(x: mx.array) -> mx.array:
     """
     if not platform.is_cpu():
         return mx.square(mx.sin(x))
-    turns = (x * (1 / math.pi) + _ROUNDER) - _ROUNDER
+    # Whole turns have no slope; taken through the rounding, they would cancel all of x's.
+    turns = mx.stop_gradient((x * (1 / math.pi) + _ROUNDER) - _ROUNDER)
     r = (x - turns * _PI_HIGH) - turns * _PI_LOW
     z = mx.square(r)
     series = z * _SINE[-1] + _SINE[-2]
