@@ -82,6 +82,14 @@ def test_a_phase_without_a_peak_is_told_when_the_next_begins(screen):
     assert out.getvalue() == " download  5/5 in 0:00\n"  # and what did not come to its end is not told
 
 
+def test_what_is_over_too_soon_is_not_a_line(screen):
+    out, shown = screen(False), Bars()
+    shown(Progress("look-up", 3, 3))
+    shown(Progress("text", 1, 1, 5 << 20))
+    shown.close()
+    assert out.getvalue() == "     text  1/1 in 0:00, peak 5 MiB\n"
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_quiet_is_quiet(screen, terminal):
     out, shown = screen(terminal), Bars(quiet=True)

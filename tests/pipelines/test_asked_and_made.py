@@ -1,5 +1,7 @@
 """What is asked and what is made: sizes that are cut back, fewer steps, checkpoints without sound, placeholders."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from mlx_video.pipelines.conditions import read as read_media
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.recipes import RECIPES
 from mlx_video.pipelines.settings import resolve
+from mlx_video.pipelines.text import enhanced
 from tests.pipelines.readback import read
 
 SMALL = {"prompt": "a red ball", "height": 64, "width": 64, "num_frames": 9}
@@ -172,6 +175,8 @@ def test_a_placeholder_is_what_a_run_would_write_but_for_what_it_shows(pipeline,
     assert (film.frames, film.size, film.fps) == (17, (96, 64), 25)
     assert film.sound == (round(17 / 25 * 24_000), 24_000)
     assert film.metadata["placeholder"] is True
+    assert film.metadata["image"][0]["path"] == "picture.png"
+    assert "model" not in film.metadata
     assert clip.waveform.shape == (2, round(17 / 25 * 24_000))
     rows = 3 if pipeline == "dev" else 4
     assert clip.latents["video"].shape == (1, 128, 3, rows, 2)
@@ -200,3 +205,30 @@ def test_a_placeholder_has_the_sound_that_is_given(inputs):
         assert clip.sample_rate == 16_000
         assert clip.waveform.shape == (2, 6000)
         assert pipe.generate(**SMALL, placeholder=True, audio=False).sound is None
+
+
+# ------------------------------------------------------------------------------------------------ progress
+
+
+def test_enhancement_is_reported_token_by_token(folder, monkeypatch):
+    def write(place, prompt, *, on_token, **drawing):
+        for _ in range(3):
+            on_token()
+        return f"{prompt}, at dusk"
+
+    monkeypatch.setattr(import_module("mlx_video.models.ltx_2.text_encoder.enhance"), "enhance", write)
+    told, said = [], []
+    found = enhanced(settings(folder, enhance_prompt=True, max_tokens=9), folder, told.append, said.append)
+    assert found.request.prompt == "a red ball, at dusk"
+    assert [progress[:3] for progress in told] == [("enhance", n, 9) for n in range(4)] + [("enhance", 3, 3)]
+    assert [progress.peak is None for progress in told] == [True] * 4 + [False]
+
+
+def test_the_waveform_is_reported(folder, tmp_path):
+    told = []
+    with LTXPipeline.from_pretrained(folder) as pipe:
+        clip = pipe.generate(**SMALL, steps=1)
+        clip.save(tmp_path / "a.mp4", on_step=told.append)
+    sound = [progress for progress in told if progress.phase == "waveform"]
+    assert [progress[1:3] for progress in sound] == [(0, 2), (1, 2), (2, 2)]
+    assert sound[-1].peak > 0
