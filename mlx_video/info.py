@@ -14,10 +14,12 @@ def build_parser() -> cli.Parser:
     """All flags of the command."""
     parser = cli.Parser(
         prog="mlx_video.info",
-        description="Show what a checkpoint is: generation, variant, precision, components and their sizes.",
+        usage="mlx_video.info REPO|FOLDER|FILE [--verbose]",
+        description="Show what a checkpoint is: generation, variant, precision, parts, sizes.",
     )
     parser.add_argument(
         "path",
+        type=cli.path,
         metavar="REPO|FOLDER|FILE",
         help="what generate's --model-repo takes; of a Hugging Face repo only headers are fetched; demo lists the "
         "demo's world",

@@ -13,6 +13,9 @@ import mmap
 import os
 import platform as system
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -161,6 +164,26 @@ def peak_memory() -> int:
     peak = mx.get_peak_memory()
     mx.reset_peak_memory()
     return peak
+
+
+_one_at_a_time = threading.RLock()
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """MLX for the caller alone, whatever the thread; who comes second waits. Its holder may enter it again.
+
+    MLX's own streams belong to a thread, and what one has not computed yet no other can. Inside, work goes to streams
+    that any thread may use, one at a time: a clip made in one thread is decoded in another.
+    """
+    with _one_at_a_time, mx.stream(shared_stream(mx.cpu)), mx.stream(shared_stream(mx.default_device().type)):
+        yield
+
+
+@functools.cache
+def shared_stream(device: mx.DeviceType, purpose: str = "computing") -> mx.Stream:
+    """The process's stream on a device for a purpose; to be used inside of `computing` only."""
+    return mx.new_thread_unsafe_stream(device)
 
 
 @functools.cache

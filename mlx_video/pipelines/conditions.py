@@ -19,7 +19,7 @@ from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, ReplaceF
 from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.run import Inputs
 from mlx_video.request import Request
-from mlx_video.types import AudioShape, Context, ImageAt, Progress
+from mlx_video.types import AudioShape, Context, ImageAt, Progress, VideoShape
 
 if TYPE_CHECKING:
     from mlx_video.pipelines.clip import Sound
@@ -63,9 +63,10 @@ def read(settings: Settings) -> Media:
     ]
     images = {}
     for number, stage in enumerate(settings.recipe.stages, 1):
-        shape = request.shape.scaled(stage.scale)
+        shown, made = request.shape.scaled(stage.scale), settings.shape.scaled(stage.scale)
         images[number] = tuple(
-            fill(picture, shape.height, shape.width) / np.float32(127.5) - np.float32(1) for picture in pictures
+            _around(fill(picture, shown.height, shown.width), made) / np.float32(127.5) - np.float32(1)
+            for picture in pictures
         )
     if request.audio_file is None:
         return Media(images, None, None)
@@ -73,6 +74,14 @@ def read(settings: Settings) -> Media:
     waveform, rate = read_audio(Path(request.audio_file.path), request.audio_file.start, seconds + LOOK_AHEAD)
     samples = round(seconds * rate)
     return Media(images, (fit(waveform, samples), rate), (fit(waveform, max(samples, waveform.shape[1])), rate))
+
+
+def _around(picture: np.ndarray, made: VideoShape) -> np.ndarray:
+    """A picture (H, W, 3) of the clip's size with its edges repeated all around, up to the size that is made."""
+    rows, columns = picture.shape[:2]
+    top, left = made.margins(rows, columns)
+    around = ((top, made.height - rows - top), (left, made.width - columns - left), (0, 0))
+    return np.pad(picture, around, mode="edge")
 
 
 def encode(

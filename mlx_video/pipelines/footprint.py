@@ -17,7 +17,6 @@ import mlx.core as mx
 from mlx_video import platform
 from mlx_video.diffusion import guidance
 from mlx_video.diffusion.samplers import SAMPLERS
-from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.config import (
     CONTEXT_TOKENS,
@@ -110,7 +109,7 @@ class Footprint:
             found.append(self.text(list(settings.prompts.values()), ways, longest))
         if "video_encoder" in used:
             config = VideoVAEConfig.read(self.checkpoint.config)
-            work = estimates.encoding(config, request.height, request.width, self.vae_dtype.size)
+            work = estimates.encoding(config, settings.shape.height, settings.shape.width, self.vae_dtype.size)
             found.append(self._simple("images", "video_encoder", work))
         latents = AudioShape.of(request.shape).frames
         if "audio_encoder" in used:
@@ -127,7 +126,7 @@ class Footprint:
             one_by_one = [self._simple("waveform", "audio_decoder", self._sounding(latents, 1))]
             one_by_one.append(self._simple("waveform", "vocoder", work))
             found.append(max(one_by_one, key=lambda phase: phase.peak))
-        return *found, self.decode(request.shape.grid, request.tiling, ways, request.stream)
+        return *found, self.decode(settings.shape.grid, request.tiling, ways, request.stream)
 
     def text(self, texts: Sequence[str], ways: Ways, longest: int = 0) -> Phase:
         """Encoding `texts`; the first of them may become as many tokens as `longest`."""
@@ -161,7 +160,7 @@ class Footprint:
     def tiled(self, settings: Settings, ways: Ways) -> bool:
         """Whether the video is decoded in tiles."""
         request = settings.request
-        return self._tiles(request.shape.grid, request.tiling, ways, request.stream).tiled
+        return self._tiles(settings.shape.grid, request.tiling, ways, request.stream).tiled
 
     def weights(self, component: str, audio: bool = True) -> Weights:
         """The weights of a component; `audio` of False: of the transformer without its stream for sound."""
@@ -202,7 +201,7 @@ class Footprint:
         return Phase("enhance", weights, work, flops, encoder.weights.read + written * weights // PASSED_FASTER)
 
     def _stage(self, number: int, stage: Stage, settings: Settings, ways: Ways) -> Phase:
-        shape, config, size = settings.request.shape.scaled(stage.scale), self._transformer, self.dtype.size
+        shape, config, size = settings.shape.scaled(stage.scale), self._transformer, self.dtype.size
         tokens: dict[Modality, int] = {
             "video": shape.tokens + len(settings.request.image) * shape.tokens // shape.grid[0]
         }
@@ -240,7 +239,7 @@ class Footprint:
         widths = sum(stream.dim for stream in self._transformer.streams.values())
         work = len(settings.prompts) * CONTEXT_TOKENS * widths * size + UPSAMPLE_LEFT
         config = UpsamplerConfig.read(part.settings)
-        work += estimates.upsampling(config, settings.request.shape.grid, self.vae_dtype.size)
+        work += estimates.upsampling(config, settings.shape.grid, self.vae_dtype.size)
         return Phase("upsample", weights, work, 0.0, own.read)
 
     def _sounding(self, latents: int, more: int) -> int:
@@ -269,9 +268,7 @@ class Footprint:
 
     @staticmethod
     def _calls(stage: Stage, settings: Settings, tokens: int) -> int:
-        steps = settings.steps if stage.guided else None
-        sigmas = SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else 4096)
-        return SAMPLERS[stage.sampler].count(sigmas)
+        return SAMPLERS[stage.sampler].count(settings.sigmas(stage, tokens))
 
     def _lora(self, distilled: bool, streamed: bool) -> int:
         file = self.checkpoint.distilled_lora

@@ -204,7 +204,11 @@ def parameter_bytes(network: nn.Module) -> int:
 def load_component(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any:
     """See `mlx_video.models.ltx_2.load`."""
     platform.prepare()
-    path, dtype = Path(path), dtype or mx.float32
+    with platform.computing():
+        return _load_component(component, Path(path), dtype or mx.float32)
+
+
+def _load_component(component: str, path: Path, dtype: mx.Dtype) -> Any:
     if component == "text_encoder":
         folder = path if (path / "config.json").is_file() else open_checkpoint(path, "distilled").text_encoder
         if folder is None:
