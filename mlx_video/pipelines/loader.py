@@ -78,6 +78,13 @@ class Loader:
             known = {"audio": options["audio"]} if "audio" in options else {}
             geometry.check(component, COMPONENTS[component].read(part.settings, **known), whose)
 
+    def dtype_of(self, component: str) -> mx.Dtype:
+        """What a component computes in."""
+        kind = COMPONENTS[component]
+        if kind.always_float32:
+            return mx.float32
+        return self.vae_dtype if kind.autoencoder else self.dtype
+
     @contextmanager
     def borrow(self, component: str, *, streamed: bool | None = None, **options: Any) -> Iterator[nn.Module]:
         """One network with its weights, emptied on exit. `options` go to the reader of its config.
@@ -87,7 +94,7 @@ class Loader:
         network = self.checkpoint.build(component, **options)
         part, transformer = self.checkpoint.part(component), component == "transformer"
         how = self.quantization if transformer else None
-        dtype = self.vae_dtype if COMPONENTS[component].autoencoder else self.dtype
+        dtype = self.dtype_of(component)
         if self.ways.streams(component) if streamed is None else streamed:
             stream_weights(network, component, part, dtype, how)
         else:

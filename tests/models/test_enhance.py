@@ -123,8 +123,9 @@ def test_temperature_0_does_not_look_at_the_seed(folder):
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("count", [1, 9])
 def test_max_tokens_is_the_most(folder, answers, count):
-    enhance(folder, "a fox", seed=3, max_tokens=count)
-    assert 1 <= len(answers[0][-1]) <= count
+    told = []
+    enhance(folder, "a fox", seed=3, max_tokens=count, on_token=lambda: told.append(1))
+    assert 1 <= len(answers[0][-1]) <= len(told) <= count
 
 
 @pytest.mark.usefixtures("brief")
@@ -326,3 +327,7 @@ def test_a_folder_that_cannot_enhance_is_refused(tmp_path, damage, message):
 def test_bad_values_are_refused(folder, given, message):
     with pytest.raises(UserError, match=message):
         enhance(folder, **{"prompt": "a fox", "seed": 1, "max_tokens": 2} | given)
+
+
+def test_a_negative_seed_is_a_seed(folder):
+    enhance(folder, "a fox", seed=-7, max_tokens=2)

@@ -6,6 +6,7 @@
 
 import contextlib
 import json
+import logging
 import zlib
 from pathlib import Path
 
@@ -545,3 +546,19 @@ def test_a_text_encoder_of_other_kinds_of_numbers_is_refused(tmp_path):
         mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
         with pytest.raises(UserError, match=r"model.safetensors: tensor 'model.norm.weight'|dtype"):
             text_tensors(tmp_path)
+
+
+def test_nobody_hears_that_there_is_no_torch():
+    """Transformers warns so when it is imported where torch is not; nothing here needs torch."""
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    log = logging.getLogger("transformers")
+    log.addHandler(handler)
+    try:
+        log.warning("PyTorch was not found. Models won't be available and only tokenizers can be used.")
+        log.warning("None of PyTorch, TensorFlow >= 2.0, or Flax have been found. Models won't be available and ...")
+        log.warning("something else")
+    finally:
+        log.removeHandler(handler)
+    assert heard == ["something else"]

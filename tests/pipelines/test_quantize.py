@@ -381,3 +381,20 @@ def test_scales_by_block_are_refused(tmp_path):
     save_with_float8(file, kept, codes, {"config": json.dumps(wide.config())})
     with pytest.raises(UserError, match=r"patchify_proj\.weight_scale has shape \[2, 2\].*one for each of its 64 rows"):
         load("transformer", file)
+
+
+# ------------------------------------------------------------------------------------------------ precision
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_scales_and_biases_are_in_the_type_that_is_computed_in(folder, converted, name, packed, streamed):
+    """An M1 and an M2 multiply in float16; scales in the file's bfloat16 would take the products back to it."""
+    dtype = getattr(mx, name)
+    loader = Loader(open_checkpoint(converted if packed else folder, "distilled"), dtype, None if packed else Q8)
+    with loader.borrow("transformer", streamed=streamed) as network:
+        seen = set()
+        for part in network.parts([]):
+            seen |= {array.dtype for layer in layers_of(part).values() for array in (layer.scales, layer.biases)}
+    assert seen == {dtype}

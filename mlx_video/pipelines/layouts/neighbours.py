@@ -97,8 +97,11 @@ def kind_of(tensors: Tensors) -> str:
         return "lora"
     if any(_BLOCKS.match(name) for name in names):
         return "pack"
-    if any(name.startswith(_OFFICIAL_BLOCKS) for name in names) and not any("audio" in name for name in names):
-        # Every official LTX-2 has a stream for sound. Early files of the older family say nothing of themselves.
+    said = config.get("transformer") if isinstance(config, Mapping) else None
+    known = [*names, *(said if isinstance(said, Mapping) else ())]
+    if any(name.startswith(_OFFICIAL_BLOCKS) for name in names) and not any("audio" in name for name in known):
+        # Every LTX-2 has a stream for sound, or says in its config that it had one. The older family's early files say
+        # nothing of themselves.
         return OLDER
     if isinstance(config, Mapping) and "transformer" in config:
         return "checkpoint"
