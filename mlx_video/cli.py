@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -42,6 +43,12 @@ def run(
         level=logging.DEBUG if getattr(args, "verbose", False) else logging.WARNING,
         stream=sys.stderr,
     )
+    os.environ.setdefault("MLX_VIDEO_BLAS", "on")  # the process is ours
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print(f"{parser.prog}: the working folder is not there any more; go to another.", file=sys.stderr)
+        return 2
     _end_on_terminate()
     try:
         action(args)

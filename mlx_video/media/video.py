@@ -257,7 +257,10 @@ def _check_whole(path: Path) -> None:
             length = int.from_bytes(head[8:]) if length == 1 else length or size - start
             if kind in MP4_PARTS and start + length > size:
                 missing = start + length - size
-                raise UserError(f"{path} is cut short: {missing} bytes of its part {kind.decode()!r} are missing.")
+                raise UserError(
+                    f"{path} is cut short: {missing} bytes of its part {kind.decode()!r} are missing; "
+                    f"give a video file that is whole."
+                )
             if length < 8:
                 return  # FFmpeg has its own word on such files
             start += length

@@ -146,7 +146,7 @@ class LTXPipeline:
         for message in (*ready.messages, *ready.plan.choices):
             on_message(message)
         draws = seeded(request.seed) if noise is None else given(noise)
-        with platform.computing():
+        with platform.computing(ready.plan.ways.limit):
             return _generated(ready, draws, on_step or (lambda progress: None), on_preview, on_message)
 
     def plan(
@@ -282,7 +282,7 @@ class LTXPipeline:
             lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
         )
         report = on_step or (lambda progress: None)
-        with platform.computing():
+        with platform.computing(loader.ways.limit):
             refiner = None
             if refining is not None:
                 draws = seeded(asked.seed) if noise is None else given(noise)
@@ -352,7 +352,7 @@ class LTXPipeline:
             return loader, folder
 
         loader, folder = self._fetched(open_both, on_step, on_message)
-        with platform.computing():
+        with platform.computing(loader.ways.limit):
             encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
             contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))
 

@@ -168,6 +168,7 @@ def read_text_encoder(folder: Path, dtype: mx.Dtype, streamed: bool = False) -> 
 
     tensors = Tensors.of_folder(folder)
     encoder = TextEncoder.open(folder, tensors.entries)
+    quantize.take_over(encoder.network)
     what = f"text encoder of {folder}"
     if streamed:
         files = Files(tensors, ("",), "official")

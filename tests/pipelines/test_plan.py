@@ -37,6 +37,15 @@ def folder(tmp_path_factory, inputs):
     return place
 
 
+PROCESS_BYTES = platform.PROCESS_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _limits_are_of_arrays(monkeypatch) -> None:
+    """What the process takes besides is left out, so that limits here follow from sizes of arrays alone."""
+    monkeypatch.setattr(platform, "PROCESS_BYTES", 0)
+
+
 def size(side: int, frames: int, **asked) -> dict:
     return {"height": side, "width": side, "num_frames": frames, **asked}
 
@@ -306,6 +315,27 @@ def test_plan_prints_and_makes_nothing(small_folder, capsys, tmp_path, monkeypat
     assert names[:7] == ["phase", "text", "stage 1", "upsample", "stage 2", "waveform", "decode"]
     assert out.splitlines()[-1].endswith("(predicted, not measured).")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_is_the_whole_processs(small_folder, monkeypatch) -> None:
+    monkeypatch.setattr(platform, "PROCESS_BYTES", PROCESS_BYTES)
+    request = Request(prompt="rain", height=64, width=64, num_frames=9)
+    with LTXPipeline.from_pretrained(small_folder("2.3")) as pipe:
+        free = pipe.plan(request)
+    with LTXPipeline.from_pretrained(small_folder("2.3"), memory_limit=1.0) as pipe:
+        limited = pipe.plan(request)
+        seen = []
+
+        def watch(progress):
+            seen.append(mx.set_memory_limit(1 << 40))
+            mx.set_memory_limit(seen[-1])
+
+        pipe.run(request, on_step=watch)
+    for one, other in zip(free.phases, limited.phases, strict=True):
+        assert other.peak == one.peak + PROCESS_BYTES
+    assert set(seen) == {GIB - PROCESS_BYTES}
+    assert "are Python's, its libraries' and the encoder's" in str(limited)
+    assert "Python" not in str(free)
 
 
 def test_encoding_and_upscaling_keep_to_a_limit(small_folder, inputs, tmp_path) -> None:
