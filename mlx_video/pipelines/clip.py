@@ -32,7 +32,7 @@ class Clip:
         shape: VideoShape,
         latents: Tree,
         decode_frames: Callable[[Report], Iterator[np.ndarray]],
-        decode_sound: Callable[[], Sound] | None,
+        decode_sound: Callable[[Report], Sound] | None,
         metadata: Mapping[str, Any],
         inputs: Mapping[str, str] | None = None,
     ):
@@ -53,8 +53,16 @@ class Clip:
     @property
     def sound(self) -> Sound | None:
         """Waveform (2, S) float32 and its sample rate, decoded once; None for a silent clip."""
+        return self._decoded_sound(lambda progress: None)
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is no sound."""
+        return self._decode_sound is None
+
+    def _decoded_sound(self, report: Report) -> Sound | None:
         if self._sound is None and self._decode_sound is not None:
-            self._sound = self._decode_sound()
+            self._sound = self._decode_sound(report)
         return self._sound
 
     @property
@@ -110,7 +118,7 @@ class Clip:
         path = check_outputs(
             path, audio=audio_path, frames=frames, shape=self.shape, silent=silent, inputs=self._inputs
         )
-        sound = self.sound
+        sound = self._decoded_sound(report)
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = self._decode_frames(report)
             if frames:

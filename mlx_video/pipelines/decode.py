@@ -63,8 +63,9 @@ def _decoded(
     origin = Origin.of(loader, "video_decoder")
     platform.peak_memory()
     with loader.borrow("video_decoder") as decoder:
-        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=loader.ways.tile_bytes, stream=stream)
-        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype), plan):
+        limit, size = loader.ways.tile_bytes, loader.vae_dtype.size
+        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=limit, stream=stream, size=size)
+        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
             origin.check("decoding the video", chunk)
             for frame in np.array(to_uint8(chunk)):
                 done += 1
@@ -74,20 +75,27 @@ def _decoded(
                     return
 
 
-def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
+def decode_audio(
+    loader: Loader, latent: mx.array, report: Callable[[Progress], None] = lambda progress: None
+) -> tuple[np.ndarray, int]:
     """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
     with platform.computing(loader.ways.limit):
-        return _waveform(loader, latent)
+        return _waveform(loader, latent, report)
 
 
-def _waveform(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
+def _waveform(loader: Loader, latent: mx.array, report: Callable[[Progress], None]) -> tuple[np.ndarray, int]:
+    platform.peak_memory()
+    report(Progress("waveform", 0, 2))
     with loader.borrow("audio_decoder") as decoder:
-        mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
+        mel = decoder(latent.astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_decoder").check("decoding the sound", mel)
+    report(Progress("waveform", 1, 2))
     with loader.borrow("vocoder") as vocoder:
         waveform = vocoder(mel)[0]
         Origin.of(loader, "vocoder").check("making the waveform", waveform)
-        return np.array(waveform, np.float32), vocoder.sample_rate
+        samples, rate = np.array(waveform, np.float32), vocoder.sample_rate
+    report(Progress("waveform", 2, 2, platform.peak_memory()))
+    return samples, rate
 
 
 def clip_of_latents(
@@ -108,11 +116,13 @@ def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> 
     """The clip of a run's final latents; nothing is decoded yet. media: for the sound that the user gave."""
     request = settings.request
     video, audio = latents["video"], latents.get("audio")
+    top, left = settings.shape.margins(request.height, request.width)
 
     def frames(report: Callable[[Progress], None]) -> Iterator[Any]:
-        return decode_video(loader, video, request.tiling, request.stream, report)
+        for frame in decode_video(loader, video, request.tiling, request.stream, report):
+            yield frame[top : top + request.height, left : left + request.width]
 
-    sound: Callable[[], Sound] | None = None
+    sound: Callable[[Callable[[Progress], None]], Sound] | None = None
     if media.sound is not None:
         sound = partial(_same, media.sound)
     elif audio is not None:
@@ -120,5 +130,5 @@ def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> 
     return Clip(request.shape, latents, frames, sound, described(settings, loader.checkpoint), files_of(request))
 
 
-def _same(sound: Sound) -> Sound:
+def _same(sound: Sound, report: Callable[[Progress], None]) -> Sound:
     return sound

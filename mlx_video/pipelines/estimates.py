@@ -191,7 +191,7 @@ def decoding(tiling: Tiling, grid: tuple[int, int, int], channels: int, size: in
         each = BLEND_BYTES * frames if tiling.frames else BLEND_BYTES * piece + KEPT_VALUES * share * size
         blend = round(each * grid[1] * grid[2] * SPACE_SCALE**2)
     if not platform.is_cpu():
-        return round(BYTES_PER_PIXEL_FRAME * share * piece * height * width) + blend
+        return round(BYTES_PER_PIXEL_FRAME * size / 4 * share * piece * height * width) + blend
     # Frames that the convolutions keep for the next piece are about one latent frame more; they are ready that later.
     inside = DECODER_BYTES * share * size / 4 * min(frames, piece + TIME_SCALE)
     ready = PIXEL_BYTES * (frames if piece >= frames else max(TIME_SCALE, piece - 1.5 * TIME_SCALE))

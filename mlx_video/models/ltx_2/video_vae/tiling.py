@@ -19,15 +19,15 @@ from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
 SCALE = Scale(TIME_SCALE, SPACE_SCALE, SPACE_SCALE)
 
 BYTES_PER_PIXEL_FRAME = 750
-"""Peak of the convolutional decoder for each pixel of each frame on its way; published for another port on Metal.
-Measured here, CPU, float32: 250 for a whole clip; 540, 430 and 400 in pieces of 1, 2 and 4 latent frames."""
+"""Peak of the convolutional decoder for each pixel of each frame on its way, in float32; published for another port on
+Metal. Measured here, CPU, float32: 250 for a whole clip; 540, 430 and 400 in pieces of 1, 2 and 4 latent frames. What
+Metal's Winograd convolutions transform comes on top: 64/36 of the last level's 8 values a pixel, in and out, 114."""
 BLEND_BYTES = 24
 """For each pixel of each frame of a tile in time: two float32 sums of three colours."""
 KEPT_VALUES = 500
 """For each pixel: what the published decoder's convolutions keep of a tile's last frames while the others have their
 turn: about 6 frames of each residual block, 5 blocks of 128 channels at a 16th of the pixels, of 256 at a 64th, ...
 """
-KEPT_BYTES = 2 * KEPT_VALUES
 PIECES = (4, 2, 1)
 """Latent frames on their way at a time. More are 2 % faster than 1, and cost memory in proportion."""
 SHARE_OF_MORE = 0.25
@@ -75,12 +75,14 @@ def plan_tiles(
     memory_limit: int | None = None,
     stream: bool = False,
     scale: Scale = SCALE,
+    size: int = 4,
 ) -> Tiling:
     """The tiling of a clip of latent `grid` (F, H, W), for decoding or encoding.
 
     mode: "none" cuts nothing; a preset's name cuts as it says; "auto" cuts nothing where pictures of that size, one
     latent frame at a time, fit into `memory_limit` (bytes that the work may take), else as the reference cuts pictures,
-    else smaller; the smallest where nothing fits. stream: frames are to come as early, and as few at a time, as can be.
+    else smaller; the smallest where nothing fits. stream: frames are to come as early, and as few at a time, as can be;
+    size: bytes of a value.
     Raises UserError for an unknown mode.
     """
     if mode not in MODES:
@@ -98,23 +100,27 @@ def plan_tiles(
 
     def fits(plan: Tiling) -> bool:
         share = 1.0 if plan.piece == PIECES[-1] else SHARE_OF_MORE
-        return peak_bytes(plan, grid, scale) <= memory_limit * share
+        return peak_bytes(plan, grid, scale, size) <= memory_limit * share
 
-    return next(filter(fits, plans), min(plans, key=lambda plan: peak_bytes(plan, grid, scale)))
+    return next(filter(fits, plans), min(plans, key=lambda plan: peak_bytes(plan, grid, scale, size)))
 
 
-def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = SCALE) -> int:
-    """Estimated peak of decoding or encoding a clip of latent `grid`, without the weights and without the result."""
+def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = SCALE, size: int = 4) -> int:
+    """Estimated peak of decoding or encoding a clip of latent `grid`, without the weights and without the result.
+
+    size: bytes of a value.
+    """
     frames, rows, columns = (
-        min(size * factor, span.size if span else size * factor)
-        for size, factor, span in zip(grid, scale, (tiling.frames, tiling.height, tiling.width), strict=True)
+        min(length * factor, span.size if span else length * factor)
+        for length, factor, span in zip(grid, scale, (tiling.frames, tiling.height, tiling.width), strict=True)
     )
     at_once = min(grid[0], tiling.piece or grid[0]) * scale.time
     picture = prod(grid[1:]) * prod(scale[1:])
     held = 0
     if tiling.tiled:
-        held = BLEND_BYTES * frames * picture if tiling.frames else (BLEND_BYTES * at_once + KEPT_BYTES) * picture
-    return BYTES_PER_PIXEL_FRAME * min(at_once, frames) * rows * columns + held
+        kept = KEPT_VALUES * size
+        held = BLEND_BYTES * frames * picture if tiling.frames else (BLEND_BYTES * at_once + kept) * picture
+    return BYTES_PER_PIXEL_FRAME * size // 4 * min(at_once, frames) * rows * columns + held
 
 
 def _cut(preset: Span, grid: tuple[int, int, int], scale: Scale) -> Tiling:
