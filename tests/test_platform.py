@@ -8,8 +8,8 @@ import mlx.core as mx
 import pytest
 
 from bench import chips
-from mlx_video import info as info_command
 from mlx_video import UserError, platform
+from mlx_video import info as info_command
 from mlx_video.models import layers
 from mlx_video.models.ltx_2.video_vae import Tiling, convolution, plan_tiles
 from mlx_video.models.ltx_2.video_vae.tiling import peak_bytes
