@@ -32,8 +32,10 @@ CACHE_LIMIT = 2 * GIB
 """Most bytes that MLX may keep of freed buffers. On the CPU backend the default is 32 MiB, so that each large temporary
 is mapped afresh: a VAE decode took 1.33 times as long. On Metal nothing bounds it by default: a cap of 2 GB changed no
 bit of the output, was up to 5 % faster and saved 4 to 11 GB (M5 Max, 9 to 121 frames)."""
-PROCESS_BYTES = 320 << 20
-"""Of a process besides MLX's arrays and freed buffers."""
+PROCESS_BYTES = 192 << 20
+"""Of a process besides MLX's arrays and freed buffers: Python and its libraries (57 MiB when a run begins, 105 at its
+end, mapped files included), frames on their way, and what malloc keeps. The highest of the process (VmHWM) less
+MLX's arrays and buffers was 110 MiB at 256 x 256 and 172 at 512 x 512, both with 33 frames and sound (Linux, demo)."""
 CACHE_SHARE = 8
 """Of a machine's memory, or of a run's limit, freed buffers may keep one such part."""
 SECONDS_PER_EVALUATION = 0.5

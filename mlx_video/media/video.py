@@ -48,8 +48,8 @@ NOISE_BITS = 5
 SOUND_BYTES = 4 * 48_000
 """For each second: what is not compressed at all."""
 CONTAINER_BYTES = 100_000
-MP4_PARTS = (b"moov", b"mdat", b"moof")
-"""What a film cannot do without."""
+MP4_PARTS = (b"moov", b"moof")
+"""What names the tracks; frames that are missing are found when they are decoded."""
 MAX_RATE = 1000
 MAX_TIMESCALE = 10_000_000
 """Ticks a second of a file's clock that 32 bits still hold for minutes."""

@@ -197,7 +197,7 @@ class LTXPipeline:
             mx.eval(found)
 
         def opened(outlines: Outlines) -> Loader:
-            loader = Loader(self._any_checkpoint(outlines.take), self._setup.dtype)
+            loader = self._setup.loader(self._any_checkpoint(outlines.take))
             for component in ("video_decoder", *(("audio_decoder", "vocoder") if "audio" in found else ())):
                 loader.check(component)
             grid = found["video"].shape[2:]

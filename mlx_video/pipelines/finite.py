@@ -41,6 +41,8 @@ class Origin:
     """What some numbers are computed from: weights by what they are, LoRAs with their strengths, and the precision."""
 
     dtype: mx.Dtype = mx.float32
+    option: str = "--dtype"
+    """What chooses the precision."""
     weights: Mapping[str, Stored] = field(default_factory=dict)
     loras: Sequence[tuple[Path, float]] = ()
 
@@ -52,11 +54,17 @@ class Origin:
             known = name in loader.checkpoint.parts
             part = loader.checkpoint.part(name) if known else loader.upsampler(name)
             found[name.replace("_", " ")] = Stored(part.tensors, part.prefixes(name if known else "upsampler"))
-        return cls(loader.dtype, found, loras)
+        if components == ("vocoder",):
+            return cls(mx.float32, "", found)
+        if {"transformer", "connectors"} & set(components):
+            return cls(loader.dtype, "--dtype", found, loras)
+        return cls(loader.vae_dtype, "--vae-dtype", found)
 
     def with_text_encoder(self, folder: Path) -> Origin:
         """The same with the text encoder in `folder`."""
-        return Origin(self.dtype, {"text encoder": Stored(Tensors.of_folder(folder)), **self.weights}, self.loras)
+        return Origin(
+            self.dtype, self.option, {"text encoder": Stored(Tensors.of_folder(folder)), **self.weights}, self.loras
+        )
 
     def check(self, what: str, arrays: Any) -> None:
         """Evaluates `arrays`; where they hold numbers that are not finite, raises `fault(what)`."""
@@ -83,7 +91,7 @@ class Origin:
     def _advice(self) -> str:
         changes = [f"leave out or weaken the LoRA {path} (strength {strength:g})" for path, strength in self.loras]
         if self.dtype != mx.float32:
-            changes.append(f"compute in float32 (--dtype float32, in place of {str(self.dtype).split('.')[-1]})")
+            changes.append(f"compute in float32 ({self.option} float32, in place of {str(self.dtype).split('.')[-1]})")
         kinds = " or ".join(self.weights) or "network"
         return "; ".join(changes) or f"take another checkpoint, whose {kinds} keeps within float32"
 

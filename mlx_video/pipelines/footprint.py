@@ -45,6 +45,8 @@ INTERLEAVED = 0.5
 """How much more a guided step holds because several passes are on their way at once."""
 STATE_VALUES = 10 * 128
 """Float32 values for each token that samplers, guidance and conditioning hold."""
+ENCODED_BYTES = 128
+"""For each pixel: some 25 pictures, with what x264 makes of them, that it looks ahead and works on."""
 LORA_LAYERS = 1.5
 """Times the largest layer in float32: what adding a LoRA holds beside the weights."""
 UPSAMPLE_LEFT = 1 << 19
@@ -103,7 +105,7 @@ class Footprint:
 
     def phases(self, settings: Settings, ways: Ways) -> tuple[Phase, ...]:
         """The phases in the order of a run."""
-        return tuple(map(self._with_process, self._phases(settings, ways)))
+        return *map(self._with_process, self._phases(settings, ways)), self._last(settings, ways)
 
     def text(self, texts: Sequence[str], ways: Ways) -> Phase:
         """Encoding `texts`."""
@@ -111,7 +113,10 @@ class Footprint:
 
     def decode(self, grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool = False) -> Phase:
         """Decoding a video of latent `grid` (F, H, W)."""
-        return self._with_process(self._decode(grid, tiling, ways, stream))
+        phase = self._with_process(self._decode(grid, tiling, ways, stream))
+        if not self.process:
+            return phase
+        return phase._replace(work=phase.work + ENCODED_BYTES * grid[1] * grid[2] * SPACE_SCALE**2)
 
     def beside(self, process: int) -> Footprint:
         """The same with `process` bytes counted in every phase."""
@@ -149,7 +154,11 @@ class Footprint:
             one_by_one = [self._simple("waveform", "audio_decoder", self._sounding(latents, 1))]
             one_by_one.append(self._simple("waveform", "vocoder", work))
             found.append(max(one_by_one, key=lambda phase: phase.peak))
-        return *found, self._decode(settings.shape.grid, request.tiling, ways, request.stream)
+        return tuple(found)
+
+    def _last(self, settings: Settings, ways: Ways) -> Phase:
+        request = settings.request
+        return self.decode(settings.shape.grid, request.tiling, ways, request.stream)
 
     def _text(self, texts: Sequence[str], ways: Ways, longest: int = 0) -> Phase:
         # The first of the texts may become as many tokens as `longest`.

@@ -187,7 +187,7 @@ def test_auto_cuts_as_the_reference_does_then_smaller():
     assert plan_tiles("auto", grid, memory_limit=12 << 30) == Tiling(piece=1)
     tiles = plan_tiles("auto", grid, memory_limit=10 << 30)
     assert tiles == Tiling(None, Span(448, 64), Span(768, 64), piece=1)
-    tiles = plan_tiles("auto", grid, memory_limit=4 << 30)
+    tiles = plan_tiles("auto", grid, memory_limit=6 << 30)
     assert tiles == Tiling(None, Span(288, 64), Span(512, 64), piece=1)
     # The smallest is tried even where it does not fit.
     assert plan_tiles("auto", grid, memory_limit=1) == Tiling(None, Span(160, 64), Span(256, 64), piece=1)
