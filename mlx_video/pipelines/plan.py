@@ -107,9 +107,7 @@ class Plan:
         ]
         lines += self.choices
         if self.ways.limit is not None:
-            lines.append(
-                f"work: {size(platform.PROCESS_BYTES)} of it in every phase for Python, libraries and encoder."
-            )
+            lines.append(f"Of the work {size(platform.PROCESS_BYTES)} are Python's, its libraries' and the encoder's.")
         lines.append(f"At most {size(self.peak)} of {size(self.limit)}, {self.time} (predicted, not measured).")
         return "\n".join(lines)
 
