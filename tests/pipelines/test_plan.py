@@ -292,7 +292,7 @@ def test_a_limit_that_is_no_amount_is_refused(small_folder, command, limit, tmp_
     line = ["--model-repo", small_folder("2.3"), "-p", "rain", f"--memory-limit={limit}", "-o", tmp_path / "a.mp4"]
     status, said = command(generate.main, *line)
     assert status == 2
-    assert f"--memory-limit {limit} is out of range; it must be more than 0 GiB." in said
+    assert f"--memory-limit {limit} is out of range; it must be more than 0 and at most 1,048,576 GiB." in said
     assert len(said.strip().splitlines()) == 1
 
 
