@@ -204,8 +204,10 @@ class LTXPipeline:
             loader = self._setup.loader(self._any_checkpoint(outlines.take))
             for component in ("video_decoder", *(("audio_decoder", "vocoder") if "audio" in found else ())):
                 loader.check(component)
-            grid = found["video"].shape[2:]
-            loader.ways = plan_decoding(Footprint.of(loader, None), grid, tiling, stream, self._setup.memory)
+            frames, rows, columns = found["video"].shape[2:]
+            loader.ways = plan_decoding(
+                Footprint.of(loader, None), (frames, rows, columns), tiling, stream, self._setup.memory
+            )
             return loader
 
         loader = self._fetched(opened, on_step, on_message)
