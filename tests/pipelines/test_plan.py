@@ -201,6 +201,13 @@ def test_the_sentence_of_tiles_says_what_whole_pictures_would_take(real) -> None
         assert taken == pytest.approx(plan(real["2"], 8).phases[-1].peak / GIB, abs=0.01)
 
 
+def test_tiles_that_are_asked_for_say_what_they_change(real) -> None:
+    with macs.mac(64):
+        choices = [plan(real["2"], tiling=tiling).choices for tiling in ("aggressive", "conservative", "none")]
+    assert [len([c for c in some if "sees farther than 64 pixels" in c]) for some in choices] == [1, 0, 0]
+    assert "--tiling aggressive decodes the video in overlapping tiles." in choices[0][-1]
+
+
 def test_the_sentence_of_texts_says_what_keeping_them_would_take(real) -> None:
     with macs.mac(64):
         (choice,) = plan(real["2"], 37, pipeline="dev").choices
