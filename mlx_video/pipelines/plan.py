@@ -220,7 +220,8 @@ def _explain(footprint: Footprint, settings: Settings, plan: Plan, low_memory: b
         yield f"--tiling {tiling} decodes the video in overlapping tiles. {SEAMS}"
     if tiled and tiling == "auto":
         untiled = _most(footprint, _asking(settings, tiling="none"), ways, ("decode",))
-        yield f"The video is decoded in overlapping tiles: whole pictures would take {size(untiled)}, {allowed}. {SEAMS}"
+        why = f"whole pictures would take {size(untiled)}, {allowed}"
+        yield f"The video is decoded in overlapping tiles: {why}. {SEAMS}"
     if plan.peak > plan.limit:
         yield f"This run takes {size(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
 
