@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import fits
+from bench import chips, fits
 from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
 from mlx_video.types import Recipe, Stage
 
@@ -61,6 +61,11 @@ def test_the_table_of_macs_is_put_in_the_place_of_the_old_one(tmp_path):
     assert page.read_text() == "before\n\n| Mac | a |\n| --- | --- |\n| M4 | new |\n\n| other | a |\n| --- | --- |\n"
     with pytest.raises(SystemExit, match="0 tables"):
         fits.put(page, "| Chip | a |\n| --- | --- |")
+
+
+def test_what_is_decided_by_chip_is_what_the_platform_says():
+    page = (Path(__file__).parent.parent / "docs" / "macs.md").read_text()
+    assert chips.report() in page, "python -m bench.chips docs/macs.md puts the table there anew"
 
 
 def test_the_readme_is_short():

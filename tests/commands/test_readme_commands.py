@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
-COMMANDS = ("generate", "generate_av", "generate_dev", "upscale", "convert", "encode", "info")
+COMMANDS = ("generate", "generate_av", "generate_dev", "upscale", "convert", "models.ltx_2.convert", "encode", "info")
 OTHERS = ("hf auth login", "pip install ", "python -m pytest", "python -m bench.")
 """What is shown besides and does not run here: installing, logging in, tests."""
 SMALLER = ["-H", "64", "-W", "64", "-n", "17"]
@@ -37,7 +37,7 @@ def shown(page: str) -> list[str]:
 
 
 def ours(command: str) -> bool:
-    return re.match(rf"(?:python -m )?mlx_video\.(?:{'|'.join(COMMANDS)})\b", command) is not None
+    return re.match(rf"(?:python -m )?mlx_video\.(?:{'|'.join(map(re.escape, COMMANDS))})(?= |$)", command) is not None
 
 
 LINES = list(dict.fromkeys((page, command) for page in PAGES for command in shown(page) if ours(command)))
@@ -54,7 +54,7 @@ def test_every_line_that_is_shown_as_a_command_is_one_that_is_known(page):
 
 
 def test_every_command_is_shown():
-    assert {re.search(r"mlx_video\.(\w+)", command)[1] for _, command in LINES} == set(COMMANDS)
+    assert {re.search(r"mlx_video\.([\w.]+)", command)[1] for _, command in LINES} == set(COMMANDS)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,12 @@ def kept(tmp_path_factory, small_folder, upscale_folder, inputs):
     for name in ("photo.png", "first.png", "final.png"):
         shutil.copy(inputs / "picture.png", place / name)
     shutil.copy(inputs / "sound.wav", place / "song.mp3")
-    for name in ("style.safetensors", "motion.safetensors"):
+    for name in ("style.safetensors", "motion.safetensors", small.LORAS["2"]):
         shutil.copy(small_folder("2") / small.LORAS["2"], place / name)
     model = ["--model-repo", str(small_folder("2")), "--quiet"]
     run("generate", ["-p", "fox", *SMALLER, *model, "-o", str(place / "clip.mp4")])
-    run("encode", ["-p", "fox", *model, "-o", str(place / "fox.safetensors")])
+    for name in ("fox.safetensors", "prompt_embedding.npz"):
+        run("encode", ["-p", "fox", *model, "-o", str(place / name)])
     run("convert", ["--source", str(small_folder("2")), "--output", str(place / "ltx-2-distilled"), "--quiet"])
     return place
 
@@ -116,10 +117,12 @@ def made_small(command: str, words: list[str]) -> list[str]:
 def test_a_command(page, line, world):
     name, *words = shlex.split(line.removeprefix("python -m "))
     command = name.removeprefix("mlx_video.")
-    if command == "convert":
+    if command.endswith("convert"):
         shutil.rmtree("ltx-2-distilled")
     if command.startswith("generate"):
-        words = made_small(command, words) + ([] if page == "README.md" or "--plan" in words else ["--plan"])
+        words = made_small(command, words) + (
+            [] if page == "README.md" or {"--plan", "--placeholder"} & set(words) else ["--plan"]
+        )
     run(command, words)
     if command != "info" and "--plan" not in words:
         assert all(Path(path).exists() for path in outputs(words))
