@@ -260,7 +260,9 @@ class Chip(NamedTuple):
 
     @classmethod
     def of(cls, architecture: str) -> Chip | None:
-        """None for what is no Apple GPU."""
+        """None for what is no Apple GPU; a virtual Mac's (air64_v27, as hosted ones have) passes for the smallest."""
+        if architecture.startswith("air64"):
+            return cls(min(_TERAFLOPS), "g")
         found = re.fullmatch(r"applegpu_g(\d+)(\w?)", architecture)
         return cls(int(found[1]), found[2]) if found else None
 

@@ -109,6 +109,11 @@ def test_the_table_of_chips_has_a_row_for_each():
 WITHOUT, WITH, UNKNOWN = False, True, None
 
 
+def test_a_virtual_macs_gpu_is_taken_for_the_smallest_chip():
+    """As hosted Macs have it: macOS ends long work there as elsewhere."""
+    assert chips.decisions("air64_v27") == chips.decisions("air64_v26") == chips.decisions("applegpu_g13g")
+
+
 @pytest.mark.parametrize(
     ("architecture", "macos", "mlx", "kernels", "told"),
     [
