@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from tests.trials.groups import configs, conflicts, flags, folders, media, tensors, texts
+from tests.trials.groups import (
+    configs,
+    conflicts,
+    embeddings,
+    films,
+    flags,
+    folders,
+    headers,
+    hostile,
+    loras,
+    pictures,
+    sounds,
+    tensors,
+    texts,
+)
 from tests.trials.worker import Maker
 
 GROUPS: dict[str, Maker] = {
     "flags": flags.make,
     "conflicts": conflicts.make,
     "prompts": texts.make,
-    "truncated": tensors.truncated,
-    "header": tensors.header,
+    "truncated": headers.truncated,
+    "header": headers.header,
     "tensors": tensors.tensors,
     "values": tensors.values,
-    "hostile": tensors.hostile,
+    "hostile": hostile.hostile,
     "index": folders.index,
     "pickle": folders.pickled,
-    "lora": tensors.lora,
+    "lora": loras.lora,
     "upsampler": configs.upsampler,
-    "embedding": tensors.embedding,
+    "embedding": embeddings.embedding,
     "folder": folders.folder,
     "config": configs.checkpoint,
     "gemma": configs.gemma,
-    "image": media.image,
-    "upscale-image": media.upscale_image,
-    "audio": media.audio,
-    "video": media.video,
+    "image": pictures.image,
+    "upscale-image": pictures.upscale_image,
+    "audio": sounds.audio,
+    "video": films.video,
 }
 SHARES = {
     "flags": 400, "conflicts": 90, "prompts": 30, "truncated": 60, "header": 110, "tensors": 60, "values": 50,
