@@ -25,13 +25,19 @@ from mlx_video.types import AudioShape, Noise, UserError, VideoShape
 class NamedNoise:
     """A `Noise`: `noise(name, shape)` gives a standard normal float32 array. See `seeded` and `given`."""
 
-    def __init__(self, draw: Callable[[str, tuple[int, ...]], Any], names: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        draw: Callable[[str, tuple[int, ...]], Any],
+        names: frozenset[str] = frozenset(),
+        *,
+        must_be_finite: bool = False,
+    ):
         """`draw` makes the arrays; `names` are those that `finish` expects to have been asked for."""
-        self._draw = draw
+        self._draw, self._must_be_finite = draw, must_be_finite
         self._unused = set(names)
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> mx.array:
-        """The draw called `name`; UserError if what comes has another shape."""
+        """The draw called `name`; UserError if what comes has another shape, or is not finite where it must be."""
         value = self._draw(name, tuple(shape))
         try:
             array = value if isinstance(value, mx.array) else mx.array(np.asarray(value, np.float32))
@@ -39,6 +45,8 @@ class NamedNoise:
             raise UserError(f"Noise {name!r} is not an array of numbers but {type(value).__name__}.") from None
         if array.shape != tuple(shape):
             raise UserError(f"Noise {name!r} has shape {array.shape}; this run needs {tuple(shape)}.")
+        if self._must_be_finite and not mx.isfinite(array).all().item():
+            raise UserError(f"Noise {name!r} has numbers that are not finite; give it anew.")
         self._unused.discard(name)
         return array.astype(mx.float32)
 
@@ -64,7 +72,7 @@ def given(noise: Noise | Mapping[str, Any]) -> NamedNoise:
     A name that a mapping lacks is a UserError when it is asked for, one that it has too many when `finish` is called.
     """
     if callable(noise):
-        return NamedNoise(noise)
+        return NamedNoise(noise, must_be_finite=True)
     arrays = dict(noise)
 
     def draw(name: str, shape: tuple[int, ...]) -> Any:
@@ -74,7 +82,7 @@ def given(noise: Noise | Mapping[str, Any]) -> NamedNoise:
             raise UserError(f"This run draws noise {name!r} {shape}, which was not given (given: {known}).")
         return arrays[name]
 
-    return NamedNoise(draw, frozenset(arrays))
+    return NamedNoise(draw, frozenset(arrays), must_be_finite=True)
 
 
 def draw_tokens(noise: Noise, name: str, shape: VideoShape | AudioShape, tokens: int, batch: int = 1) -> mx.array:

@@ -72,6 +72,12 @@ class Adapters:
         """Bytes of the user's own LoRA files."""
         return tuple(size_of(matched.file) for matched, _ in self._own)
 
+    @property
+    def used(self) -> tuple[tuple[Path, float], ...]:
+        """The files of all LoRAs, with the strengths that the user gave; the distilled one's own is 1."""
+        distilled = [(self._distilled.file, 1.0)] if self._distilled is not None else []
+        return (*((matched.file, strength) for matched, strength in self._own), *distilled)
+
     def fuse(self, transformer: nn.Module) -> SetLora:
         """Adds the user's LoRAs to the transformer; the result brings the distilled one to a strength.
 

@@ -20,6 +20,7 @@ from mlx_video.media.files import check_apart, check_place
 from mlx_video.pipelines import arguments, conditions, contexts, decode, demo, locate, text
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.clip import Clip
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
@@ -141,7 +142,8 @@ class LTXPipeline:
             on_message(message)
         settings, loader = ready.settings, ready.loader
         loader.ways = ready.plan.ways
-        watcher = Watcher(on_step or (lambda progress: None), on_preview)
+        origin = Origin.of(loader, "transformer", loras=ready.adapters.used)
+        watcher = Watcher(on_step or (lambda progress: None), on_preview, origin)
         draws = seeded(request.seed) if noise is None else given(noise)
 
         encoded = ready.embedded

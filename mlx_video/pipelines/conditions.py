@@ -16,6 +16,7 @@ import numpy as np
 
 from mlx_video import platform
 from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, ReplaceFrame
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.run import Inputs
 from mlx_video.request import Request
 from mlx_video.types import AudioShape, Context, ImageAt, Progress
@@ -100,6 +101,7 @@ def _encode_images(
     platform.peak_memory()
     report(Progress("images", 0, total))
     conditions: dict[int, list[Condition]] = {}
+    origin = Origin.of(loader, "video_encoder")
     with loader.borrow("video_encoder") as encoder:
         for number, pictures in media.images.items():
             conditions[number] = []
@@ -109,7 +111,7 @@ def _encode_images(
                     .transpose(0, 4, 1, 2, 3)
                     .astype(mx.float32)
                 )
-                mx.eval(latent)
+                origin.check(f"encoding the picture {image.path}", latent)
                 conditions[number].append(_condition(image, latent, request.num_frames))
                 done = sum(map(len, conditions.values()))
                 report(Progress("images", done, total, platform.peak_memory() if done == total else None))
@@ -134,7 +136,7 @@ def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: Call
     mel = log_mel(waveform, rate, AudioVAEConfig.read(loader.checkpoint.config))
     with loader.borrow("audio_encoder") as encoder:
         latent = encoder(mx.array(mel)[None].astype(loader.dtype)).astype(mx.float32)
-        mx.eval(latent)
+        Origin.of(loader, "audio_encoder").check("encoding the sound", latent)
     report(Progress("sound", 1, 1, platform.peak_memory()))
     return _fit(latent, AudioShape.of(settings.request.shape).frames)
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from mlx_video.media.files import check_place, replacing
 from mlx_video.pipelines.checkpoint import Checkpoint
-from mlx_video.types import Context, UserError
+from mlx_video.types import Context, RunError, UserError
 from mlx_video.weights.store import Tensors
+from mlx_video.weights.write import Pending, write
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,10 @@ def save(path: Path, contexts: Mapping[str, Context], prompts: Mapping[str, str]
     arrays = {f"{name}.{m}": getattr(context, m) for name, context in contexts.items() for m in context._fields}
     metadata = {"format": FORMAT, "prompts": json.dumps(dict(prompts)), "connectors": mark}
     with replacing(path) as temporary:
-        mx.save_safetensors(str(temporary), arrays, metadata)
+        # MLX's own writer does not say what keeps it from writing.
+        write(
+            temporary, {name: Pending(array, array.dtype) for name, array in arrays.items()}, metadata, lambda _: None
+        )
 
 
 def load(path: Path, mark: str | None = None) -> tuple[dict[str, Context], dict[str, str]]:
@@ -113,7 +117,7 @@ class Cache:
             save(self._path(text), {"positive": context}, {"positive": text}, self._marks)
             for old in sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)[:-CACHE_FILES]:
                 old.unlink()
-        except (OSError, UserError) as error:
+        except (OSError, UserError, RunError) as error:
             log.info("The prompt was not kept for the next run: %s", error)
 
     def _path(self, text: str) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 from mlx_video import platform
 from mlx_video.pipelines.clip import Clip, Sound
 from mlx_video.pipelines.conditions import files_of
+from mlx_video.pipelines.finite import Origin
 from mlx_video.types import Progress, Tree
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from mlx_video.pipelines.settings import Settings
 
 
-def to_uint8(frames: mx.array) -> np.ndarray:
+def to_uint8(frames: mx.array) -> mx.array:
     """Pixels in [-1, 1] to 8 bit; truncated, not rounded, as the reference does."""
     unit = (frames.astype(mx.float32) + 1.0) / 2.0
-    return np.array((mx.clip(unit, 0.0, 1.0) * 255.0).astype(mx.uint8))
+    return (mx.clip(unit, 0.0, 1.0) * 255.0).astype(mx.uint8)
 
 
 def decode_video(
@@ -43,11 +44,13 @@ def decode_video(
     frames, rows, columns = latent.shape[2:]
     total = count or (frames - 1) * 8 + 1
     done = 0
+    origin = Origin.of(loader, "video_decoder")
     platform.peak_memory()
     with loader.borrow("video_decoder") as decoder:
         plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=loader.ways.tile_bytes, stream=stream)
         for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype), plan):
-            for frame in to_uint8(chunk):
+            origin.check("decoding the video", chunk)
+            for frame in np.array(to_uint8(chunk)):
                 done += 1
                 report(Progress("decode", done, total, platform.peak_memory() if done == total else None))
                 yield frame
@@ -59,10 +62,11 @@ def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
     """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
     with loader.borrow("audio_decoder") as decoder:
         mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
-        mx.eval(mel)
+        Origin.of(loader, "audio_decoder").check("decoding the sound", mel)
     with loader.borrow("vocoder") as vocoder:
-        waveform = np.array(vocoder(mel)[0], np.float32)
-        return waveform, vocoder.sample_rate
+        waveform = vocoder(mel)[0]
+        Origin.of(loader, "vocoder").check("making the waveform", waveform)
+        return np.array(waveform, np.float32), vocoder.sample_rate
 
 
 def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> Clip:

@@ -19,6 +19,7 @@ from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.diffusion.schedules import REFINE
 from mlx_video.diffusion.tokens import unpatchify, video_positions
+from mlx_video.pipelines.finite import Origin
 from mlx_video.types import (
     SPACE_SCALE,
     TIME_SCALE,
@@ -91,10 +92,12 @@ def refine(
     sigmas: Sequence[float],
     noise: NamedNoise,
     report: Callable[[Progress], None],
+    origin: Origin | None = None,
 ) -> mx.array:
     """A normalised latent (1, 128, F, H, W) -> the same shape, float32.
 
-    Noise is drawn as refine/K/video for chunk K from 0, on that chunk's grid. Reference: the second stage of
+    Noise is drawn as refine/K/video for chunk K from 0, on that chunk's grid. origin: of the transformer's
+    numbers. Reference: the second stage of
     `DistilledPipeline`, for the video alone.
     """
     spans = chunks(latent.shape[2])
@@ -112,8 +115,8 @@ def refine(
         x: Tree = {"video": state.latent}
         for step in sampler.run(x, sigmas, guided(network, states, {}), draw=None, blend=blend(states)):
             x = step.x
-            mx.eval(x)
             done += 1
+            (origin or Origin()).check(f"refine, step {done} of {total},", x)
             if done < total:
                 report(Progress("refine", done, total))
         refined.append(unpatchify(x["video"], shape)[:, :, ready - start :])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.pipelines import locate, text
 from mlx_video.pipelines.adapters import Adapters
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.loader import Loader
 from mlx_video.pipelines.ready import Setup
 from mlx_video.pipelines.refine import RECIPES
@@ -64,4 +65,4 @@ class Refining(NamedTuple):
                 adapters.fuse(transformer)(settings.lora_strengths[0])
                 yield transformer
 
-        return Refiner(contexts, borrow, draws)
+        return Refiner(contexts, borrow, draws, Origin.of(loader, "transformer", loras=adapters.used))

@@ -7,7 +7,7 @@ Knows stages, samplers and the transformer; knows no files and no codecs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
@@ -20,6 +20,7 @@ from mlx_video.diffusion.noise import NamedNoise, draw_tokens
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.diffusion.tokens import unpatchify
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.settings import Settings
 from mlx_video.types import AudioShape, Context, Modality, Pass, Progress, Stage, State, Tree, VideoShape
 
@@ -49,10 +50,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told of a run's progress, and who is shown the prediction after each step."""
+    """Who is told of a run's progress and its end, and who is shown the prediction after each step."""
 
     report: Callable[[Progress], None]
     preview: Preview | None = None
+    origin: Origin = field(default_factory=Origin)
+    """Of the transformer's numbers, for who has to be told that they are none."""
 
 
 def denoise_recipe(
@@ -115,8 +118,8 @@ def denoise_stage(
     def counted(x: Tree, sigma: float, step: int) -> Tree:
         nonlocal done
         x0 = denoise(x, sigma, step)
-        mx.eval(x0)
         done += 1
+        watcher.origin.check(f"{phase}, step {done} of {total},", x0)
         if done < total:
             watcher.report(Progress(phase, done, total))
         return x0
@@ -128,9 +131,12 @@ def denoise_stage(
         mx.eval(x)
         if watcher.preview is not None:
             now = {m: unpatchify(step.x0[m], shapes[m]) for m in step.x0}
+            mx.eval(now)  # whoever looks at it may do so in another thread
             watcher.preview(Progress(phase, done, total), now)
     watcher.report(Progress(phase, total, total, platform.peak_memory()))
-    return {modality: unpatchify(value, shapes[modality]) for modality, value in x.items()}
+    result: Tree = {modality: unpatchify(value, shapes[modality]) for modality, value in x.items()}
+    mx.eval(result)
+    return result
 
 
 def _start(
@@ -182,6 +188,6 @@ def upsample(loader: Loader, latent: mx.array, watcher: Watcher) -> mx.array:
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler() as upsampler:
         raw = statistics.denormalize(latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype))
         result = statistics.normalize(upsampler(raw)).transpose(0, 4, 1, 2, 3).astype(mx.float32)
-        mx.eval(result)
+        Origin.of(loader, "latent_statistics", "spatial x2").check("upsampling", result)
     watcher.report(Progress("upsample", 1, 1, platform.peak_memory()))
     return result

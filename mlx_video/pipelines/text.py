@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-
 from mlx_video import platform
 from mlx_video.pipelines.contexts import Cache, connectors_mark, encoder_mark
+from mlx_video.pipelines.finite import Origin
 from mlx_video.types import Context, Progress
 
 if TYPE_CHECKING:
@@ -61,8 +60,9 @@ def _encode(loader: Loader, folder: Path, texts: list[str], report: Callable[[Pr
         hidden = encoder.encode(texts)
     report(Progress("text", len(texts), len(texts) + 1))
     contexts = {}
+    origin = Origin.of(loader, "connectors").with_text_encoder(folder)
     with loader.borrow("connectors") as connectors:
         for text, states in zip(texts, hidden, strict=True):
             contexts[text] = connectors(states)
-            mx.eval(contexts[text])
+            origin.check("encoding the prompt", contexts[text])
     return contexts

@@ -26,6 +26,7 @@ from mlx_video.media.image import is_picture, read_image, save_image
 from mlx_video.media.video import Film, read_video, write_video
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.pipelines import decode
+from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.refine import refine, sigmas_of
 from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, Context, Progress, UserError
 
@@ -169,6 +170,8 @@ class Refiner:
     borrow: Callable[[], Any]
     """Gives the transformer, ready for the refining schedule, as a context manager."""
     noise: NamedNoise
+    origin: Origin
+    """Of the transformer's numbers."""
 
 
 def upscale(asked: Upscaling, source: Source, loader: Loader, refiner: Refiner | None, report: Report) -> Upscaled:
@@ -177,12 +180,14 @@ def upscale(asked: Upscaling, source: Source, loader: Loader, refiner: Refiner |
     for kind in asked.upsamplers:
         latent = upsample(latent, kind, loader, report)
     video_latent = latent.transpose(0, 4, 1, 2, 3).astype(mx.float32)
+    mx.eval(video_latent)
     if refiner is not None:
         fps = float(source.fps * asked.fps_scale)
         with refiner.borrow() as transformer:
             video_latent = refine(
-                video_latent, fps, transformer, refiner.contexts, sigmas_of(asked.steps), refiner.noise, report
-            )
+                video_latent, fps, transformer, refiner.contexts, sigmas_of(asked.steps), refiner.noise, report,
+                refiner.origin,
+            )  # fmt: skip
     return Upscaled(asked, source, video_latent, loader)
 
 
@@ -213,7 +218,7 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
     with loader.borrow("video_encoder") as encoder:
         plan = plan_tiles(asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True)
         latent = encode_frames(encoder, pixels(), plan, count)
-        mx.eval(latent)
+        Origin.of(loader, "video_encoder").check("encoding the pictures", latent)
     report(Progress("encode", count, count, platform.peak_memory()))
     return latent
 
@@ -251,7 +256,7 @@ def upsample(latent: mx.array, kind: str, loader: Loader, report: Report) -> mx.
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler(kind) as network:
         raw = network.long(statistics.denormalize(latent.astype(loader.dtype)), report=told)
         result = statistics.normalize(raw)
-        mx.eval(result)
+        Origin.of(loader, "latent_statistics", kind).check("upsampling", result)
     return result
 
 
