@@ -4,6 +4,7 @@ they were, a sentence and no traceback, nothing left behind.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
