@@ -103,7 +103,7 @@ def judge(case: Case, run: Run) -> tuple[str, str]:
         return "lost input", f"changed: {', '.join(run.changed)}"
     if run.status is None or "Traceback (most recent call last)" in run.said:
         return "traceback", closing_of_traceback(run.said)
-    stray = sorted(set(run.made) - set(case.outputs))
+    stray = [name for name in run.made if not any(name == out or name.startswith(out + "/") for out in case.outputs)]
     if run.status == 0:
         if stray:
             return "partial files", f"left beside the result: {', '.join(stray)}"

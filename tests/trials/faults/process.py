@@ -21,7 +21,7 @@ from tests.trials.farm import resident
 from tests.trials.material import PROMPT, Material, clip, enlarge, environment
 from tests.trials.worker import MEMORY, states
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 GLANCE = 0.02
 

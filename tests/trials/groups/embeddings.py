@@ -48,7 +48,7 @@ def embedding(number: int, seed: int, material: Material, folder: Path) -> Case:
         expect = "same"
     elif kind in ("NaN", "inf", "huge"):
         made = changed(path, name, {}, poisoned(entry, mine, kind, draw))
-        expect = "valid" if kind == "huge" else "refused"
+        expect = "valid" if kind == "huge" else "same"
     elif kind in ("no mark", "other mark", "other connectors", "no connectors", "prompts", "misspelt prompts"):
         key = {"no mark": "format", "other mark": "format", "prompts": "prompts", "misspelt prompts": "prompts"}.get(
             kind, "connectors"

@@ -221,6 +221,6 @@ def spoken_as(value: str) -> tuple[str, ...]:
 def harmless(option: Option, value: str) -> bool:
     """Whether a value of those that are to be refused is right for this one option."""
     if option.command != "convert":
-        return False
+        return value == "out.mp4/"
     # Any new folder will do for an output, and the hub's name of a text encoder is only noted down.
     return option.dest == "text_encoder_repo" or (option.kind == "output" and value in NEW_FOLDERS)
