@@ -12,28 +12,26 @@ from pathlib import Path
 from mlx_video import cli
 from mlx_video.types import UserError
 
+NAME = "mlx_video.convert"
 
-def build_parser() -> cli.Parser:
-    """All flags of the command."""
+
+def build_parser(name: str = NAME) -> cli.Parser:
+    """All flags of the command; `name` is an alias's."""
     parser = cli.Parser(
-        prog="mlx_video.convert",
-        description="Convert an official LTX-2 checkpoint to a folder with one part per component.",
+        prog=name,
+        usage=f"{name} [--source REPO|FOLDER|FILE] [--output FOLDER] [flags]",
+        description="Convert an official LTX-2 checkpoint to a folder with one part per component.\n\nexamples:\n"
+        "  mlx_video.convert --source Lightricks/LTX-2 --output ./LTX-2-distilled\n"
+        "  mlx_video.convert --source ./LTX-2 --output ./LTX-2-q8 --quantize 8",
     )
     parser.add_argument(
-        "--source",
-        "--hf-path",
-        required=True,
-        metavar="REPO|FOLDER|FILE",
-        help="Hugging Face id, checkpoint file or its folder",
-    )
+        "--source", "--hf-path", type=cli.path, default="Lightricks/LTX-2", metavar="REPO|FOLDER|FILE",
+        help="Hugging Face id, checkpoint file or its folder (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
-        "--output",
-        "--mlx-path",
-        "-o",
-        required=True,
-        metavar="FOLDER",
-        help="written whole or not at all; must not exist",
-    )
+        "--output", "--mlx-path", "-o", type=cli.path, default="mlx_model", metavar="FOLDER",
+        help="written whole or not at all; must not exist (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--variant",
         choices=("distilled", "dev"),
@@ -44,18 +42,21 @@ def build_parser() -> cli.Parser:
         "--dtype", choices=("float16", "bfloat16", "float32"), help="of the weights (default: as in the source)"
     )
     parser.add_argument(
-        "--quantize", type=int, choices=(4, 8), help="bits of the transformer's blocks (default: as in the source)"
+        "--quantize",
+        type=cli.whole,
+        choices=(4, 8),
+        help="bits of the transformer's blocks (default: as in the source)",
     )
     parser.add_argument(
-        "--quantize-text-encoder", type=int, choices=(4, 8), metavar="{4,8}",
+        "--quantize-text-encoder", type=cli.whole, choices=(4, 8), metavar="{4,8}",
         help="put a copy of the text encoder in so many bits into the folder",
     )  # fmt: skip
     parser.add_argument(
-        "--group-size", type=int, choices=(32, 64, 128),
+        "--group-size", type=cli.whole, choices=(32, 64, 128),
         help="neighbouring weights that share a scale, where there is quantizing (default 64)",
     )  # fmt: skip
     parser.add_argument(
-        "--text-encoder-repo", metavar="REPO|FOLDER",
+        "--text-encoder-repo", type=cli.path, metavar="REPO|FOLDER",
         help="noted in the folder as its text encoder (default: what lies beside the source)",
     )  # fmt: skip
     parser.add_argument("--no-audio", dest="audio", action="store_false", help="leave out everything for sound")
@@ -105,12 +106,12 @@ def convert(args: argparse.Namespace) -> None:
     if how is not None:
         listed = ", ".join(f"{error:.1e} in {bits} bit" for bits, error in sorted(errors.items(), reverse=True))
         cli.say(f"relative error of block 0's output against the source: {listed} (groups of {how.group_size})")
-    cli.say(f"{args.output}: converted from {source}")
+    cli.say(f"{args.output}: converted from {source}, in {cli.clock(bars.seconds)}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point."""
-    return cli.run(build_parser, convert, argv)
+def main(argv: list[str] | None = None, name: str = NAME) -> int:
+    """Entry point; `name` is an alias's."""
+    return cli.run(lambda: build_parser(name), convert, argv)
 
 
 if __name__ == "__main__":

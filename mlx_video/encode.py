@@ -13,13 +13,17 @@ from mlx_video import cli
 def build_parser() -> cli.Parser:
     """All flags of the command."""
     parser = cli.Parser(
-        prog="mlx_video.encode", description="Encode a prompt once; generate --embedding FILE then runs without Gemma."
+        prog="mlx_video.encode",
+        usage="mlx_video.encode PROMPT -o FILE [flags]",
+        description="Encode a prompt once; generate --embedding FILE then runs without Gemma.\n\n"
+        'example:\n  mlx_video.encode "waves at night" -o waves.safetensors',
     )
-    parser.add_argument("--prompt", "-p", required=True, metavar="TEXT", help="what the clip shows and sounds like")
+    cli.add_prompt(parser)
     parser.add_argument("--negative-prompt", metavar="TEXT", help="for guided pipelines (default: a list of flaws)")
     parser.add_argument(
-        "--output-path", "--output", "-o", required=True, metavar="FILE.safetensors", help="the embedding"
-    )
+        "--output-path", "--output", "-o", type=cli.path, required=True, metavar="FILE",
+        help="the embedding: .safetensors, or .npz for NumPy",
+    )  # fmt: skip
     parser.add_argument(
         "--variant", choices=("distilled", "dev"), default="distilled", help="of the checkpoint (default %(default)s)"
     )
@@ -31,6 +35,7 @@ def build_parser() -> cli.Parser:
 
 def encode(args: argparse.Namespace) -> None:
     """Runs the command."""
+    prompt = cli.prompt_of(args)
     from mlx_video.pipelines.api import LTXPipeline
 
     bars = cli.Bars(args.quiet)
@@ -40,13 +45,14 @@ def encode(args: argparse.Namespace) -> None:
             low_memory=args.low_memory, memory_limit=args.memory_limit,
         ) as pipe:  # fmt: skip
             pipe.encode(
-                args.prompt, args.output_path, variant=args.variant, negative_prompt=args.negative_prompt,
+                prompt, args.output_path, variant=args.variant, negative_prompt=args.negative_prompt,
                 on_step=bars, on_message=bars.say,
             )  # fmt: skip
     finally:
         bars.close()
     if not args.quiet:
-        cli.say(f"{args.output_path}: the prompt, for generate --embedding")
+        made = f"{cli.model_name(args.model_repo)}, in {cli.clock(bars.seconds)}"
+        cli.say(f"{args.output_path}: the prompt, for generate --embedding; {made}")
 
 
 def main(argv: list[str] | None = None) -> int:

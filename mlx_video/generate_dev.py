@@ -7,7 +7,7 @@ from mlx_video import generate
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
-    return generate.main(argv, {"pipeline": "dev"})
+    return generate.main(argv, "mlx_video.generate_dev", {"pipeline": "dev"})
 
 
 if __name__ == "__main__":

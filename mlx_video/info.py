@@ -14,10 +14,12 @@ def build_parser() -> cli.Parser:
     """All flags of the command."""
     parser = cli.Parser(
         prog="mlx_video.info",
-        description="Show what a checkpoint is: generation, variant, precision, components and their sizes.",
+        usage="mlx_video.info REPO|FOLDER|FILE [--verbose]",
+        description="Show what a checkpoint is: generation, variant, precision, parts, sizes.",
     )
     parser.add_argument(
         "path",
+        type=cli.path,
         metavar="REPO|FOLDER|FILE",
         help="what generate's --model-repo takes; of a Hugging Face repo only headers are fetched; demo lists the "
         "demo's world",
@@ -28,6 +30,7 @@ def build_parser() -> cli.Parser:
 
 def info(args: argparse.Namespace) -> None:
     """Runs the command."""
+    from mlx_video import platform
     from mlx_video.pipelines import demo, locate
     from mlx_video.pipelines.describe import describe, describe_repo
 
@@ -35,6 +38,7 @@ def info(args: argparse.Namespace) -> None:
     lines = describe_repo(args.path) if hub_id else describe(locate.existing(args.path, "PATH"))
     if args.path == demo.NAME:
         lines += ["", "The demo knows this small world and nothing else:", *demo.description()]
+    lines += ["", f"This machine: {'; '.join(platform.describe())}", *platform.shortcomings()]
     cli.show("\n".join(lines))
 
 

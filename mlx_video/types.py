@@ -75,6 +75,10 @@ class VideoShape(NamedTuple):
         """Length of the clip in seconds."""
         return self.frames / self.fps
 
+    def margins(self, height: int, width: int) -> tuple[int, int]:
+        """Rows above and columns left of a picture of `height` x `width` that is cut out of the middle."""
+        return (self.height - height) // 2, (self.width - width) // 2
+
     def scaled(self, scale: float) -> VideoShape:
         """The same clip with height and width times `scale`."""
         return self._replace(height=round(self.height * scale), width=round(self.width * scale))
@@ -221,6 +225,8 @@ class Stage:
     """Strength of the distilled LoRA in this stage; None where the stage does without."""
     shift_by_size: bool = False
     """The schedule is shifted by this stage's own token count rather than by 4,096."""
+    share: float | None = None
+    """Of the steps that a user asks for, those that this stage takes; None where it takes its whole schedule always."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +241,8 @@ class Recipe:
     """Index of the stage whose sound is shipped."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Default of each option that the recipe uses, by flag name; generations fill the rest."""
+    most_steps: int = 1000
+    """That a user may ask for."""
 
     @property
     def guided(self) -> bool:
@@ -247,24 +255,32 @@ class Recipe:
         return any(stage.lora is not None for stage in self.stages)
 
     @property
+    def counted(self) -> bool:
+        """Whether any stage takes a number of steps that the user may choose."""
+        return any(stage.share is not None for stage in self.stages)
+
+    @property
     def size_unit(self) -> int:
-        """Height and width are multiples of this many pixels."""
+        """Height and width are denoised in multiples of this many pixels; what is beyond the clip is cut off."""
         return round(SPACE_SCALE / min(stage.scale for stage in self.stages))
 
     @property
     def options(self) -> frozenset[str]:
         """The optional flags that have an effect in this recipe."""
         used = set(GUIDANCE_OPTIONS) if self.guided else set()
+        used |= {"steps"} if self.counted else set()
         used |= {f"lora_strength_stage_{i}" for i, stage in enumerate(self.stages, 1) if stage.lora is not None}
         return frozenset(used)
 
 
 GUIDANCE_OPTIONS = (
-    "steps", "negative_prompt", "cfg_scale", "audio_cfg_scale", "cfg_rescale", "stg_scale", "stg_blocks",
+    "negative_prompt", "cfg_scale", "audio_cfg_scale", "cfg_rescale", "stg_scale", "stg_blocks",
     "modality_scale", "apg", "guidance_batch",
 )  # fmt: skip
 """Flags that only guided recipes use."""
 STAGE_LORA_OPTIONS = ("lora_strength_stage_1", "lora_strength_stage_2")
+RECIPE_OPTIONS = ("steps", *GUIDANCE_OPTIONS, *STAGE_LORA_OPTIONS)
+"""Flags that have an effect in some recipes alone."""
 TILINGS = ("auto", "none", "default", "aggressive", "conservative")
 
 

@@ -37,7 +37,8 @@ TEXT = {
 
 @contextmanager
 def mac(gigabytes: int, architecture: str | None = "applegpu_g16s") -> Iterator[None]:
-    """Within it, the platform is a Mac with so much memory; architecture: as MLX names the GPU, None where it does not.
+    """Within it, the platform is a Mac with so much memory; architecture: as MLX names the GPU, None where it does not
+    (of what is no Apple GPU, the platform is not a Mac).
 
     The GPU may use two thirds of up to 32 GB and three quarters of more.
     """
@@ -45,9 +46,10 @@ def mac(gigabytes: int, architecture: str | None = "applegpu_g16s") -> Iterator[
     usable = size * 2 // 3 if gigabytes <= 32 else size * 3 // 4
     info = {"memory_size": size, "max_recommended_working_set_size": usable}
     info |= {} if architecture is None else {"architecture": architecture}
+    metal = architecture is None or architecture.startswith("applegpu")
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(platform, "is_cpu", return_value=False))
-        stack.enter_context(mock.patch.object(platform, "is_metal", return_value=True))
+        stack.enter_context(mock.patch.object(platform, "is_metal", return_value=metal))
         stack.enter_context(mock.patch.object(mx, "device_info", return_value=info))
         yield
 

@@ -10,12 +10,12 @@ from mlx_video.types import AudioShape, VideoShape
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"height": 500}, ["--height 500", "multiple of 64", "448 or 512"]),
-        ({"width": 96}, ["--width 96", "64 or 128"]),
-        ({"height": -64}, ["--height -64", "nearest: 64"]),
+        ({"height": 500}, ["--height 500", "multiple of 32", "480 or 512"]),
+        ({"width": 90}, ["--width 90", "64 or 96"]),
+        ({"height": -64}, ["--height -64", "nearest: 32"]),
         ({"width": 1_000_000}, ["--width 1000000", "8192"]),
         ({"pipeline": "dev", "height": 100}, ["multiple of 32", "96 or 128"]),
-        ({"num_frames": 34}, ["--num-frames 34", "1 + 8k", "33 or 41"]),
+        ({"num_frames": 34, "strict_frames": True}, ["--num-frames 34", "1 + 8k", "33 or 41"]),
         ({"num_frames": 0}, ["nearest: 1"]),
         ({"num_frames": 100_000}, ["nearest: 4097"]),
         ({"prompt": " \n"}, ["prompt is empty"]),
@@ -23,7 +23,9 @@ from mlx_video.types import AudioShape, VideoShape
         ({"fps": 0.0}, ["--fps 0", "1 to 240"]),
         ({"fps": float("nan")}, ["--fps nan"]),
         ({"tiling": "tiny"}, ["'tiny'", "aggressive"]),
-        ({"steps": 8}, ["--steps has no effect in the distilled pipeline", "dev, dev-two-stage, dev-two-stage-hq"]),
+        ({"steps": 9}, ["--steps 9", "distilled", "1 to 8"]),
+        ({"pipeline": "dev", "stg_blocks": (1, 1)}, ["--stg-blocks 1 1", "each block once"]),
+        ({"pipeline": "dev", "stg_blocks": ()}, ["--stg-blocks ()", "at least one"]),
         ({"cfg_scale": 3.0}, ["--cfg-scale has no effect", "dev"]),
         ({"apg": False}, ["--apg has no effect"]),
         ({"pipeline": "dev", "steps": 0}, ["--steps 0", "1 to 1000"]),
@@ -41,7 +43,9 @@ from mlx_video.types import AudioShape, VideoShape
         ({"image": (ImageAt("a.png"), ImageAt("b.png", -33))}, ["a.png", "b.png", "frame 0"]),
         ({"image": (ImageAt("a.png", 0, 1.5),)}, ["strength 1.5", "0 to 1"]),
         ({"image": (ImageAt("a.png", 0, 1.0, 99),)}, ["CRF 99"]),
-        ({"audio_file": AudioIn("a.wav", -1.0)}, ["--audio-start-time -1"]),
+        ({"audio_file": AudioIn("a.wav", -1.0)}, ["--audio-start-time -1", "0 to 1,000,000"]),
+        ({"audio_file": AudioIn("a.wav", 1e308)}, ["--audio-start-time 1e+308"]),
+        ({"audio_file": AudioIn("a.wav", float("nan"))}, ["--audio-start-time nan"]),
         ({"audio_file": AudioIn("a.wav"), "audio": False}, ["--audio-file", "--no-audio"]),
     ],
 )  # fmt: skip
@@ -56,6 +60,19 @@ def test_a_bad_value_is_one_sentence(options, said):
 @pytest.mark.parametrize("name", RECIPES)
 def test_defaults_suit_every_pipeline(name):
     assert Request("a fox", pipeline=name).check(RECIPES) is RECIPES[name]
+
+
+@pytest.mark.parametrize(("asked", "made"), [(100, 97), (101, 105), (33, 33), (2, 1), (4096, 4097), (8, 9)])
+def test_frames_are_rounded_with_a_word(asked, made):
+    request, said = Request("a fox", num_frames=asked).rounded()
+    assert request.num_frames == made
+    assert [f"--num-frames {asked} is made {made}" in line for line in said] == [True] * (asked != made)
+    assert Request("a fox", num_frames=asked, strict_frames=True).rounded()[0].num_frames == asked
+
+
+def test_a_picture_is_placed_among_the_frames_that_are_made():
+    with pytest.raises(UserError, match="frames 0 to 96"):
+        Request("a fox", num_frames=100, image=(ImageAt("a.png", 97),)).check(RECIPES)
 
 
 def test_a_negative_frame_counts_from_the_end():

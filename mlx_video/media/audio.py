@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MIN_RATE, MAX_RATE = 1000, 768_000
+"""Samples a second of anything that is sold as sound, and some more."""
+MAX_SECONDS = 1e6
 SUFFIXES = (".wav",)
 """Of files that `write_wav` writes."""
 
@@ -49,42 +52,60 @@ def read_audio(path: str | Path, start: float = 0.0, seconds: float | None = Non
             if stream.codec_context is None:
                 raise UserError(f"The sound of {path} is in a form that cannot be decoded; save it as WAV.")
             rate = stream.rate
+            _check_claims(path, container, stream)
             first = round(start * rate)
             last = None if seconds is None else first + round(seconds * rate)
-            waveform = _collect(container, stream, last)
+            waveform, length = _collect(container, stream, first, last)
             surround = stream.codec_context.channels > 2
     except av.FFmpegError as error:
         raise UserError(f"{path} cannot be read as sound: {error.strerror}.") from error
-    length = waveform.shape[1]
     if length == 0:
         raise UserError(f"{path} has a sound track without sound; it is damaged or empty.")
     if first >= length:
         raise UserError(f"The sound of {path} is {length / rate:.2f} s long; a start of {start:g} s is past its end.")
-    waveform = np.ascontiguousarray(waveform[:, first:])
+    if not np.isfinite(waveform).all():
+        raise UserError(f"{path} has samples that are not finite numbers; save it as a WAV of 16 bits.")
     # Channels mixed together may add up to more than full scale.
     return waveform / max(1.0, float(np.abs(waveform).max())) if surround else waveform, rate
 
 
 def _check_span(start: float, seconds: float | None) -> None:
-    if not (math.isfinite(start) and start >= 0):
-        raise UserError(f"A start of {start:g} s is not in the file; the first is 0.")
+    if not 0 <= start <= MAX_SECONDS:
+        raise UserError(f"A start of {start:g} s is not in the file; it must be from 0 to {MAX_SECONDS:g}.")
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"seconds is {seconds}; it must be above 0.")
 
 
-def _collect(container: av.container.InputContainer, stream: av.AudioStream, last: int | None) -> np.ndarray:
-    # All samples from the file's start, up to `last`; no seeking, because that is exact in few formats.
-    offset = _offset(container, stream)
-    parts = [np.zeros((2, max(offset, 0)), np.float32)]
-    length = offset
+def _check_claims(path: Path, container: av.container.InputContainer, stream: av.AudioStream) -> None:
+    """Raises UserError for a header that says what no sound has; memory would follow it."""
+    if not MIN_RATE <= stream.rate <= MAX_RATE:
+        raise UserError(
+            f"{path} says that it has {stream.rate} samples a second; from {MIN_RATE} to {MAX_RATE} can be read."
+        )
+    if abs(_offset(container, stream)) > MAX_SECONDS * stream.rate:
+        raise UserError(f"{path} says that its sound begins days after the file does; it is damaged.")
+
+
+def _collect(
+    container: av.container.InputContainer, stream: av.AudioStream, first: int, last: int | None
+) -> tuple[np.ndarray, int]:
+    """Samples [first, last) counted from the file's start, and how many there are up to where reading ended.
+
+    There is no seeking, because that is exact in few formats; what comes before `first` is let go at once.
+    """
+    at = offset = _offset(container, stream)
     end = _declared_end(container, stream, offset)
     wanted = min((limit for limit in (last, end) if limit is not None), default=None)
+    silence = max(min(offset, offset if wanted is None else wanted) - first, 0)
+    parts = [np.zeros((2, silence), np.float32)]
     for part in _decoded(container, stream):
-        parts.append(part)
-        length += part.shape[1]
-        if wanted is not None and length >= wanted:
+        stop = part.shape[1] if wanted is None else min(part.shape[1], wanted - at)
+        parts.append(part[:, max(first - at, 0) : max(stop, 0)] if first < at + part.shape[1] else part[:, :0])
+        at += part.shape[1]
+        if wanted is not None and at >= wanted:
             break
-    return np.concatenate(parts, axis=1)[:, max(-offset, 0) :][:, :wanted]
+    length = max(at, 0) if wanted is None else max(min(at, wanted), 0)
+    return np.concatenate(parts, axis=1), length
 
 
 def _offset(container: av.container.InputContainer, stream: av.AudioStream) -> int:

@@ -36,6 +36,8 @@ DAMAGED = (
 JPEG_QUALITY = 95
 ENCODER_SIDE = 8192
 """Pixels a side that x264 takes with room to spare."""
+MAX_PIXELS = ENCODER_SIDE**2
+"""Of a picture; reading it takes up to 12 bytes for each."""
 
 
 def load_image(path: str | Path, height: int, width: int, crf: int) -> np.ndarray:
@@ -87,6 +89,12 @@ def _open(path: Path) -> Image.Image:
             frames = getattr(image, "n_frames", 1)
             if image.format in ANIMATED and frames > 1:
                 raise UserError(f"{path} is an animation of {frames} frames; give a still picture.")
+            if math.prod(image.size) > MAX_PIXELS:
+                width, height = image.size
+                raise UserError(
+                    f"{path} has {width}x{height} pixels; {MAX_PIXELS / 1e6:.0f} million are the most, such as "
+                    f"{ENCODER_SIDE}x{ENCODER_SIDE}. Scale it down."
+                )
             image.load()
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.") from error
@@ -118,7 +126,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode in ("RGBA", "RGBX", "P", "PA"):
         image = image.convert("RGB")
     elif image.mode == "LA":

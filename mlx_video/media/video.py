@@ -48,6 +48,8 @@ NOISE_BITS = 5
 SOUND_BYTES = 4 * 48_000
 """For each second: what is not compressed at all."""
 CONTAINER_BYTES = 100_000
+MP4_PARTS = (b"moov", b"mdat", b"moof")
+"""What a film cannot do without."""
 MAX_RATE = 1000
 MAX_TIMESCALE = 10_000_000
 """Ticks a second of a file's clock that 32 bits still hold for minutes."""
@@ -224,6 +226,8 @@ def read_video(path: str | Path) -> Film:
     path = check_input(path, "a video file")
     try:
         with open_file(path) as container:
+            if "mp4" in container.format.name:
+                _check_whole(path)
             stream = _pictures(container)
             if stream is None:
                 raise UserError(f"{path} has no pictures; give a video file.")
@@ -240,6 +244,23 @@ def read_video(path: str | Path) -> Film:
     if shape is None or not fps:
         raise UserError(f"{path} holds no frame that can be read; it is damaged or no video.")
     return Film(path, Fraction(fps), count, *shape, sound)
+
+
+def _check_whole(path: Path) -> None:
+    """Raises UserError where a part of an MP4 goes on behind the file's end: with it a whole track may be missing."""
+    size, start = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while start + 8 <= size:
+            file.seek(start)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4]), head[4:8]
+            length = int.from_bytes(head[8:]) if length == 1 else length or size - start
+            if kind in MP4_PARTS and start + length > size:
+                missing = start + length - size
+                raise UserError(f"{path} is cut short: {missing} bytes of its part {kind.decode()!r} are missing.")
+            if length < 8:
+                return  # FFmpeg has its own word on such files
+            start += length
 
 
 def _decode(path: Path) -> Iterator[av.VideoFrame]:

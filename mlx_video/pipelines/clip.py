@@ -32,7 +32,7 @@ class Clip:
         shape: VideoShape,
         latents: Tree,
         decode_frames: Callable[[Report], Iterator[np.ndarray]],
-        decode_sound: Callable[[], Sound] | None,
+        decode_sound: Callable[[Report], Sound] | None,
         metadata: Mapping[str, Any],
         inputs: Mapping[str, str] | None = None,
     ):
@@ -53,8 +53,16 @@ class Clip:
     @property
     def sound(self) -> Sound | None:
         """Waveform (2, S) float32 and its sample rate, decoded once; None for a silent clip."""
+        return self._decoded_sound(lambda progress: None)
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is no sound."""
+        return self._decode_sound is None
+
+    def _decoded_sound(self, report: Report) -> Sound | None:
         if self._sound is None and self._decode_sound is not None:
-            self._sound = self._decode_sound()
+            self._sound = self._decode_sound(report)
         return self._sound
 
     @property
@@ -97,6 +105,12 @@ class Clip:
 
         Raises UserError where something cannot be written; what was there before then still is.
         """
+        from mlx_video import platform
+
+        with platform.computing():  # runs of other threads come before or after, not between the frames
+            self._save(path, audio_path, frames, on_step or (lambda progress: None))
+
+    def _save(self, path: str | Path, audio_path: str | Path | None, frames: bool, report: Report) -> None:
         from mlx_video.media import audio as audio_files
         from mlx_video.media import video as video_files
 
@@ -104,8 +118,7 @@ class Clip:
         path = check_outputs(
             path, audio=audio_path, frames=frames, shape=self.shape, silent=silent, inputs=self._inputs
         )
-        sound = self.sound
-        report = on_step or (lambda progress: None)
+        sound = self._decoded_sound(report)
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = self._decode_frames(report)
             if frames:
@@ -113,7 +126,8 @@ class Clip:
                 images = folder.tee(images)
             video_files.write_video(path, images, self.shape.fps, audio=sound, metadata=self.metadata)
         if audio_path is not None and sound is not None:
-            audio_files.write_wav(audio_path, *sound)
+            waveform, rate = sound  # as long as the pictures, as it is in the video
+            audio_files.write_wav(audio_path, audio_files.fit(waveform, round(self.shape.seconds * rate)), rate)
 
 
 def check_outputs(

@@ -19,7 +19,7 @@ from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, ReplaceF
 from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.run import Inputs
 from mlx_video.request import Request
-from mlx_video.types import AudioShape, Context, ImageAt, Progress
+from mlx_video.types import AudioShape, Context, ImageAt, Progress, VideoShape
 
 if TYPE_CHECKING:
     from mlx_video.pipelines.clip import Sound
@@ -63,9 +63,10 @@ def read(settings: Settings) -> Media:
     ]
     images = {}
     for number, stage in enumerate(settings.recipe.stages, 1):
-        shape = request.shape.scaled(stage.scale)
+        shown, made = request.shape.scaled(stage.scale), settings.shape.scaled(stage.scale)
         images[number] = tuple(
-            fill(picture, shape.height, shape.width) / np.float32(127.5) - np.float32(1) for picture in pictures
+            _around(fill(picture, shown.height, shown.width), made) / np.float32(127.5) - np.float32(1)
+            for picture in pictures
         )
     if request.audio_file is None:
         return Media(images, None, None)
@@ -73,6 +74,14 @@ def read(settings: Settings) -> Media:
     waveform, rate = read_audio(Path(request.audio_file.path), request.audio_file.start, seconds + LOOK_AHEAD)
     samples = round(seconds * rate)
     return Media(images, (fit(waveform, samples), rate), (fit(waveform, max(samples, waveform.shape[1])), rate))
+
+
+def _around(picture: np.ndarray, made: VideoShape) -> np.ndarray:
+    """A picture (H, W, 3) of the clip's size with its edges repeated all around, up to the size that is made."""
+    rows, columns = picture.shape[:2]
+    top, left = made.margins(rows, columns)
+    around = ((top, made.height - rows - top), (left, made.width - columns - left), (0, 0))
+    return np.pad(picture, around, mode="edge")
 
 
 def encode(
@@ -107,7 +116,7 @@ def _encode_images(
             conditions[number] = []
             for image, picture in zip(request.image, pictures, strict=True):
                 latent = (
-                    encoder(mx.array(picture)[None, None].astype(loader.dtype))
+                    encoder(mx.array(picture)[None, None].astype(loader.vae_dtype))
                     .transpose(0, 4, 1, 2, 3)
                     .astype(mx.float32)
                 )
@@ -135,7 +144,7 @@ def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: Call
     waveform, rate = sound
     mel = log_mel(waveform, rate, AudioVAEConfig.read(loader.checkpoint.config))
     with loader.borrow("audio_encoder") as encoder:
-        latent = encoder(mx.array(mel)[None].astype(loader.dtype)).astype(mx.float32)
+        latent = encoder(mx.array(mel)[None].astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_encoder").check("encoding the sound", latent)
     report(Progress("sound", 1, 1, platform.peak_memory()))
     return _fit(latent, AudioShape.of(settings.request.shape).frames)

@@ -17,7 +17,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.media.files import check_place, replacing
+from mlx_video.media.files import check_input, check_place, replacing
+from mlx_video.pipelines import contexts_npz
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.types import Context, RunError, UserError
 from mlx_video.weights.store import Tensors
@@ -25,6 +26,7 @@ from mlx_video.weights.write import Pending, write
 
 log = logging.getLogger(__name__)
 
+SUFFIXES = (".safetensors", contexts_npz.SUFFIX)
 FORMAT = "mlx_video contexts 1"
 CACHE_VARIABLE = "MLX_VIDEO_CACHE"
 """Names the cache folder; "off" turns it off."""
@@ -60,15 +62,17 @@ def _digest(tensors: Tensors, names: list[str]) -> str:
 
 
 def save(path: Path, contexts: Mapping[str, Context], prompts: Mapping[str, str], mark: str) -> None:
-    """Writes contexts (by name, such as "positive") with their prompts, whole or not at all."""
-    path = check_place(path, (".safetensors",))
+    """Writes contexts (by name, such as "positive") with their prompts, whole or not at all; .npz as it is named."""
+    path = check_place(path, SUFFIXES)
     arrays = {f"{name}.{m}": getattr(context, m) for name, context in contexts.items() for m in context._fields}
     metadata = {"format": FORMAT, "prompts": json.dumps(dict(prompts)), "connectors": mark}
     with replacing(path) as temporary:
-        # MLX's own writer does not say what keeps it from writing.
-        write(
-            temporary, {name: Pending(array, array.dtype) for name, array in arrays.items()}, metadata, lambda _: None
-        )
+        if path.suffix.lower() == contexts_npz.SUFFIX:
+            contexts_npz.write(temporary, arrays, metadata)
+        else:
+            # MLX's own writer does not say what keeps it from writing.
+            pending = {name: Pending(array, array.dtype) for name, array in arrays.items()}
+            write(temporary, pending, metadata, lambda _: None)
 
 
 def load(path: Path, mark: str | None = None) -> tuple[dict[str, Context], dict[str, str]]:
@@ -76,15 +80,19 @@ def load(path: Path, mark: str | None = None) -> tuple[dict[str, Context], dict[
 
     mark: of the checkpoint that will read them. Raises UserError where the file is none, or was made for another.
     """
-    tensors = Tensors([path])
-    if tensors.metadata.get("format") != FORMAT:
+    if path.suffix.lower() == contexts_npz.SUFFIX:
+        arrays, found = contexts_npz.read(check_input(path, "an embedding"))
+        metadata: Mapping[str, object] = found
+    else:
+        tensors = Tensors([path])
+        arrays, metadata = tensors.load(), tensors.metadata
+    if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not an embedding; make one with python -m mlx_video.encode --prompt TEXT -o FILE.")
-    if mark is not None and tensors.metadata.get("connectors") != mark:
+    if mark is not None and metadata.get("connectors") != mark:
         raise UserError(f"{path} was encoded for another checkpoint; encode the prompt again with this --model-repo.")
-    arrays = tensors.load()
     names = {name.rpartition(".")[0] for name in arrays}
     contexts = {name: Context(**{m: arrays[f"{name}.{m}"] for m in Context._fields}) for name in names}
-    prompts = tensors.metadata["prompts"]
+    prompts = json.loads(metadata["prompts"]) if isinstance(metadata["prompts"], str) else metadata["prompts"]
     return contexts, dict(prompts) if isinstance(prompts, Mapping) else {}
 
 

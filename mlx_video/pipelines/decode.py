@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from mlx_video import platform
 from mlx_video.pipelines.clip import Clip, Sound
 from mlx_video.pipelines.conditions import files_of
 from mlx_video.pipelines.finite import Origin
-from mlx_video.types import Progress, Tree
+from mlx_video.pipelines.provenance import described
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, Progress, Tree, VideoShape
 
 if TYPE_CHECKING:
     from mlx_video.pipelines.conditions import Media
@@ -37,8 +38,23 @@ def decode_video(
 ) -> Iterator[np.ndarray]:
     """Frames (height, width, 3) uint8 of a normalised latent (1, 128, F, H, W), as they are made.
 
-    count: ends after so many of them; None gives all.
+    count: ends after so many of them; None gives all. Each frame may be taken in a thread of its own.
     """
+    frames = _decoded(loader, latent, tiling, stream, report, count)
+    try:
+        while True:
+            with platform.computing():
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+    finally:
+        frames.close()
+
+
+def _decoded(
+    loader: Loader, latent: mx.array, tiling: str, stream: bool, report: Callable[[Progress], None], count: int | None
+) -> Generator[np.ndarray, None, None]:
     from mlx_video.models.ltx_2.video_vae import decode_frames, plan_tiles
 
     frames, rows, columns = latent.shape[2:]
@@ -47,8 +63,9 @@ def decode_video(
     origin = Origin.of(loader, "video_decoder")
     platform.peak_memory()
     with loader.borrow("video_decoder") as decoder:
-        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=loader.ways.tile_bytes, stream=stream)
-        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype), plan):
+        limit, size = loader.ways.tile_bytes, loader.vae_dtype.size
+        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=limit, stream=stream, size=size)
+        for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
             origin.check("decoding the video", chunk)
             for frame in np.array(to_uint8(chunk)):
                 done += 1
@@ -58,32 +75,60 @@ def decode_video(
                     return
 
 
-def decode_audio(loader: Loader, latent: mx.array) -> tuple[np.ndarray, int]:
+def decode_audio(
+    loader: Loader, latent: mx.array, report: Callable[[Progress], None] = lambda progress: None
+) -> tuple[np.ndarray, int]:
     """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
+    with platform.computing():
+        return _waveform(loader, latent, report)
+
+
+def _waveform(loader: Loader, latent: mx.array, report: Callable[[Progress], None]) -> tuple[np.ndarray, int]:
+    platform.peak_memory()
+    report(Progress("waveform", 0, 2))
     with loader.borrow("audio_decoder") as decoder:
-        mel = decoder(latent.astype(loader.dtype)).astype(mx.float32)
+        mel = decoder(latent.astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_decoder").check("decoding the sound", mel)
+    report(Progress("waveform", 1, 2))
     with loader.borrow("vocoder") as vocoder:
         waveform = vocoder(mel)[0]
         Origin.of(loader, "vocoder").check("making the waveform", waveform)
-        return np.array(waveform, np.float32), vocoder.sample_rate
+        samples, rate = np.array(waveform, np.float32), vocoder.sample_rate
+    report(Progress("waveform", 2, 2, platform.peak_memory()))
+    return samples, rate
+
+
+def clip_of_latents(
+    loader: Loader, latents: Tree, fps: float, tiling: str, stream: bool, metadata: Mapping[str, Any]
+) -> Clip:
+    """The clip of latents as `latents.check` gives them; nothing is decoded yet."""
+    frames, rows, columns = latents["video"].shape[2:]
+    shape = VideoShape((frames - 1) * TIME_SCALE + 1, rows * SPACE_SCALE, columns * SPACE_SCALE, fps)
+
+    def decoded(report: Callable[[Progress], None]) -> Iterator[Any]:
+        return decode_video(loader, latents["video"], tiling, stream, report)
+
+    sound = partial(decode_audio, loader, latents["audio"]) if "audio" in latents else None
+    return Clip(shape, latents, decoded, sound, metadata)
 
 
 def clip_of(settings: Settings, loader: Loader, latents: Tree, media: Media) -> Clip:
     """The clip of a run's final latents; nothing is decoded yet. media: for the sound that the user gave."""
     request = settings.request
     video, audio = latents["video"], latents.get("audio")
+    top, left = settings.shape.margins(request.height, request.width)
 
     def frames(report: Callable[[Progress], None]) -> Iterator[Any]:
-        return decode_video(loader, video, request.tiling, request.stream, report)
+        for frame in decode_video(loader, video, request.tiling, request.stream, report):
+            yield frame[top : top + request.height, left : left + request.width]
 
-    sound: Callable[[], Sound] | None = None
+    sound: Callable[[Callable[[Progress], None]], Sound] | None = None
     if media.sound is not None:
         sound = partial(_same, media.sound)
     elif audio is not None:
         sound = partial(decode_audio, loader, audio)
-    return Clip(request.shape, latents, frames, sound, settings.metadata, files_of(request))
+    return Clip(request.shape, latents, frames, sound, described(settings, loader.checkpoint), files_of(request))
 
 
-def _same(sound: Sound) -> Sound:
+def _same(sound: Sound, report: Callable[[Progress], None]) -> Sound:
     return sound

@@ -14,6 +14,7 @@ from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.pipelines import locate
 from mlx_video.pipelines.checkpoint import Checkpoint, Part
 from mlx_video.pipelines.layouts import open_checkpoint
+from mlx_video.pipelines.layouts.neighbours import OLDER, Place
 from mlx_video.pipelines.recipes import RECIPES
 from mlx_video.types import Recipe, UserError
 from mlx_video.weights import quantize, repos
@@ -31,8 +32,9 @@ _REST = 0.001
 
 
 def describe(path: Path) -> list[str]:
-    """The lines for whatever lies at `path`, one block for each variant; raises UserError as `open_checkpoint` does."""
+    """The lines for what lies at `path`, a block for each checkpoint; raises UserError as `open_checkpoint` does."""
     found, faults = {}, []
+    own = Place(path).own
     for variant in ("distilled", "dev"):
         try:
             checkpoint = open_checkpoint(path, variant)
@@ -40,12 +42,15 @@ def describe(path: Path) -> list[str]:
             faults.append(fault)
         else:
             found[checkpoint.source] = checkpoint
-    if not found:
+    if all(checkpoint.layout == "official file" for checkpoint in found.values()):
+        # A run takes one of each variant; there may be more, in other precisions and versions.
+        for file in own.of("checkpoint"):
+            found.setdefault(file, open_checkpoint(file, "distilled"))
+    blocks = [_of(checkpoint) for checkpoint in found.values()]
+    blocks += [[str(file), _line("family", OLDER)] for file in own.of(OLDER)]
+    if not blocks:
         raise faults[0]
-    lines: list[str] = []
-    for checkpoint in found.values():
-        lines += [*([""] if lines else []), *_of(checkpoint)]
-    return lines
+    return [line for block in blocks for line in ("", *block)][1:]
 
 
 def describe_repo(repo: str) -> list[str]:

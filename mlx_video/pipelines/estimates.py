@@ -24,7 +24,7 @@ from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
 from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT, TAPS
-from mlx_video.models.ltx_2.video_vae.tiling import BLEND_BYTES, BYTES_PER_PIXEL_FRAME, Tiling
+from mlx_video.models.ltx_2.video_vae.tiling import BLEND_BYTES, BYTES_PER_PIXEL_FRAME, KEPT_VALUES, Tiling
 from mlx_video.types import AUDIO_TIME_SCALE, SPACE_SCALE, TIME_SCALE
 from mlx_video.weights import names
 from mlx_video.weights.quantize import Quantization
@@ -186,9 +186,12 @@ def decoding(tiling: Tiling, grid: tuple[int, int, int], channels: int, size: in
     frames = min(frames, TIME_SCALE * (grid[0] - 1) + 1)
     share = channels / PUBLISHED_CHANNELS
     piece = min(frames, TIME_SCALE * (tiling.piece or grid[0]))
-    blend = BLEND_BYTES * frames * grid[1] * grid[2] * SPACE_SCALE**2 if tiling.tiled else 0
+    blend = 0
+    if tiling.tiled:
+        each = BLEND_BYTES * frames if tiling.frames else BLEND_BYTES * piece + KEPT_VALUES * share * size
+        blend = round(each * grid[1] * grid[2] * SPACE_SCALE**2)
     if not platform.is_cpu():
-        return round(BYTES_PER_PIXEL_FRAME * share * piece * height * width) + blend
+        return round(BYTES_PER_PIXEL_FRAME * size / 4 * share * piece * height * width) + blend
     # Frames that the convolutions keep for the next piece are about one latent frame more; they are ready that later.
     inside = DECODER_BYTES * share * size / 4 * min(frames, piece + TIME_SCALE)
     ready = PIXEL_BYTES * (frames if piece >= frames else max(TIME_SCALE, piece - 1.5 * TIME_SCALE))

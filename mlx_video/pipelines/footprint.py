@@ -17,7 +17,6 @@ import mlx.core as mx
 from mlx_video import platform
 from mlx_video.diffusion import guidance
 from mlx_video.diffusion.samplers import SAMPLERS
-from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.config import (
     CONTEXT_TOKENS,
@@ -85,18 +84,19 @@ class Footprint:
         dtype: mx.Dtype,
         quantization: Quantization | None = None,
         loras: Sequence[int] = (),
+        vae_dtype: mx.Dtype = mx.float32,
     ):
         """encoder: None where the texts are encoded already; quantization: to be made while loading; loras: bytes of
-        the user's own LoRA files.
+        the user's own LoRA files; vae_dtype: of autoencoders and upsamplers.
         """
-        self.checkpoint, self.encoder, self.dtype = checkpoint, encoder, dtype
+        self.checkpoint, self.encoder, self.dtype, self.vae_dtype = checkpoint, encoder, dtype, vae_dtype
         self._quantization, self._loras = quantization, loras
 
     @classmethod
     def of(cls, loader: Loader, folder: Path | None, loras: Sequence[int] = ()) -> Footprint:
         """Of the runs that `loader` lends networks to, with the text encoder in `folder`."""
         encoder = None if folder is None else EncoderSize.of_folder(folder, loader.text_dtype)
-        return cls(loader.checkpoint, encoder, loader.dtype, loader.quantization, loras)
+        return cls(loader.checkpoint, encoder, loader.dtype, loader.quantization, loras, loader.vae_dtype)
 
     def phases(self, settings: Settings, ways: Ways) -> tuple[Phase, ...]:
         """The phases in the order of a run."""
@@ -109,7 +109,7 @@ class Footprint:
             found.append(self.text(list(settings.prompts.values()), ways, longest))
         if "video_encoder" in used:
             config = VideoVAEConfig.read(self.checkpoint.config)
-            work = estimates.encoding(config, request.height, request.width, self.dtype.size)
+            work = estimates.encoding(config, settings.shape.height, settings.shape.width, self.vae_dtype.size)
             found.append(self._simple("images", "video_encoder", work))
         latents = AudioShape.of(request.shape).frames
         if "audio_encoder" in used:
@@ -126,7 +126,7 @@ class Footprint:
             one_by_one = [self._simple("waveform", "audio_decoder", self._sounding(latents, 1))]
             one_by_one.append(self._simple("waveform", "vocoder", work))
             found.append(max(one_by_one, key=lambda phase: phase.peak))
-        return *found, self.decode(request.shape.grid, request.tiling, ways, request.stream)
+        return *found, self.decode(settings.shape.grid, request.tiling, ways, request.stream)
 
     def text(self, texts: Sequence[str], ways: Ways, longest: int = 0) -> Phase:
         """Encoding `texts`; the first of them may become as many tokens as `longest`."""
@@ -151,7 +151,8 @@ class Footprint:
     def decode(self, grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool = False) -> Phase:
         """Decoding a video of latent `grid` (F, H, W)."""
         weights, channels = self.weights("video_decoder"), self._decoder_channels
-        work = estimates.decoding(_tiles(grid, tiling, ways, stream), grid, channels, self.dtype.size)
+        tiles, size = self._tiles(grid, tiling, ways, stream), self.vae_dtype.size
+        work = estimates.decoding(tiles, grid, channels, size)
         each = estimates.DECODER_FLOPS * (channels / estimates.PUBLISHED_CHANNELS) ** 2
         flops = each * TIME_SCALE * SPACE_SCALE**2 * math.prod(grid)
         return Phase("decode", weights.whole, work, flops, weights.read)
@@ -159,12 +160,12 @@ class Footprint:
     def tiled(self, settings: Settings, ways: Ways) -> bool:
         """Whether the video is decoded in tiles."""
         request = settings.request
-        return _tiles(request.shape.grid, request.tiling, ways, request.stream).tiled
+        return self._tiles(settings.shape.grid, request.tiling, ways, request.stream).tiled
 
     def weights(self, component: str, audio: bool = True) -> Weights:
         """The weights of a component; `audio` of False: of the transformer without its stream for sound."""
         how = self._quantization if component == "transformer" else None
-        known, key = self.checkpoint.weighed, (component, audio, self.dtype, how)
+        known, key = self.checkpoint.weighed, (component, audio, self._dtype_of(component), how)
         if key not in known:
             known[key] = self._weigh(component, audio)
         return known[key]
@@ -179,13 +180,13 @@ class Footprint:
         if self.encoder is None or self.encoder.config.quantization is not None:
             return self
         encoder = self.encoder.quantized(Quantization.of(bits))
-        return Footprint(self.checkpoint, encoder, self.dtype, self._quantization, self._loras)
+        return Footprint(self.checkpoint, encoder, self.dtype, self._quantization, self._loras, self.vae_dtype)
 
     def quantized(self, how: Quantization) -> Footprint | None:
         """The same with the transformer's blocks quantized while loading; None where they are quantized already."""
         if self._quantization is not None or quantize.used(self.checkpoint.build("transformer")) is not None:
             return None
-        return Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras)
+        return Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras, self.vae_dtype)
 
     # ------------------------------------------------------------------------------------------------ phases
 
@@ -200,7 +201,7 @@ class Footprint:
         return Phase("enhance", weights, work, flops, encoder.weights.read + written * weights // PASSED_FASTER)
 
     def _stage(self, number: int, stage: Stage, settings: Settings, ways: Ways) -> Phase:
-        shape, config, size = settings.request.shape.scaled(stage.scale), self._transformer, self.dtype.size
+        shape, config, size = settings.shape.scaled(stage.scale), self._transformer, self.dtype.size
         tokens: dict[Modality, int] = {
             "video": shape.tokens + len(settings.request.image) * shape.tokens // shape.grid[0]
         }
@@ -237,13 +238,14 @@ class Footprint:
         # The texts stay for the next stage.
         widths = sum(stream.dim for stream in self._transformer.streams.values())
         work = len(settings.prompts) * CONTEXT_TOKENS * widths * size + UPSAMPLE_LEFT
-        work += estimates.upsampling(UpsamplerConfig.read(part.settings), settings.request.shape.grid, size)
+        config = UpsamplerConfig.read(part.settings)
+        work += estimates.upsampling(config, settings.shape.grid, self.vae_dtype.size)
         return Phase("upsample", weights, work, 0.0, own.read)
 
     def _sounding(self, latents: int, more: int) -> int:
         # The decoder has a block more in each level than the encoder.
         config = AudioVAEConfig.read(self.checkpoint.config)
-        return estimates.sounding(config, latents, self.dtype.size, config.res_blocks + more)
+        return estimates.sounding(config, latents, self.vae_dtype.size, config.res_blocks + more)
 
     def _simple(self, name: str, component: str, work: int) -> Phase:
         weights = self.weights(component)
@@ -254,7 +256,7 @@ class Footprint:
     @functools.cached_property
     def _upsampler(self) -> Weights:
         part = self.checkpoint.upsamplers["spatial x2"]
-        return estimates.weigh(part.tensors.entries, lambda name: name, (), self.dtype)
+        return estimates.weigh(part.tensors.entries, lambda name: name, (), self.vae_dtype)
 
     @functools.cached_property
     def _decoder_channels(self) -> int:
@@ -266,9 +268,7 @@ class Footprint:
 
     @staticmethod
     def _calls(stage: Stage, settings: Settings, tokens: int) -> int:
-        steps = settings.steps if stage.guided else None
-        sigmas = SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else 4096)
-        return SAMPLERS[stage.sampler].count(sigmas)
+        return SAMPLERS[stage.sampler].count(settings.sigmas(stage, tokens))
 
     def _lora(self, distilled: bool, streamed: bool) -> int:
         file = self.checkpoint.distilled_lora
@@ -292,10 +292,14 @@ class Footprint:
             return how.bytes_each(self.dtype.size)
 
         entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes(component))}
-        dtype = mx.float32 if COMPONENTS[component].always_float32 else self.dtype
-        visited = getattr(network, "visited", ())
-        return estimates.weigh(entries, functools.partial(part.path_of, network), visited, dtype, packed)
+        visited, path_of = getattr(network, "visited", ()), functools.partial(part.path_of, network)
+        return estimates.weigh(entries, path_of, visited, self._dtype_of(component), packed)
 
+    def _dtype_of(self, component: str) -> mx.Dtype:
+        kind = COMPONENTS[component]
+        if kind.always_float32:
+            return mx.float32
+        return self.vae_dtype if kind.autoencoder else self.dtype
 
-def _tiles(grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool) -> Tiling:
-    return plan_tiles(tiling, grid, memory_limit=ways.tile_bytes, stream=stream)
+    def _tiles(self, grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool) -> Tiling:
+        return plan_tiles(tiling, grid, memory_limit=ways.tile_bytes, stream=stream, size=self.vae_dtype.size)

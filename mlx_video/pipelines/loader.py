@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Lends the networks of one checkpoint, each in the run's precision."""
+    """Lends the networks of one checkpoint, each in its own precision of the run."""
 
     def __init__(
         self,
@@ -43,10 +43,14 @@ class Loader:
         dtype: mx.Dtype | None = None,
         quantization: Quantization | None = None,
         ways: Ways | None = None,
+        vae_dtype: mx.Dtype | None = None,
     ):
-        """`dtype` of None takes what the platform computes best in; `quantization`: of the transformer's blocks."""
+        """dtype: of transformer and text; vae_dtype: of autoencoders and upsamplers; quantization: of the
+        transformer's blocks. What is None is as the platform computes best.
+        """
         self.checkpoint, self.ways = checkpoint, ways or Ways()
         self.dtype = dtype or platform.compute_dtype()
+        self.vae_dtype = vae_dtype or platform.autoencoder_dtype(dtype)
         # Gemma's activations leave float16's range.
         self.text_dtype = platform.compute_dtype(wide_range=True) if self.dtype == mx.float16 else self.dtype
         self.quantization = quantization
@@ -74,10 +78,11 @@ class Loader:
         network = self.checkpoint.build(component, **options)
         part, transformer = self.checkpoint.part(component), component == "transformer"
         how = self.quantization if transformer else None
+        dtype = self.vae_dtype if COMPONENTS[component].autoencoder else self.dtype
         if self.ways.streams(component) if streamed is None else streamed:
-            stream_weights(network, component, part, self.dtype, how)
+            stream_weights(network, component, part, dtype, how)
         else:
-            give_weights(network, component, part, self.dtype, how)
+            give_weights(network, component, part, dtype, how)
         if transformer:
             network.keep_text = self.ways.keep_text
         try:
@@ -88,7 +93,7 @@ class Loader:
     @contextmanager
     def borrow_upsampler(self, kind: str = "spatial x2") -> Iterator[nn.Module]:
         """An upsampler, from its own file. `kind`: "spatial x2", "spatial x1.5" or "temporal x2"."""
-        network = read_upsampler(self.upsampler(kind), self.dtype)
+        network = read_upsampler(self.upsampler(kind), self.vae_dtype)
         try:
             yield network
         finally:
@@ -192,7 +197,11 @@ def parameter_bytes(network: nn.Module) -> int:
 def load_component(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any:
     """See `mlx_video.models.ltx_2.load`."""
     platform.prepare()
-    path, dtype = Path(path), dtype or mx.float32
+    with platform.computing():
+        return _load_component(component, Path(path), dtype or mx.float32)
+
+
+def _load_component(component: str, path: Path, dtype: mx.Dtype) -> Any:
     if component == "text_encoder":
         folder = path if (path / "config.json").is_file() else open_checkpoint(path, "distilled").text_encoder
         if folder is None:

@@ -44,17 +44,22 @@ def checkpoint(
     recipe: Recipe,
     *,
     text_encoder: bool = True,
+    lora: bool = True,
     upsamplers: Collection[str] = (),
     take: Take = fetch,
 ) -> Path:
     """The checkpoint that `--model-repo` names; of a Hugging Face repo, what `recipe` needs of it.
 
-    text_encoder: False where the run takes its contexts or its text encoder from elsewhere; upsamplers: kinds that are
-    needed besides the recipe's own.
+    text_encoder: False where the run takes its contexts or its text encoder from elsewhere; lora: False where it takes
+    the distilled LoRA from elsewhere; upsamplers: kinds that are needed besides the recipe's own.
     """
     if is_hub_id(where):
         others = ["upsampler" if kind == "spatial x2" else kind for kind in upsamplers]
-        wanted = {"upsampler": len(recipe.stages) > 1, "lora": recipe.distilled_lora, "text_encoder": text_encoder}
+        wanted = {
+            "upsampler": len(recipe.stages) > 1,
+            "lora": lora and recipe.distilled_lora,
+            "text_encoder": text_encoder,
+        }
         return repos.fetch_checkpoint(where, recipe.variant, **wanted, others=others, take=take)
     return existing(where, "--model-repo")
 

@@ -7,12 +7,11 @@ Predictions are `pipelines.footprint`'s. Opens no file and changes no setting.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from mlx_video import platform
+from mlx_video import kinds, platform
 from mlx_video.pipelines.footprint import Footprint, Phase
 from mlx_video.pipelines.settings import Settings
 from mlx_video.pipelines.streaming import Ways
@@ -20,6 +19,8 @@ from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
 from mlx_video.weights.quantize import BITS, Quantization
 
 GIB = platform.GIB
+MOST_GIB = 1 << 20
+"""That a limit may say; no machine has so much."""
 DISK = 2e9
 """Bytes a second that are read from disk, taken low: Macs' own read at 3 to 7 GB/s."""
 CLASSES = (
@@ -48,8 +49,11 @@ class Memory(NamedTuple):
     @classmethod
     def of(cls, low: bool | None, limit: float | None) -> Memory:
         """limit: in GiB. Raises UserError where it is no amount."""
-        if limit is not None and not (math.isfinite(limit) and limit > 0):
-            raise UserError(f"--memory-limit {limit:g} is out of range; it must be more than 0 GiB.")
+        kinds.check("memory_limit", limit, float | None)
+        if limit is not None and not 0 < limit <= MOST_GIB:
+            raise UserError(
+                f"--memory-limit {limit:g} is out of range; it must be more than 0 and at most {MOST_GIB:,} GiB."
+            )
         return cls(low, None if limit is None else round(limit * GIB))
 
     @property
@@ -146,6 +150,16 @@ def plan_pictures(
     if phase.peak > limit:
         advice = "--tiling auto takes less" if tiling != "auto" else "--memory-limit allows more"
         raise UserError(f"Decoding the result takes {size(phase.peak)}, and {size(limit)} are allowed ({advice}).")
+    return ways
+
+
+def plan_decoding(footprint: Footprint, grid: tuple[int, int, int], tiling: str, stream: bool, memory: Memory) -> Ways:
+    """How latents of `grid` are decoded; raises UserError where that cannot fit."""
+    ways = Ways(decode_bytes=max(memory.budget - footprint.weights("video_decoder").whole, 1))
+    phase = footprint.decode(grid, tiling, ways, stream)
+    if phase.peak > memory.budget:
+        advice = "tiling='auto' takes less" if tiling != "auto" else "memory_limit= allows more"
+        raise UserError(f"Decoding takes {size(phase.peak)}, and {size(memory.budget)} are allowed ({advice}).")
     return ways
 
 

@@ -5,6 +5,7 @@ Works as well on outlines of files that are still on the hub. Reads no tensor of
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import mlx.core as mx
 from mlx_video.pipelines import conditions, contexts, demo, locate
 from mlx_video.pipelines.adapters import Adapters
 from mlx_video.pipelines.checkpoint import Checkpoint
+from mlx_video.pipelines.distilled import choose
 from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.loader import Loader
 from mlx_video.pipelines.plan import Memory, Plan, make_plan
@@ -32,10 +34,11 @@ class Setup(NamedTuple):
     loras: tuple[Lora, ...]
     quantization: Quantization | None
     memory: Memory
+    vae_dtype: mx.Dtype | None = None
 
     def loader(self, checkpoint: Checkpoint) -> Loader:
         """Lends the checkpoint's networks as they are wanted."""
-        return Loader(checkpoint, self.dtype, self.quantization)
+        return Loader(checkpoint, self.dtype, self.quantization, vae_dtype=self.vae_dtype)
 
 
 class Ready(NamedTuple):
@@ -55,7 +58,9 @@ class Ready(NamedTuple):
     @classmethod
     def open(cls, request: Request, recipe: Recipe, setup: Setup, checkpoint: Checkpoint, outlines: Outlines) -> Ready:
         """Raises UserError where request, checkpoint, text encoder, LoRAs, inputs and memory do not go together."""
-        settings = resolve(request, recipe, checkpoint)
+        loras = choose(request, (*setup.loras, *request.lora), recipe, checkpoint, outlines.take)
+        checkpoint = replace(checkpoint, distilled_lora=loras.distilled)
+        settings = resolve(loras.request, recipe, checkpoint)
         encoder = None
         if request.embedding is None:
             encoder = locate.text_encoder(setup.text_encoder, checkpoint, outlines.take)
@@ -63,9 +68,8 @@ class Ready(NamedTuple):
         for component in settings.components:
             loader.check(component, **settings.build_options(component))
         advice = demo.advice(request.prompt) if setup.where == demo.NAME else None
-        messages = [] if advice is None else [advice]
-        loras = (*setup.loras, *request.lora)
-        adapters = Adapters.open(loras, settings, checkpoint, messages.append, outlines.take)
+        messages = [*settings.notes, *loras.told(settings.lora_strengths), *([] if advice is None else [advice])]
+        adapters = Adapters.open(loras.own, settings, checkpoint, messages.append, outlines.take)
         embedded = _embedded(settings, checkpoint, outlines)
         plan = make_plan(Footprint.of(loader, encoder, adapters.sizes), settings, setup.memory)
         media = conditions.read(settings)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.pipelines import locate, text
 from mlx_video.pipelines.adapters import Adapters
+from mlx_video.pipelines.distilled import choose
 from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.loader import Loader
 from mlx_video.pipelines.ready import Setup
@@ -42,16 +44,17 @@ class Refining(NamedTuple):
 
         take: how files on the hub are had.
         """
-        checkpoint = loader.checkpoint
-        recipe = RECIPES[checkpoint.variant or "distilled"]
+        recipe = RECIPES[loader.checkpoint.variant or "distilled"]
+        loras = choose(request, setup.loras, recipe, loader.checkpoint, take)
+        loader.checkpoint = checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
         if recipe.distilled_lora:
             advice = "with a dev checkpoint --refine needs its .safetensors file there."
             checkpoint.need("distilled LoRA", checkpoint.distilled_lora, advice)
-        settings = resolve(request, recipe, checkpoint)
+        settings = resolve(loras.request, recipe, checkpoint)
         encoder = locate.text_encoder(setup.text_encoder, checkpoint, take)
         for component in ("connectors", "transformer"):
             loader.check(component, **settings.build_options(component))
-        adapters = Adapters.open(setup.loras, settings, checkpoint, log.info, take)
+        adapters = Adapters.open(loras.own, settings, checkpoint, log.info, take)
         return cls(settings, loader, encoder, adapters)
 
     def refiner(self, draws: NamedNoise, report: Callable[[Progress], None]) -> Refiner:

@@ -18,7 +18,6 @@ from mlx_video.diffusion import conditioning
 from mlx_video.diffusion.denoise import Denoise, blend, guided
 from mlx_video.diffusion.noise import NamedNoise, draw_tokens
 from mlx_video.diffusion.samplers import SAMPLERS
-from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.diffusion.tokens import unpatchify
 from mlx_video.pipelines.finite import Origin
 from mlx_video.pipelines.settings import Settings
@@ -72,7 +71,7 @@ def denoise_recipe(
     kept: mx.array | None = None
     scale = None
     for number, stage in enumerate(settings.recipe.stages, 1):
-        shape = settings.request.shape.scaled(stage.scale)
+        shape = settings.shape.scaled(stage.scale)
         if scale is not None and stage.scale != scale:
             latents["video"] = upsample(loader, latents["video"], watcher)
         set_lora(settings.lora_strengths[number - 1])
@@ -101,8 +100,7 @@ def denoise_stage(
     shapes: dict[Modality, VideoShape | AudioShape] = {"video": shape}
     if "audio" in settings.modalities:
         shapes["audio"] = AudioShape.of(shape)
-    tokens = shape.tokens if stage.shift_by_size else 4096
-    sigmas = SCHEDULES[stage.schedule](settings.steps if stage.guided else None, tokens)
+    sigmas = settings.sigmas(stage, shape.tokens)
     states = _start(number, shapes, inputs, latents, sigmas[0], noise)
     denoise = _denoiser(settings, stage, transformer, inputs, states)
     sampler = SAMPLERS[stage.sampler]
@@ -186,7 +184,7 @@ def upsample(loader: Loader, latent: mx.array, watcher: Watcher) -> mx.array:
     platform.peak_memory()
     watcher.report(Progress("upsample", 0, 1))
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler() as upsampler:
-        raw = statistics.denormalize(latent.transpose(0, 2, 3, 4, 1).astype(loader.dtype))
+        raw = statistics.denormalize(latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype))
         result = statistics.normalize(upsampler(raw)).transpose(0, 4, 1, 2, 3).astype(mx.float32)
         Origin.of(loader, "latent_statistics", "spatial x2").check("upsampling", result)
     watcher.report(Progress("upsample", 1, 1, platform.peak_memory()))

@@ -5,15 +5,20 @@ Everything here costs a header at most. Knows no arrays.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.models.ltx_2.config import TransformerConfig, VideoVAEConfig
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.recipes import GENERATIONS, NEGATIVE_PROMPT
 from mlx_video.request import Request
-from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, UserError
+from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, Stage, UserError, VideoShape
 
+BASE_TOKENS = 4096
+"""What schedules are shifted by in stages that do not go by their own size."""
 APG_ETA = 0.0
 """Share of the parallel part that adaptive projected guidance keeps (arXiv 2410.02416, which recommends none)."""
 
@@ -34,8 +39,25 @@ class Settings:
     """Of the distilled LoRA, stage by stage; 0 where a stage does without."""
     image_crf: int
     modalities: tuple[Modality, ...]
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the request is met, a sentence each."""
     original_prompt: str | None = None
     """What the user wrote, where the request's prompt is what Gemma made of it."""
+
+    @property
+    def shape(self) -> VideoShape:
+        """The clip as it is denoised and decoded: each side of the request rounded up to what every stage can have."""
+        return _made(self.request, self.recipe)
+
+    def sigmas(self, stage: Stage, tokens: int) -> tuple[float, ...]:
+        """The noise levels of one of the recipe's stages, for a clip of so many latent tokens at its size.
+
+        A stage that takes a share of the steps takes at least one.
+        """
+        steps = None
+        if stage.share is not None and self.steps is not None:
+            steps = max(1, math.floor(self.steps * stage.share + 0.5))
+        return SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else BASE_TOKENS)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -86,10 +108,8 @@ class Settings:
 def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Settings:
     """The settings of a run; raises UserError where request, recipe and checkpoint do not go together."""
     _check_variant(recipe, checkpoint)
+    request, notes = _sounding(request, checkpoint)
     modalities: tuple[Modality, ...] = ("video", "audio") if request.audio else ("video",)
-    if request.audio and not checkpoint.audio:
-        raise UserError(f"{checkpoint.source} was converted without sound; add --no-audio.")
-    _check_decoder(request, checkpoint)
     defaults = {**GENERATIONS[checkpoint.generation], **recipe.defaults}
     guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
     strengths = tuple(_lora_strength(request, stage.lora, number) for number, stage in enumerate(recipe.stages, 1))
@@ -106,17 +126,59 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
             f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint.",
         )  # fmt: skip
     negative = request.negative_prompt if request.negative_prompt is not None else NEGATIVE_PROMPT
-    return Settings(
+    steered = _steered_by_negative(request, guidance)
+    _check_decoder(_made(request, recipe), checkpoint)
+    settings = Settings(
         request=request,
         recipe=recipe,
-        steps=_first(request.steps, defaults["steps"]) if recipe.guided else None,
+        steps=_first(request.steps, defaults["steps"]) if recipe.counted else None,
         guidance=guidance,
-        negative_prompt=negative if any(g.cfg_scale != 1.0 for g in guidance.values()) else None,
+        negative_prompt=negative if steered else None,
         batched=_first(request.guidance_batch, defaults.get("guidance_batch", False)),
         lora_strengths=strengths,
         image_crf=defaults["image_crf"],
         modalities=modalities,
+        notes=notes,
     )
+    return noted(settings)
+
+
+def noted(settings: Settings) -> Settings:
+    """The same, with a note where more is made than is asked for and the clip is cut out of it."""
+    asked, made, recipe = settings.request, settings.shape, settings.recipe
+    if made == asked.shape:
+        return settings
+    cropped = (
+        f"{asked.width}x{asked.height} is made as {made.width}x{made.height} and cut back: the {recipe.name} pipeline "
+        f"works in multiples of {recipe.size_unit}."
+    )
+    return replace(settings, notes=(*settings.notes, cropped))
+
+
+def _made(request: Request, recipe: Recipe) -> VideoShape:
+    asked, unit = request.shape, recipe.size_unit
+    return asked._replace(height=-(-asked.height // unit) * unit, width=-(-asked.width // unit) * unit)
+
+
+def _sounding(request: Request, checkpoint: Checkpoint) -> tuple[Request, tuple[str, ...]]:
+    """The request with its sound decided, and what to tell of it."""
+    if checkpoint.audio:
+        return replace(request, audio=request.audio is not False), ()
+    if request.audio_file is not None:
+        raise UserError(f"{checkpoint.source} was converted without sound and cannot follow any; drop --audio-file.")
+    if request.audio:
+        raise UserError(f"{checkpoint.source} was converted without sound; add --no-audio.")
+    told = () if request.audio is False else (f"{checkpoint.source} has no sound, so the clip is silent.",)
+    return replace(request, audio=False), told
+
+
+def _steered_by_negative(request: Request, guidance: Mapping[Modality, Guidance]) -> bool:
+    """Whether the negative prompt has an effect; UserError where one is given and has none."""
+    steered = any(one.cfg_scale != 1.0 for one in guidance.values())
+    if request.negative_prompt is not None and not steered:
+        scales = "--cfg-scale is 1" if "audio" not in guidance else "--cfg-scale and --audio-cfg-scale are 1"
+        raise UserError(f"--negative-prompt has no effect where {scales}, which is off.")
+    return steered
 
 
 def _first(*values: Any) -> Any:
@@ -132,10 +194,10 @@ def _check_variant(recipe: Recipe, checkpoint: Checkpoint) -> None:
         )
 
 
-def _check_decoder(request: Request, checkpoint: Checkpoint) -> None:
+def _check_decoder(shape: VideoShape, checkpoint: Checkpoint) -> None:
     # A decoder that pads by reflection has nothing to reflect in a single latent row or column.
     reflects = VideoVAEConfig.read(checkpoint.config).decoder_padding == "reflect"
-    for name, side in (("height", request.height), ("width", request.width)):
+    for name, side in (("height", shape.height), ("width", shape.width)):
         if reflects and side < 2 * SPACE_SCALE:
             raise UserError(f"--{name} {side} is too small for this checkpoint; the least is {2 * SPACE_SCALE}.")
 

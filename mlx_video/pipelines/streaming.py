@@ -65,12 +65,6 @@ def parts_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         )
 
 
-@functools.cache
-def _reading() -> mx.Stream:
-    # Reading has a line of its own: in the one of the computations it would wait for them.
-    return mx.new_stream(mx.cpu)
-
-
 class Streamed:
     """Takes the place of a network's own iterator over its parts; each part has weights only while it is visited."""
 
@@ -147,7 +141,8 @@ class Streamed:
     def _read(self) -> dict[str, _Visit]:
         # A lazy array keeps what it has read as long as anyone holds it, so each call takes new ones: 50 ms for the
         # 5,947 tensors of LTX-2.3, most of it the file's header.
-        arrays = self._files.tensors.load(self._files.prefixes, _reading())
+        # Reading has a line of its own: in the one of the computations it would wait for them.
+        arrays = self._files.tensors.load(self._files.prefixes, platform.shared_stream(mx.cpu, "reading"))
         waiting = {path: _Visit({name: arrays[name] for name in own}, []) for path, own in self._names.items()}
         for terms in self.adapt():
             for visit in waiting.values():

@@ -20,19 +20,33 @@ if TYPE_CHECKING:
     from mlx_video.pipelines.settings import Settings
 
 
-def enhanced(settings: Settings, folder: Path, on_message: Callable[[str], None]) -> Settings:
-    """The settings with the prompt that Gemma made of the user's."""
-    from mlx_video.models.ltx_2.text_encoder.enhance import enhance
+def enhanced(
+    settings: Settings, folder: Path, report: Callable[[Progress], None], on_message: Callable[[str], None]
+) -> Settings:
+    """The settings with the prompt that Gemma made of the user's, which is reported token by token."""
+    from mlx_video.models.ltx_2.text_encoder.enhance import MAX_TOKENS, enhance
 
     asked = settings.request
     options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
+    platform.peak_memory()
+    written, most = 0, asked.max_tokens or MAX_TOKENS
+    report(Progress("enhance", 0, most))
+
+    def counted() -> None:
+        nonlocal written
+        written += 1
+        if written < most:
+            report(Progress("enhance", written, most))
+
     prompt = enhance(
         folder,
         asked.prompt,
         image=asked.image[0].path if asked.image else None,
         seed=asked.seed,
+        on_token=counted,
         **{name: value for name, value in options.items() if value is not None},
     )
+    report(Progress("enhance", written, max(written, 1), platform.peak_memory()))
     on_message(f"enhanced prompt: {prompt}")
     return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
 

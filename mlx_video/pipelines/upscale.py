@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_video import platform
+from mlx_video import kinds, platform
 from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.media import image, video
 from mlx_video.media.files import check_apart, check_input, spelt_out
@@ -27,6 +27,7 @@ from mlx_video.media.video import Film, read_video, write_video
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.pipelines import decode
 from mlx_video.pipelines.finite import Origin
+from mlx_video.pipelines.provenance import model_of
 from mlx_video.pipelines.refine import refine, sigmas_of
 from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, Context, Progress, UserError
 
@@ -59,6 +60,7 @@ class Upscaling:
 
     def check(self) -> None:
         """Raises UserError for what cannot be done, before any file is read."""
+        kinds.check_fields(self)
         if self.scale not in SCALES:
             raise UserError(f"--scale {self.scale:g} is not known; there are 1.5 and 2 (and 1, which keeps the size).")
         if self.fps_scale not in FPS_SCALES:
@@ -216,7 +218,9 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
 
     encoder: Any
     with loader.borrow("video_encoder") as encoder:
-        plan = plan_tiles(asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True)
+        plan = plan_tiles(
+            asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True, size=loader.vae_dtype.size
+        )
         latent = encode_frames(encoder, pixels(), plan, count)
         Origin.of(loader, "video_encoder").check("encoding the pictures", latent)
     report(Progress("encode", count, count, platform.peak_memory()))
@@ -254,7 +258,7 @@ def upsample(latent: mx.array, kind: str, loader: Loader, report: Report) -> mx.
     statistics: Any
     network: Any
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler(kind) as network:
-        raw = network.long(statistics.denormalize(latent.astype(loader.dtype)), report=told)
+        raw = network.long(statistics.denormalize(latent.astype(loader.vae_dtype)), report=told)
         result = statistics.normalize(raw)
         Origin.of(loader, "latent_statistics", kind).check("upsampling", result)
     return result
@@ -279,7 +283,7 @@ class Upscaled:
     def __init__(self, asked: Upscaling, source: Source, latent: mx.array, loader: Loader):
         """Use `LTXPipeline.upscale`."""
         self.latents = {"video": latent}
-        self.metadata = asked.metadata
+        self.metadata = {**asked.metadata, **model_of(loader.checkpoint)}
         self.height, self.width = (_scaled(side, asked.scale, source) for side in (source.height, source.width))
         self.num_frames = asked.fps_scale * (source.count - 1) + 1
         self.fps = source.fps * asked.fps_scale
@@ -311,7 +315,7 @@ class Upscaled:
         """
         path = check_output(self.source.path, path)
         frames = self.frames(on_step or (lambda progress: None))
-        with closing(frames):
+        with platform.computing(), closing(frames):
             if isinstance(self.source, Still):
                 save_image(path, next(frames))
             else:

@@ -6,7 +6,7 @@ import sys
 import mlx.core as mx
 import pytest
 
-from mlx_video import info
+from mlx_video import UserError, generate, info
 from mlx_video.pipelines.convert import Wishes, convert
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.weights.quantize import Quantization
@@ -73,6 +73,30 @@ def test_a_quantized_folder_is_told_with_its_bits(small_folder, tmp_path, say):
     assert "packed" in field(text, "transformer")
     assert field(text, "without") == "audio encoder, audio decoder, vocoder"
     assert "4 bit, 3 layers" in field(text, "text encoder")
+
+
+def test_every_checkpoint_of_a_folder_is_named(small_folder, tmp_path, say):
+    names = [f"ltx-2-19b-distilled{end}.safetensors" for end in ("", "-fp8", "-1.1")]
+    for name in names:
+        (tmp_path / name).symlink_to(small_folder("2") / small.NAMES["2"].format("distilled"))
+    blocks = say(tmp_path).split("\n\n")
+    assert sorted(block.splitlines()[0] for block in blocks) == sorted(str(tmp_path / name) for name in names)
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_an_older_family_is_called_what_it_is(config, tmp_path, say, capsys):
+    file = tmp_path / "ltxv-2b-0.9.8-distilled.safetensors"
+    names = ["model.diffusion_model.transformer_blocks.0.attn1.to_q.weight", "vae.decoder.conv_in.conv.weight"]
+    said = {"config": '{"transformer": {"_class_name": "Transformer3DModel"}, "vae": {}}'} if config else {}
+    mx.save_safetensors(str(file), {name: mx.zeros((4, 4)) for name in names}, said)
+    for path in (file, tmp_path):
+        text = say(path)
+        assert text.splitlines()[0] == str(file)
+        assert field(text, "family") == "LTX-Video 0.9.x (an older family, not read yet)"
+        with pytest.raises(UserError, match=r"LTX-Video 0\.9\.x"):
+            open_checkpoint(path, "distilled")
+    assert generate.main(["a fox", "--model-repo", str(tmp_path), "-o", str(tmp_path / "a.mp4")]) == 2
+    assert "LTX-Video 0.9.x" in capsys.readouterr().err
 
 
 def test_a_damaged_neighbour_is_told(small_folder, tmp_path, say):

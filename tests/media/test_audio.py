@@ -1,6 +1,8 @@
 """Sound in and out: formats, spans, channels, refusals."""
 
+import contextlib
 import os
+import tracemalloc
 import wave
 from fractions import Fraction
 
@@ -149,11 +151,60 @@ def test_refusals(tmp_path):
         ("good.wav", 99, "past its end"),
         ("good.wav", -1, "-1 s"),
         ("good.wav", float("nan"), "nan"),
+        ("good.wav", 1e308, "must be from 0 to"),
     ):
         with pytest.raises(UserError, match=message):
             read_audio(tmp_path / name, start)
     with pytest.raises(UserError, match="past its end"):
         read_audio(tmp_path / "good.wav", 3.0, 1.0)
+
+
+def patched(path, at, value):
+    """A WAV file of a second with four bytes of its header changed."""
+    write_wav(path, tones()[:, :RATE], RATE)
+    data = bytearray(path.read_bytes())
+    data[at : at + 4] = value.to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1, 2**31, 2**32 - 1])
+def test_a_rate_that_no_sound_has_is_refused_and_takes_no_memory(rate, tmp_path):
+    path = patched(tmp_path / "a.wav", 24, rate)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"samples a second; from 1000 to 768000|cannot be read"):
+        read_audio(path, 0.5, 2.0)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("at", [4, 16, 28, 32, 40])
+@pytest.mark.parametrize("value", [0, 1, 2**31 - 1, 2**32 - 1])
+def test_a_wav_that_lies_about_its_sizes_takes_no_memory(at, value, tmp_path):
+    path = patched(tmp_path / "a.wav", at, value)
+    tracemalloc.start()
+    with contextlib.suppress(UserError):
+        read_audio(path, 0.5, 2.0)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+
+
+def test_what_comes_before_the_start_is_not_held(tmp_path):
+    write_wav(tmp_path / "a.wav", np.tile(tones(), 60), RATE)
+    whole, _ = read_audio(tmp_path / "a.wav")
+    tracemalloc.start()
+    part, _ = read_audio(tmp_path / "a.wav", 80.0, 0.5)
+    assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    tracemalloc.stop()
+    np.testing.assert_array_equal(part, whole[:, 80 * RATE :][:, : RATE // 2])
+
+
+def test_samples_that_are_no_numbers_are_refused(tmp_path):
+    sound = tones()
+    sound[1, 7] = np.nan
+    path = encoded(tmp_path / "a.wav", sound, "pcm_f32le")
+    with pytest.raises(UserError, match="not finite numbers; save it"):
+        read_audio(path)
 
 
 def test_sound_track_without_sound(tmp_path):

@@ -1,6 +1,8 @@
 """Pictures in and out: what is handled, what is refused, and numbers that were recorded from the torch reference."""
 
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -248,6 +250,16 @@ def test_camera_pairs_are_not_animations(tmp_path):
     path = tmp_path / "a.mpo"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     assert abs(int(read_image(path)[0, 0, 0]) - 120) <= 2
+
+
+def test_pictures_of_too_many_pixels_are_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("read"))
+    for width, height in ((12_000, 12_000), (70_000, 1000), (8193, 8192)):
+        data = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + data + struct.pack(">I", zlib.crc32(data))
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + chunk.replace(b"IHDR", b"IDAT"))
+        with pytest.raises(UserError, match=rf"{width}x{height} pixels; 67 million are the most, such as 8192x8192"):
+            read_image(tmp_path / "a.png")
 
 
 def test_bombs_are_refused(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from mlx_video.media.video import (
     write_video,
 )
 from mlx_video.types import RunError, UserError
+from tests.pipelines import films
 
 RATE = 24_000
 COLOURS = {
@@ -469,6 +470,24 @@ def test_folder_goes_where_the_film_fails(tmp_path):
     with pytest.raises(KeyboardInterrupt), FrameFolder(tmp_path / "frames") as folder:
         write_video(tmp_path / "a.mp4", folder.tee(failing()), 24)
     assert not os.listdir(tmp_path)
+
+
+def test_a_film_that_lacks_a_piece_of_any_part_is_refused(tmp_path):
+    films.write(tmp_path / "whole.mp4", 5, 64, 64)
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    parts, start = {}, 0
+    while start < len(whole):
+        length = int.from_bytes(whole[start : start + 4])
+        parts[whole[start + 4 : start + 8]] = (start, start + length)
+        start += length
+    assert list(parts)[-1] == b"moov"  # the sound's track comes last of all
+    for kind in (b"moov", b"mdat"):
+        start, stop = parts[kind]
+        for cut in np.linspace(start + 8, stop - 1, 25).astype(int):
+            (tmp_path / "cut.mp4").write_bytes(whole[:cut])
+            with pytest.raises(UserError, match=r"cut short|damaged|not a video|no pictures"):
+                read_video(tmp_path / "cut.mp4")
+    assert read_video(tmp_path / "whole.mp4").sound
 
 
 # ------------------------------------------------------------------------------------------------ encoders

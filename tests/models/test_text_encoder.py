@@ -231,7 +231,7 @@ def test_work_is_evaluated_in_parts_and_gives_the_same(encoder, monkeypatch):
     whole = encoder.encode(PROMPTS)
     evaluations = []
     evaluate = mx.eval
-    monkeypatch.setattr(platform, "flops_per_evaluation", lambda: 1.0)
+    monkeypatch.setattr(platform, "flops_per_evaluation", lambda *_: 1.0)
     monkeypatch.setattr(mx, "eval", lambda *a: (evaluations.append(a), evaluate(*a)))
     parts = encoder.encode(PROMPTS)
     assert len(evaluations) == TEXT["num_hidden_layers"] + 1

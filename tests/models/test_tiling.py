@@ -19,7 +19,7 @@ from mlx_video.models.ltx_2.video_vae import (
     plan_tiles,
 )
 from mlx_video.models.ltx_2.video_vae.blocks import Scale
-from mlx_video.models.ltx_2.video_vae.tiling import REFERENCE, _coupled, decode_parts, encode_parts
+from mlx_video.models.ltx_2.video_vae.tiling import PRESETS, _coupled, decode_parts, encode_parts
 from mlx_video.types import UserError
 from tests.models import video_vae_cases as cases
 from tests.models.test_video_vae import error, generations, make
@@ -70,7 +70,7 @@ def _divided(weights: np.ndarray, places: list[slice]) -> np.ndarray:
 @pytest.mark.parametrize("number", range(len(cases.SIZES)))
 def test_the_shorter_side_keeps_the_aspect_ratio_as_in_the_reference(number):
     height, width = cases.SIZES[number]
-    plan = _coupled(REFERENCE, (1, height // 32, width // 32), SCALE)
+    plan = _coupled(PRESETS["conservative"], (1, height // 32, width // 32), SCALE)
     assert (plan.height.size, plan.width.size) == tuple(RECORDED["sides"][number])
 
 
@@ -185,11 +185,11 @@ def test_auto_cuts_as_the_reference_does_then_smaller():
     grid = (31, 34, 60)
     assert plan_tiles("auto", grid, memory_limit=12 << 30) == Tiling(piece=1)
     tiles = plan_tiles("auto", grid, memory_limit=10 << 30)
-    assert tiles == Tiling(Span(80, 24), Span(448, 64), Span(768, 64), piece=1)
+    assert tiles == Tiling(None, Span(448, 64), Span(768, 64), piece=1)
     tiles = plan_tiles("auto", grid, memory_limit=5 << 30)
-    assert tiles == Tiling(Span(64, 24), Span(288, 64), Span(512, 64), piece=1)
+    assert tiles == Tiling(None, Span(288, 64), Span(512, 64), piece=1)
     # The smallest is tried even where it does not fit.
-    assert plan_tiles("auto", grid, memory_limit=1) == Tiling(Span(32, 8), Span(160, 64), Span(256, 64), piece=1)
+    assert plan_tiles("auto", grid, memory_limit=1) == Tiling(None, Span(160, 64), Span(256, 64), piece=1)
 
 
 def test_the_length_of_a_clip_does_not_change_what_fits():
@@ -197,13 +197,46 @@ def test_the_length_of_a_clip_does_not_change_what_fits():
     assert {plan_tiles("auto", (f, 16, 24), memory_limit=limit) for f in (5, 17, 500)} == {Tiling(piece=2)}
 
 
-@pytest.mark.parametrize(
-    ("mode", "size", "frames"), [("default", 512, 64), ("aggressive", 256, 32), ("conservative", 768, 96)]
-)
-def test_presets(mode, size, frames):
+@pytest.mark.parametrize(("mode", "size"), [("default", 512), ("aggressive", 256), ("conservative", 768)])
+def test_presets(mode, size):
     tiles = plan_tiles(mode, (40, 32, 32))
-    assert (tiles.frames.size, tiles.height.size, tiles.width.size) == (frames, size, size)
+    assert (tiles.frames, tiles.height.size, tiles.width.size) == (None, size, size)
     assert tiles.height.overlap == tiles.width.overlap == 64
+    assert plan_tiles(mode, (40, size // 32, 4)) == Tiling()  # one tile is the whole picture
+
+
+@generations
+def test_no_tile_begins_or_ends_in_time(generation):
+    decoder, spans = make("decoder", generation), Tiling(None, Span(96, 32), piece=1)
+    latent = mx.array(cases.latent((5, 5, 2), seed=3))
+    chunks = list(decode_frames(decoder, latent, spans))
+    assert len(chunks) > 1
+    _, rows, columns = decode_parts(spans, (5, 5, 2), SCALE)
+    expected = np.zeros((33, 160, 64, 3))
+    for row in rows:  # each tile decoded from its first frame to its last, at once
+        expected[:, row.pixels] += np.array(decoder(latent[:, :, row.latents]))[0] * row.weights[:, None, None]
+    assert len(rows) == 2
+    assert len(columns) == 1
+    assert error(np.concatenate([np.array(chunk) for chunk in chunks]), expected) < 1e-5
+
+
+def test_tiles_of_other_sizes_come_in_other_pieces():
+    class Uneven:
+        scale = SCALE
+
+        def pieces(self, latent, size):
+            step = 3 if latent.shape[2] > 2 else 5  # more frames at a time for smaller tiles
+            count = 8 * latent.shape[1] - 7
+            pixels = mx.repeat(mx.repeat(mx.repeat(latent[..., :3], 8, 1), 32, 2), 32, 3)[:, :count]
+            for start in range(0, count, step):
+                yield pixels[:, start : start + step]
+
+    latent = mx.broadcast_to(mx.arange(4, dtype=mx.float32)[None, :, None, None, None], (1, 4, 4, 4, 3))
+    chunks = list(decode_frames(Uneven(), latent, Tiling(None, Span(96, 32), piece=1)))
+    frames = np.concatenate([np.array(chunk) for chunk in chunks])
+    np.testing.assert_allclose(
+        frames, np.repeat(np.arange(4), 8)[:25, None, None, None] * np.ones((25, 128, 128, 3)), atol=1e-6
+    )
 
 
 def test_an_unknown_mode_is_refused():

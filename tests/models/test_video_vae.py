@@ -131,7 +131,7 @@ def test_a_clip_is_cut_where_one_evaluation_would_take_too_long(monkeypatch):
     whole = np.array(decoder(latent))
     assert len(list(decoder.pieces(latent))) == 1
     # Work for 5 frames of the last convolution, and for less than one of most layers before it.
-    monkeypatch.setattr(platform, "flops_per_evaluation", lambda: 5.5 * 2 * decoder.conv_out.weight.size * 16 * 16)
+    monkeypatch.setattr(platform, "flops_per_evaluation", lambda *_: 5.5 * 2 * decoder.conv_out.weight.size * 16 * 16)
     pieces = list(decoder.pieces(latent))
     assert max(piece.shape[1] for piece in pieces) <= 6
     assert error(mx.concatenate(pieces, axis=1), whole) < 3e-6

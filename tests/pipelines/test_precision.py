@@ -5,8 +5,10 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
+from PIL import Image
 
-from mlx_video import LTXPipeline
+from bench import chips
+from mlx_video import LTXPipeline, UserError, generate, upscale
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.models import layers
 from mlx_video.models.ltx_2.transformer import Transformer, adaln, block
@@ -112,11 +114,69 @@ def test_the_timestep_is_embedded_in_float32() -> None:
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_the_vocoder_stays_in_float32(small_folder, generation) -> None:
-    loader = Loader(open_checkpoint(small_folder(generation), "distilled"), mx.bfloat16)
+    checkpoint = open_checkpoint(small_folder(generation), "distilled")
+    loader = Loader(checkpoint, mx.bfloat16, vae_dtype=mx.bfloat16)
     with loader.borrow("vocoder") as vocoder, loader.borrow("audio_decoder") as decoder:
-        assert {a.dtype for _, a in tree_flatten(vocoder.parameters())} == {mx.float32}
-        assert {a.dtype for _, a in tree_flatten(decoder.parameters())} == {mx.bfloat16}
+        assert _types(vocoder) == {mx.float32}
+        assert _types(decoder) == {mx.bfloat16}
         assert vocoder(mx.zeros((1, 2, 5, 64), dtype=mx.bfloat16)).dtype == mx.float32
+
+
+def _types(network: nn.Module) -> set[mx.Dtype]:
+    return {a.dtype for _, a in tree_flatten(network.parameters())}
+
+
+AUTOENCODERS = ("video_encoder", "video_decoder", "latent_statistics", "audio_encoder", "audio_decoder")
+
+
+@pytest.mark.parametrize("given", [None, "float16"])
+@pytest.mark.parametrize("name", DTYPES)
+def test_autoencoders_have_a_type_of_their_own(small_folder, name, given) -> None:
+    """In float16 the demo's decoder overflowed to black frames, on every M1 and M2 and with no error."""
+    vae = None if given is None else getattr(mx, given)
+    loader = Loader(open_checkpoint(small_folder("2"), "distilled"), getattr(mx, name), vae_dtype=vae)
+    for component in AUTOENCODERS:
+        with loader.borrow(component) as network:
+            assert _types(network) == {vae or mx.float32}, component
+    with loader.borrow_upsampler() as upsampler:
+        assert _types(upsampler) == {vae or mx.float32}
+    for component in ("transformer", "connectors"):
+        with loader.borrow(component, streamed=False) as network:
+            assert _types(network) == {getattr(mx, name)}, component
+
+
+def test_float32_is_for_all(small_folder) -> None:
+    with chips.machine("sm_90"):
+        checkpoint = open_checkpoint(small_folder("2"), "distilled")
+        assert Loader(checkpoint).vae_dtype == Loader(checkpoint, mx.float16).vae_dtype == mx.bfloat16
+        assert Loader(checkpoint, mx.float32).vae_dtype == mx.float32
+        assert Loader(checkpoint, mx.float32, vae_dtype=mx.float16).vae_dtype == mx.float16
+
+
+@pytest.mark.parametrize("command", ["generate", "upscale"])
+def test_the_type_of_autoencoders_can_be_asked_for(command, tmp_path, monkeypatch) -> None:
+    """It arrives from the flag and from the keyword; what is no type is refused in a sentence."""
+    given: dict = {}
+
+    def stop(*_, **options):
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LTXPipeline, "from_pretrained", stop)
+    Image.new("RGB", (64, 64)).save(tmp_path / "in.png")
+    there = ["-p", "a red ball"] if command == "generate" else ["-i", str(tmp_path / "in.png")]
+    out = str(tmp_path / ("out.mp4" if command == "generate" else "out.png"))
+    module = {"generate": generate, "upscale": upscale}[command]
+    assert module.main([*there, "-o", out, "--vae-dtype", "float16", "--model-repo", "demo"]) == 130
+    assert given["vae_dtype"] == "float16"
+
+
+@pytest.mark.parametrize("wrong", ["float64", "int8", 16, mx.int32])
+def test_what_is_no_type_is_refused(wrong) -> None:
+    for keyword in ("dtype", "vae_dtype"):
+        with pytest.raises(UserError, match=f"^{keyword} .* is not known; there are float16, bfloat16, float32.$"):
+            LTXPipeline.from_pretrained("demo", **{keyword: wrong})
+    assert LTXPipeline.from_pretrained("demo", vae_dtype=mx.float16)._setup.vae_dtype == mx.float16
 
 
 def test_a_text_encoder_gets_the_range_that_it_needs(small_folder) -> None:

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 
 class Component(NamedTuple):
-    """A network: where its class is, how its config is read, and whether it computes in float32 whatever is asked."""
+    """A network: where its class is, how its config is read, and what it computes in.
+
+    autoencoder: in the autoencoders' type (`platform.autoencoder_dtype`) and not in the transformer's; always_float32:
+    in float32 whatever is asked.
+    """
 
     module: str
     name: str
     read: Callable[..., Any]
+    autoencoder: bool = False
     always_float32: bool = False
 
     @property
@@ -44,14 +49,16 @@ class Component(NamedTuple):
 COMPONENTS: dict[str, Component] = {
     "transformer": Component("transformer", "Transformer", config.TransformerConfig.read),
     "connectors": Component("text_encoder.connectors", "Connectors", config.TextConfig.read),
-    "video_encoder": Component("video_vae.encoder", "VideoEncoder", config.VideoVAEConfig.read),
-    "video_decoder": Component("video_vae.decoder", "VideoDecoder", config.VideoVAEConfig.read),
-    "latent_statistics": Component("video_vae.statistics", "LatentStatistics", config.VideoVAEConfig.read),
-    "audio_encoder": Component("audio_vae.encoder", "AudioEncoder", config.AudioVAEConfig.read),
-    "audio_decoder": Component("audio_vae.decoder", "AudioDecoder", config.AudioVAEConfig.read),
+    "video_encoder": Component("video_vae.encoder", "VideoEncoder", config.VideoVAEConfig.read, autoencoder=True),
+    "video_decoder": Component("video_vae.decoder", "VideoDecoder", config.VideoVAEConfig.read, autoencoder=True),
+    "latent_statistics": Component(
+        "video_vae.statistics", "LatentStatistics", config.VideoVAEConfig.read, autoencoder=True
+    ),
+    "audio_encoder": Component("audio_vae.encoder", "AudioEncoder", config.AudioVAEConfig.read, autoencoder=True),
+    "audio_decoder": Component("audio_vae.decoder", "AudioDecoder", config.AudioVAEConfig.read, autoencoder=True),
     # The reference keeps the vocoder in float32: in bfloat16 its spectral error grows by 40 to 90 %.
     "vocoder": Component("vocoder", "Vocoder", config.VocoderConfig.read, always_float32=True),
-    "upsampler": Component("upsampler", "Upsampler", config.UpsamplerConfig.read),
+    "upsampler": Component("upsampler", "Upsampler", config.UpsamplerConfig.read, autoencoder=True),
 }
 
 

@@ -52,7 +52,7 @@ class Kept:
     def worked(self, operations: float, x: mx.array) -> None:
         """Counts the operations that lead to x, and computes it before they are too many for one evaluation."""
         self._pending += operations
-        if self._pending > platform.flops_per_evaluation():
+        if self._pending > platform.flops_per_evaluation(x.dtype):
             self.evaluate(x)
 
     def evaluate(self, *arrays: mx.array) -> None:

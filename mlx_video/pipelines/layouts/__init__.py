@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.pipelines.layouts import converted, official, packs
-from mlx_video.pipelines.layouts.neighbours import Place
+from mlx_video.pipelines.layouts.neighbours import OLDER, Place
 from mlx_video.types import UserError
 
 __all__ = ["LAYOUTS", "open_checkpoint"]
@@ -36,6 +36,8 @@ def open_checkpoint(path: Path, variant: str) -> Checkpoint:
             return describe(place, variant)
     if place.own.faults:
         raise place.own.faults[0]
+    for file in place.own.of(OLDER):
+        raise UserError(f"{file} is {OLDER}; what is read is LTX-2 and LTX-2.3.")
     kinds = ", ".join(f"{file.name}: {kind}" for file, (kind, _) in place.own.found.items())
     raise UserError(
         f"{path} holds no LTX-2 checkpoint, which is a .safetensors file with a transformer's config in its metadata "

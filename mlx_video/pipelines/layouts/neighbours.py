@@ -18,6 +18,8 @@ from mlx_video.weights.store import Tensors
 
 UPSAMPLER_KINDS = ("spatial x2", "spatial x1.5", "temporal x2")
 TEXT_ENCODER_FOLDERS = ("gemma", "text_encoder", "gemma-3-12b-it-qat-q4_0-unquantized", "gemma-3-12b-it")
+OLDER = "LTX-Video 0.9.x (an older family, not read yet)"
+_OFFICIAL_BLOCKS = "model.diffusion_model.transformer_blocks."
 _BLOCKS = re.compile(r"(transformer\.)?transformer_blocks\.")
 
 
@@ -87,13 +89,16 @@ def kind_of(tensors: Tensors) -> str:
     """What one safetensors file is.
 
     "lora"; "checkpoint", an official one; "pack", the transformer of another converter; an official upsampler by its
-    scale ("spatial x2", "spatial x1.5", "temporal x2"); or "other".
+    scale ("spatial x2", "spatial x1.5", "temporal x2"); OLDER; or "other".
     """
     config, names = tensors.metadata.get("config"), tensors.entries
     if any(".lora_" in name or name.startswith("lora_") for name in names):
         return "lora"
     if any(_BLOCKS.match(name) for name in names):
         return "pack"
+    if any(name.startswith(_OFFICIAL_BLOCKS) for name in names) and not any("audio" in name for name in names):
+        # Every official LTX-2 has a stream for sound. Early files of the older family say nothing of themselves.
+        return OLDER
     if isinstance(config, Mapping) and "transformer" in config:
         return "checkpoint"
     if isinstance(config, Mapping) and "spatial_upsample" in config and "initial_conv.weight" in names:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,12 @@ _STRAIGHT = str.maketrans(
     {"“": '"', "”": '"', "„": '"', "‟": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'", "‛": "'", "\u00a0": " "}
 )
 _MARKUP = re.compile(r"\*{1,3}|_{2,3}|`|^#+\s*", re.MULTILINE)
+MAX_TOKENS = 512
+"""Of an enhanced prompt, unless the user says otherwise."""
 TOP_K, TOP_P = 64, 0.95
 """Which tokens are drawn from: Google's own settings for Gemma 3 (its generation_config.json)."""
+SEEDS = 1 << 64
+"""As many as MLX's generator tells apart; a clip's seed may be negative."""
 LONGEST_PREFILL = 2048
 """Tokens of the conversation that are read at once at most, as mlx-vlm does."""
 _NAMES = (
@@ -93,14 +98,16 @@ def enhance(
     *,
     image: Image | str | Path | None = None,
     seed: int,
-    max_tokens: int = 512,
+    max_tokens: int = MAX_TOKENS,
     temperature: float = 0.7,
+    on_token: Callable[[], None] = lambda: None,
 ) -> str:
     """The prompt that Gemma 3 in `folder` makes of `prompt`, and of `image` (the first frame) where there is one.
 
-    The same seed gives the same text on one machine; temperature 0 takes the likeliest token each time. Returns
-    `prompt` where the model answers nothing. Raises UserError for a folder that is no Gemma 3 or cannot do this (no
-    chat template; an image, but no vision tower), for an unreadable image and for impossible values.
+    on_token is called after each token. The same seed gives the same text on one machine; temperature 0 takes the
+    likeliest token each time. Returns `prompt` where the model answers nothing. Raises UserError for a folder that is
+    no Gemma 3 or cannot do this (no chat template; an image, but no vision tower), for an unreadable image and for
+    impossible values.
     """
     if max_tokens < 1:
         raise UserError(f"max_tokens is {max_tokens}; a prompt needs at least 1 token, 512 is the default.")
@@ -121,9 +128,10 @@ def enhance(
     network = _network(folder, config, values, seeing=seeing)
     try:
         at_once = int(platform.flops_per_evaluation() / (config.layers * config.layer_flops(1)))
-        drawing = {"seed": seed, "max_tokens": max_tokens, "temperature": temperature, "top_k": TOP_K, "top_p": TOP_P}
+        drawing = {"seed": seed % SEEDS, "max_tokens": max_tokens, "temperature": temperature}
+        drawing |= {"top_k": TOP_K, "top_p": TOP_P}
         drawing["prefill_step_size"] = min(max(at_once, 8), LONGEST_PREFILL)
-        answer = _write(network, ids, pixels, _ends(tokenizer, values), drawing)
+        answer = _write(network, ids, pixels, _ends(tokenizer, values), drawing, on_token)
     finally:
         network.clear()
         mx.clear_cache()
@@ -273,7 +281,12 @@ def _ends(tokenizer: Any, values: dict) -> set[int]:
 
 
 def _write(
-    network: nn.Module, ids: list[int], pixels: mx.array | None, ends: set[int], drawing: dict[str, Any]
+    network: nn.Module,
+    ids: list[int],
+    pixels: mx.array | None,
+    ends: set[int],
+    drawing: dict[str, Any],
+    on_token: Callable[[], None],
 ) -> list[int]:
     """The tokens of the answer, up to one of `ends`; drawing: how mlx-vlm's generate_step draws them."""
     from mlx_vlm.generate import generate_step
@@ -282,6 +295,7 @@ def _write(
     steps = generate_step(tokens, network, pixels, mx.ones_like(tokens), **drawing)
     answer = []
     for token, _ in steps:
+        on_token()
         if token in ends:
             break
         answer.append(int(token))

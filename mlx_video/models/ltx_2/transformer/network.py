@@ -114,7 +114,7 @@ class Transformer(nn.Module):
         embedded = {m: self[f"{PREFIX[m]}patchify_proj"](x[m].astype(self.dtype)) for m in MODALITIES if m in x}
         timing, output = self._time({m: _samples_first(sigma[m]) for m in embedded}, prepared)
         walk = Walk(embedded, passes, timing, prepared, still=frozenset(still), batched=batched)
-        self._walk(walk, platform.flops_per_evaluation() if flops_limit is None else flops_limit)
+        self._walk(walk, platform.flops_per_evaluation(self.dtype) if flops_limit is None else flops_limit)
         done: dict[int, mx.array] = {}
         for m, stream in (pair for streams in walk.streams for pair in streams.items()):
             if id(stream) not in done:

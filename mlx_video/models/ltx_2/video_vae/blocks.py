@@ -148,8 +148,9 @@ def spans_time(blocks: Iterable[nn.Module]) -> bool:
 
 def frames_at_once(layers: nn.Module, places: int) -> int:
     """How many frames of `places` pixels a group of convolutions may take in one evaluation; at least 1."""
-    weights = sum(array.size for array in dict(tree_flatten(layers.parameters())).values())
-    return max(1, int(platform.flops_per_evaluation() / (2 * weights * places)))
+    arrays: list[mx.array] = list(dict(tree_flatten(layers.parameters())).values())
+    weights = sum(array.size for array in arrays)
+    return max(1, int(platform.flops_per_evaluation(arrays[0].dtype) / (2 * weights * places)))
 
 
 def decoder_blocks(config: VideoVAEConfig) -> tuple[list[nn.Module], int, int]:

@@ -34,7 +34,8 @@ class Decoder(Protocol):
 def decode_frames(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterator[mx.array]:
     """Chunks (frames, height, width, 3) of a normalised latent (1, F, H, W, C), in order, about [-1, 1], not clipped.
 
-    Without tiles the numbers are those of `decoder(latent)`; with tiles those of the reference's `tiled_decode`.
+    Without tiles the numbers are those of `decoder(latent)`. Tiles in time give those of the reference's
+    `tiled_decode`, seams included; without them nothing differs but what a tile's border lacks of its neighbours.
     Raises ValueError for more than one clip, UserError for tiles that cannot be used.
     """
     if latent.shape[0] != 1:
@@ -44,6 +45,9 @@ def decode_frames(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterato
 
 def _blend(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterator[mx.array]:
     times, rows, columns = decode_parts(tiling, latent.shape[1:4], decoder.scale)
+    if len(times) == 1:
+        yield from _side_by_side(decoder, latent, rows, columns, tiling.piece)
+        return
     size = (latent.shape[0], rows[-1].pixels.stop, columns[-1].pixels.stop, 3)
     tail = np.zeros((size[0], 0, *size[1:]), np.float32)
     for i, time in enumerate(times):
@@ -58,6 +62,50 @@ def _blend(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterator[mx.ar
         ready = [mx.array(total[:, :done])]
         del total
         yield ready.pop()
+
+
+def _side_by_side(
+    decoder: Decoder, latent: mx.array, rows: list[Part], columns: list[Part], piece: int | None
+) -> Iterator[mx.array]:
+    """All tiles of a picture go through time together, each in its own stream, so that time has no seams."""
+    tiles = [
+        (_Tile(decoder.pieces(latent[:, :, row.latents, column.latents], piece)), row, column)
+        for row, column in product(rows, columns)
+    ]
+    while count := tiles[0][0].ready():
+        total = np.zeros((latent.shape[0], count, rows[-1].pixels.stop, columns[-1].pixels.stop, 3), np.float32)
+        for tile, row, column in tiles:
+            space = row.weights[:, None, None] * column.weights[None, :, None]
+            at = 0
+            for pixels in tile.take(count):
+                total[:, at : at + pixels.shape[1], row.pixels, column.pixels] += pixels * space
+                at += pixels.shape[1]
+        result = [mx.array(total)]
+        del total
+        yield result.pop()
+
+
+class _Tile:
+    """One tile's frames as they come: tiles of other sizes come in other pieces."""
+
+    def __init__(self, pieces: Iterator[mx.array]):
+        self._pieces, self._left = pieces, deque[np.ndarray]()
+
+    def ready(self) -> int:
+        """How many frames there are, once there are any; 0 at the end."""
+        if not self._left and (piece := next(self._pieces, None)) is not None:
+            self._left.append(np.array(piece.astype(mx.float32)))
+        return self._left[0].shape[1] if self._left else 0
+
+    def take(self, count: int) -> Iterator[np.ndarray]:
+        """The next `count` frames, in one or more arrays (B, frames, height, width, 3)."""
+        while count and self.ready():
+            frames = self._left.popleft()
+            if frames.shape[1] > count:
+                self._left.appendleft(frames[:, count:])
+                frames = frames[:, :count]
+            count -= frames.shape[1]
+            yield frames
 
 
 def _add_tile(

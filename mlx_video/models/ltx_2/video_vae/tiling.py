@@ -19,10 +19,15 @@ from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
 SCALE = Scale(TIME_SCALE, SPACE_SCALE, SPACE_SCALE)
 
 BYTES_PER_PIXEL_FRAME = 750
-"""Peak of the convolutional decoder for each pixel of each frame on its way; published for another port on Metal.
-Measured here, CPU, float32: 250 for a whole clip; 540, 430 and 400 in pieces of 1, 2 and 4 latent frames."""
+"""Peak of the convolutional decoder for each pixel of each frame on its way, in float32; published for another port on
+Metal. Measured here, CPU, float32: 250 for a whole clip; 540, 430 and 400 in pieces of 1, 2 and 4 latent frames. What
+Metal's Winograd convolutions transform comes on top: 64/36 of the last level's 8 values a pixel, in and out, 114."""
 BLEND_BYTES = 24
 """For each pixel of each frame of a tile in time: two float32 sums of three colours."""
+KEPT_VALUES = 500
+"""For each pixel: what the published decoder's convolutions keep of a tile's last frames while the others have their
+turn: about 6 frames of each residual block, 5 blocks of 128 channels at a 16th of the pixels, of 256 at a 64th, ...
+"""
 PIECES = (4, 2, 1)
 """Latent frames on their way at a time. More are 2 % faster than 1, and cost memory in proportion."""
 SHARE_OF_MORE = 0.25
@@ -56,20 +61,10 @@ class Tiling:
         return any((self.frames, self.height, self.width))
 
 
-class Preset(NamedTuple):
-    """Tiles along time, and along the longer side of the picture."""
-
-    frames: Span
-    long_side: Span
-
-
-REFERENCE = Preset(Span(80, 24), Span(768, 64))
-"""What version 1.2.0 of the reference cuts every clip into that is larger."""
-PRESETS = {
-    "conservative": Preset(Span(96, 24), Span(768, 64)),
-    "default": Preset(Span(64, 24), Span(512, 64)),
-    "aggressive": Preset(Span(32, 8), Span(256, 64)),
-}
+PRESETS = {"conservative": Span(768, 64), "default": Span(512, 64), "aggressive": Span(256, 64)}
+"""Tiles along the longer side of the picture. The reference (1.2.0) has 768 and 64, too; it also cuts time, into 80
+frames with an overlap of 24, where a decoder that looks farther leaves seams. Tiles here go through time side by side.
+"""
 MODES = ("auto", "none", *PRESETS)
 
 
@@ -80,54 +75,68 @@ def plan_tiles(
     memory_limit: int | None = None,
     stream: bool = False,
     scale: Scale = SCALE,
+    size: int = 4,
 ) -> Tiling:
     """The tiling of a clip of latent `grid` (F, H, W), for decoding or encoding.
 
     mode: "none" cuts nothing; a preset's name cuts as it says; "auto" cuts nothing where pictures of that size, one
-    latent frame at a time, fit into `memory_limit` (bytes that the work may take), else as the reference does, else
-    smaller; the smallest where nothing fits. stream: frames are to come as early, and as few at a time, as they can.
+    latent frame at a time, fit into `memory_limit` (bytes that the work may take), else as the reference cuts pictures,
+    else smaller; the smallest where nothing fits. stream: frames are to come as early, and as few at a time, as can be;
+    size: bytes of a value.
     Raises UserError for an unknown mode.
     """
     if mode not in MODES:
         raise UserError(f"There is no tiling {mode!r}; there are {', '.join(MODES)}.")
     pieces = PIECES[-1:] if stream else PIECES
     if mode in PRESETS:
-        candidates = [_coupled(PRESETS[mode], grid, scale)]
+        candidates = [_cut(PRESETS[mode], grid, scale)]
     elif mode == "none" or memory_limit is None:
         candidates = [Tiling()]
     else:
-        smaller = (REFERENCE, PRESETS["default"], PRESETS["aggressive"])
-        candidates = [Tiling(), *(_coupled(preset, grid, scale) for preset in smaller)]
+        candidates = [Tiling(), *(_cut(preset, grid, scale) for preset in PRESETS.values())]
     plans = [replace(tiling, piece=piece) for tiling in candidates for piece in pieces]
     if memory_limit is None:
         return plans[0]
 
     def fits(plan: Tiling) -> bool:
         share = 1.0 if plan.piece == PIECES[-1] else SHARE_OF_MORE
-        return peak_bytes(plan, grid, scale) <= memory_limit * share
+        return peak_bytes(plan, grid, scale, size) <= memory_limit * share
 
-    return next(filter(fits, plans), min(plans, key=lambda plan: peak_bytes(plan, grid, scale)))
+    return next(filter(fits, plans), min(plans, key=lambda plan: peak_bytes(plan, grid, scale, size)))
 
 
-def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = SCALE) -> int:
-    """Estimated peak of decoding or encoding a clip of latent `grid`, without the weights and without the result."""
+def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = SCALE, size: int = 4) -> int:
+    """Estimated peak of decoding or encoding a clip of latent `grid`, without the weights and without the result.
+
+    size: bytes of a value.
+    """
     frames, rows, columns = (
-        min(size * factor, span.size if span else size * factor)
-        for size, factor, span in zip(grid, scale, (tiling.frames, tiling.height, tiling.width), strict=True)
+        min(length * factor, span.size if span else length * factor)
+        for length, factor, span in zip(grid, scale, (tiling.frames, tiling.height, tiling.width), strict=True)
     )
     at_once = min(grid[0], tiling.piece or grid[0]) * scale.time
-    blend = BLEND_BYTES * frames * prod(grid[1:]) * prod(scale[1:]) if tiling.tiled else 0
-    return BYTES_PER_PIXEL_FRAME * min(at_once, frames) * rows * columns + blend
+    picture = prod(grid[1:]) * prod(scale[1:])
+    held = 0
+    if tiling.tiled:
+        kept = KEPT_VALUES * size
+        held = BLEND_BYTES * frames * picture if tiling.frames else (BLEND_BYTES * at_once + kept) * picture
+    return BYTES_PER_PIXEL_FRAME * size // 4 * min(at_once, frames) * rows * columns + held
 
 
-def _coupled(preset: Preset, grid: tuple[int, int, int], scale: Scale) -> Tiling:
+def _cut(preset: Span, grid: tuple[int, int, int], scale: Scale) -> Tiling:
+    # A picture that is one tile is not cut, and then nothing differs from the whole.
+    whole = max(grid[1] * scale.height, grid[2] * scale.width) <= preset.size
+    return Tiling() if whole else _coupled(preset, grid, scale)
+
+
+def _coupled(preset: Span, grid: tuple[int, int, int], scale: Scale) -> Tiling:
     # The shorter side's tile keeps the picture's aspect ratio, on the latent grid (`TileSizeConfig.from_long_side`).
     def side(length: int, factor: int) -> Span:
-        size, overlap = preset.long_side.size // factor, preset.long_side.overlap // factor
+        size, overlap = preset.size // factor, preset.overlap // factor
         tile = max(2, overlap + 1, round(size * length / max(grid[1:])))
         return Span(tile * factor, overlap * factor)
 
-    return Tiling(preset.frames, side(grid[1], scale.height), side(grid[2], scale.width))
+    return Tiling(None, side(grid[1], scale.height), side(grid[2], scale.width))
 
 
 # ---------------------------------------------------------------------------------------------------- one axis

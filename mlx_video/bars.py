@@ -1,0 +1,143 @@
+"""What a user sees of a run on standard error: a moving line for each phase on a terminal, one plain line elsewhere.
+
+Knows the reports of a run; knows nothing of what runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+from mlx_video.types import Progress
+
+GIB = 1 << 30
+TICK = 0.5
+"""Seconds after which the clock is drawn anew, whether or not anything was reported."""
+FULL, EMPTY = "#", "."
+"""Of a bar; every terminal has them."""
+NARROWEST, WIDEST = 8, 40
+"""Columns of a bar; where there is room for less, there is none."""
+
+
+def clock(seconds: float) -> str:
+    """A time as 0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Line(NamedTuple):
+    """How far a phase is, for one moment; `peak` is known at its end."""
+
+    phase: str
+    done: int
+    total: int
+    seconds: float
+    peak: int | None = None
+
+    def drawn(self, columns: int) -> str:
+        """The line in at most `columns`: what matters least is left out first."""
+        head, count = f"{self.phase:>9}", f"{self.done}/{self.total}"
+        parts = [head, count, clock(self.seconds)]
+        left = f"{clock(self.seconds / self.done * (self.total - self.done))} left" if self.done else ""
+        text = "  ".join(parts)
+        if left and len(text) + 2 + len(left) <= columns:
+            parts.append(left)
+        room = columns - len("  ".join(parts)) - 2
+        if room >= NARROWEST:
+            width = min(room, WIDEST)
+            full = width * self.done // max(self.total, 1)
+            parts.insert(1, FULL * full + EMPTY * (width - full))
+        return "  ".join(parts)[:columns]
+
+    @property
+    def ended(self) -> str:
+        """The line that stays: how much, how long, and the peak memory."""
+        peak = "" if self.peak is None else f", peak {self.peak / GIB:.2f} GiB"
+        return f"{self.phase:>9}  {self.done}/{self.total} in {clock(self.seconds)}{peak}"
+
+
+class Bars:
+    """Shows every phase of a run with its clock and, at its end, its peak memory.
+
+    On a terminal the line moves, between phases too, while networks are loaded; elsewhere each phase is one line when
+    it ends. Reports may come from any thread.
+    """
+
+    def __init__(self, quiet: bool = False):
+        """`quiet` draws and says nothing."""
+        self.quiet = quiet
+        self.moving = sys.stderr.isatty() and not quiet
+        self.began = time.monotonic()
+        self._line: Line | None = None
+        self._since = self.began
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._ticker: threading.Thread | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Takes one report of a run."""
+        if self.quiet:
+            return
+        with self._lock:
+            if self._line is None or self._line.phase != progress.phase:
+                self._end()
+                self._since = time.monotonic()
+            phase, done, total, peak = progress
+            self._line = Line(phase, done, total, time.monotonic() - self._since, peak)
+            if peak is not None:
+                self._end()
+            self._draw()
+            self._start()
+
+    def say(self, message: str) -> None:
+        """One line for the user between the others."""
+        if not self.quiet:
+            with self._lock:
+                self._write(f"{message}\n")
+
+    def close(self) -> None:
+        """Ends the clock, and the line that is shown, if any: what did not come to its end is wiped away."""
+        self._over.set()
+        if self._ticker is not None:
+            self._ticker.join()
+        with self._lock:
+            self._end()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.began
+
+    def _start(self) -> None:
+        if self.moving and self._ticker is None and not self._over.is_set():
+            self._ticker = threading.Thread(target=self._tick, name="clock", daemon=True)
+            self._ticker.start()
+
+    def _tick(self) -> None:
+        while not self._over.wait(TICK):
+            with self._lock:
+                self._draw()
+
+    def _draw(self) -> None:
+        if not self.moving:
+            return
+        columns = max(shutil.get_terminal_size().columns - 1, 20)
+        now = time.monotonic() - self._since
+        text = f"{'':>9}  {clock(now)}" if self._line is None else self._line._replace(seconds=now).drawn(columns)
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more: the run goes on
+            sys.stderr.write(("\r\x1b[K" if self.moving else "") + text)
+            sys.stderr.flush()
+
+    def _end(self) -> None:
+        line = self._line
+        if line is not None:
+            self._write(f"{line.ended}\n" if line.done >= line.total else "")
+        self._line, self._since = None, time.monotonic()

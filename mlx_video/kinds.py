@@ -1,0 +1,137 @@
+"""Whether values are of the kinds that a dataclass's fields say, and the sentence for one that is not.
+
+Callers of the Python API hand in what they like: a wrong kind is told here, before it ends as an error from deep down.
+Knows types and no rule about a value.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from fractions import Fraction
+from functools import cache
+from numbers import Integral, Rational, Real
+from os import PathLike, fspath
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mlx_video.types import UserError
+
+LARGEST = 1 << 64
+"""Beyond this no whole number means anything here, and Python refuses to print those that are much longer."""
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", types.NoneType: "None"}
+_PLURALS = {int: "whole numbers"}
+_TOLD = (str, bytes, int, float, complex, list, tuple, dict, set, frozenset)
+"""Kinds whose values are repeated in a message; of others, such as arrays, the kind alone is told."""
+
+
+def check_fields(value: Any, prefix: str = "") -> None:
+    """Raises UserError for the first field of a dataclass whose value is not of the field's kind, nested ones too."""
+    kind: Any = type(value)
+    hints = _hints(kind)
+    for field in fields(value):
+        check(prefix + field.name, getattr(value, field.name), hints[field.name])
+
+
+def check(name: str, value: Any, hint: Any) -> None:
+    """Raises UserError, naming the keyword, the value's kind and what it may be, where `value` is not of `hint`."""
+    if _huge(value):
+        raise UserError(f"{name} is out of range: a number beyond 64 bits.")
+    if not _fits(value, hint):
+        raise UserError(f"{name}{_shown(value)} is {_kind(value)}; it must be {_wanted(hint)}.")
+    for item in value if isinstance(value, tuple) else (value,):
+        if is_dataclass(item):
+            check_fields(item, f"{name}: ")
+
+
+def plain(value: Any, hint: Any) -> Any:
+    """`value` as `hint` has it where that is only another spelling: NumPy's numbers, lists for tuples, paths for text.
+
+    Anything else comes back as it is, for `check` to tell of.
+    """
+    for one in _members(hint):
+        if one is int and isinstance(value, Integral) and not isinstance(value, bool):
+            return int(value)
+        if one is float and isinstance(value, Real) and not isinstance(value, bool) and not _huge(value):
+            return float(value)
+        if one is str and isinstance(value, PathLike):
+            return fspath(value)
+        if get_origin(one) is tuple and isinstance(value, (list, tuple)):
+            return tuple(plain(item, get_args(one)[0]) for item in value)
+    return value
+
+
+def known(call: str, given: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises UserError, with the nearest name, where `given` has a keyword that is not one of `names`."""
+    names = list(names)
+    for name in given:
+        if name not in names:
+            near = get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}."
+            raise UserError(f"{call}() has no keyword {str(name)!r}; {hint}")
+
+
+def _huge(value: Any) -> bool:
+    return isinstance(value, Rational) and not -LARGEST < value < LARGEST  # type: ignore[operator]
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The kinds of a dataclass's fields by name."""
+    return dict(_hints(kind))
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    return any(_fits_one(value, one) for one in _members(hint))
+
+
+def _fits_one(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(one) and value == one for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint is float:
+        # A Fraction is a number, too, but one that Python 3.11 cannot print as such; `plain` makes it a float.
+        return isinstance(value, Real) and not isinstance(value, (bool, Fraction))
+    return hint is Any or isinstance(value, hint)
+
+
+def _shown(value: Any) -> str:
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 60
+    return f"={short.repr(value)}" if isinstance(value, _TOLD) else ""
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, str):
+        return "text"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _wanted(hint: Any) -> str:
+    words = [_wanted_one(one) for one in _members(hint)]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _wanted_one(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        return f"a tuple of {_PLURALS.get(item) or getattr(item, '__name__', str(item))}"
+    return _WORDS.get(hint) or hint.__name__

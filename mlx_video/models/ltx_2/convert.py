@@ -1,0 +1,8 @@
+"""The command `mlx_video.convert` under the name that older instructions use; nothing in the package imports this."""
+
+from __future__ import annotations
+
+from mlx_video.convert import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(name="mlx_video.models.ltx_2.convert"))
