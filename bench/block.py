@@ -6,7 +6,9 @@ machine is doing. Weights are random: speed does not depend on them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +20,7 @@ from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
 from mlx_video.models.ltx_2.transformer.adaln import Modulation
 from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, Block, Crossing, Surroundings, Treatment
 from mlx_video.models.ltx_2.transformer.prepared import place
-from mlx_video.types import MODALITIES
+from mlx_video.types import MODALITIES, Tree
 from tests import real_keys
 
 
@@ -42,8 +44,8 @@ def flops(config: TransformerConfig, tokens: dict[str, int]) -> float:
     return total
 
 
-def prepare(generation: str, tokens: dict[str, int]) -> tuple[Callable[[], object], float]:
-    """A call of one block with everything around it in place, and its operations."""
+def place_block(generation: str, tokens: dict[str, int]) -> tuple[TransformerConfig, Block, dict[str, Any]]:
+    """A block of random weights and all that a call of it takes; nothing is computed yet."""
     config = TransformerConfig.read(real_keys.config(generation))
     dtype = platform.compute_dtype()
     mx.random.seed(0)
@@ -55,20 +57,28 @@ def prepare(generation: str, tokens: dict[str, int]) -> tuple[Callable[[], objec
 
     positions = {"video": _video_positions(tokens["video"]), "audio": _audio_positions(tokens["audio"])}
     own, cross = place(config, positions, dtype)
-    x = {m: _random((1, tokens[m], c.dim), dtype) for m, c in config.streams.items()}
-    texts = {m: _random((1, CONTEXT_TOKENS, c.context_dim), dtype) for m, c in config.streams.items()}
-    prompts = {
-        m: _random((1, 1, 2, c.context_dim), dtype) if config.text_adaln else None for m, c in config.streams.items()
-    }
-    modulation = {m: rows(m, config.rows) for m in MODALITIES}
-    crossing = {m: Crossing(rows(m, CROSS_ROWS), rows(m, 1), cross[m]) for m in MODALITIES}
-    mx.eval(block.parameters(), x, texts, modulation, crossing, own, [p for p in prompts.values() if p is not None])
+    streams = config.streams.items()
+    return config, block, {
+        "x": {m: _random((1, tokens[m], c.dim), dtype) for m, c in streams},
+        "own": own,
+        "texts": {m: _random((1, CONTEXT_TOKENS, c.context_dim), dtype) for m, c in streams},
+        "prompts": {m: _random((1, 1, 2, c.context_dim), dtype) for m, c in streams} if config.text_adaln else {},
+        "modulation": {m: rows(m, config.rows) for m in MODALITIES},
+        "crossing": {m: Crossing(rows(m, CROSS_ROWS), rows(m, 1), cross[m]) for m in MODALITIES},
+    }  # fmt: skip
 
-    def run() -> object:
-        text = {m: block.read_text(m, texts[m], prompts[m]) for m in MODALITIES}
-        return block(x, Surroundings(modulation, own, text, crossing), Treatment())
 
-    return run, flops(config, tokens)
+def call(block: Block, given: dict[str, Any]) -> Tree:
+    """The block's output for what `place_block` has placed."""
+    text = {m: block.read_text(m, given["texts"][m], given["prompts"].get(m)) for m in MODALITIES}
+    return block(given["x"], Surroundings(given["modulation"], given["own"], text, given["crossing"]), Treatment())
+
+
+def prepare(generation: str, tokens: dict[str, int]) -> tuple[Callable[[], object], float]:
+    """A call of one block with everything around it in place, and its operations."""
+    config, block, given = place_block(generation, tokens)
+    mx.eval(block.parameters(), given)
+    return functools.partial(call, block, given), flops(config, tokens)
 
 
 def report(generation: str, counts: list[int], rounds: int) -> str:

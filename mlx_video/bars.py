@@ -30,6 +30,14 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _amount(size: int) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / (GIB >> 10):.0f} MiB"
+
+
+UNTOLD = ("look-up",)
+"""Phases that are over too soon for a line of their own."""
+
+
 class Line(NamedTuple):
     """How far a phase is, for one moment; `peak` is known at its end."""
 
@@ -57,7 +65,7 @@ class Line(NamedTuple):
     @property
     def ended(self) -> str:
         """The line that stays: how much, how long, and the peak memory."""
-        peak = "" if self.peak is None else f", peak {self.peak / GIB:.2f} GiB"
+        peak = "" if self.peak is None else f", peak {_amount(self.peak)}"
         return f"{self.phase:>9}  {self.done}/{self.total} in {clock(self.seconds)}{peak}"
 
 
@@ -138,6 +146,6 @@ class Bars:
 
     def _end(self) -> None:
         line = self._line
-        if line is not None:
-            self._write(f"{line.ended}\n" if line.done >= line.total else "")
+        told = line is not None and line.done >= line.total and line.phase not in UNTOLD
+        self._write(f"{line.ended}\n" if line is not None and told else "")
         self._line, self._since = None, time.monotonic()

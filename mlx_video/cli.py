@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from mlx_video import early
 from mlx_video.bars import Bars, clock
 from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
 from mlx_video.types import RunError, UserError
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the message alone, without the usage, and exits with 2."""
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: {_one_line(message)} (see --help)\n")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -90,7 +91,7 @@ def run(
             )
             action(args)
         except UserError as fault:
-            say(f"{parser.prog}: {fault}")
+            say(f"{parser.prog}: {_one_line(str(fault))}")
             return 2
         except RunError as fault:
             say(f"{parser.prog}: {fault}")
@@ -111,29 +112,19 @@ def _ended_politely() -> Iterator[None]:
     def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
+    wanted = {signal.SIGTERM: stop}
+    if signal.getsignal(signal.SIGINT) is early.end:
+        wanted[signal.SIGINT] = stop
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     except ValueError:
-        yield
-        return
+        before = {}
     try:
         yield
     finally:
-        # None: set by something else than Python, which cannot be put back.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def end_quietly() -> None:
-    """Ends the process at once, with 130 and no traceback, where a signal comes while a command is still being loaded.
-
-    For `python -m` alone: the first thing that a command does when it is the program.
-    """
-
-    def end(*_: object) -> NoReturn:
-        os._exit(130)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        for number, handler in before.items():
+            # None: set by something else than Python, which cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _open_streams() -> None:
@@ -141,6 +132,11 @@ def _open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process lives)
+
+
+def _one_line(message: str) -> str:
+    # A name may hold anything; what would move a terminal's cursor is spelt out.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
 
 
 def say(message: str) -> None:

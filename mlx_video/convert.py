@@ -5,6 +5,11 @@ Turns flags into one call of `pipelines.convert`. Decides nothing about formats.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from mlx_video import early
+
+    early.guard()
+
 import argparse
 from functools import partial
 from pathlib import Path

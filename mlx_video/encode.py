@@ -5,6 +5,11 @@ Turns flags into one call of `LTXPipeline.encode`. Decides nothing about models.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from mlx_video import early
+
+    early.guard()
+
 import argparse
 
 from mlx_video import cli

@@ -5,6 +5,11 @@ Turns flags into one `Request`, hands it to `LTXPipeline`, and saves the clip. D
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from mlx_video import early
+
+    early.guard()
+
 import argparse
 import textwrap
 from collections.abc import Callable, Mapping
@@ -317,9 +322,9 @@ def _lora(values: list[str]) -> Lora:
 
 def _sound_path(args: argparse.Namespace, request: Request) -> str | None:
     """Where the sound goes by itself: where the user says, or beside the video by the name of an alias."""
-    made = request.audio is not False and request.audio_file is None
-    if args.output_audio is None and args.sound_beside and made:
-        return str(Path(args.output_path).with_suffix(".wav"))
+    made, video = request.audio is not False and request.audio_file is None, Path(args.output_path)
+    if args.output_audio is None and args.sound_beside and made and video.name:
+        return str(video.with_suffix(".wav"))
     return args.output_audio
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from mlx_video import early
+
+    early.guard()
+
 from mlx_video import generate
 
 

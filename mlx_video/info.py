@@ -5,6 +5,11 @@ Turns one argument into one call of `pipelines.describe`. Decides nothing about 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from mlx_video import early
+
+    early.guard()
+
 import argparse
 
 from mlx_video import cli

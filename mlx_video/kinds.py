@@ -40,7 +40,7 @@ def check(name: str, value: Any, hint: Any) -> None:
     if _huge(value):
         raise UserError(f"{name} is out of range: a number beyond 64 bits.")
     if not _fits(value, hint):
-        raise UserError(f"{name}{_shown(value)} is {_kind(value)}; it must be {_wanted(hint)}.")
+        raise UserError(f"{name}{shown(value)} is {_kind(value)}; it must be {_wanted(hint)}.")
     for item in value if isinstance(value, tuple) else (value,):
         if is_dataclass(item):
             check_fields(item, f"{name}: ")
@@ -64,12 +64,12 @@ def plain(value: Any, hint: Any) -> Any:
 
 
 def known(call: str, given: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raises UserError, with the nearest name, where `given` has a keyword that is not one of `names`."""
+    """Raises UserError, with the nearest names, where `given` has a keyword that is not one of `names`."""
     names = list(names)
     for name in given:
         if name not in names:
             near = get_close_matches(str(name), names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}."
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names[:5])} and {len(names) - 5} others."
             raise UserError(f"{call}() has no keyword {str(name)!r}; {hint}")
 
 
@@ -108,7 +108,8 @@ def _fits_one(value: Any, hint: Any) -> bool:
     return hint is Any or isinstance(value, hint)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value after its name for a message, such as `='64'`; empty for what is no plain value."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 60
     return f"={short.repr(value)}" if isinstance(value, _TOLD) else ""
@@ -119,7 +120,12 @@ def _kind(value: Any) -> str:
         return "None"
     if isinstance(value, str):
         return "text"
-    name = type(value).__name__
+    return named(type(value))
+
+
+def named(kind: type) -> str:
+    """A kind's name with its article."""
+    name = kind.__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from bench import block, measure, networks, phases
+from bench import block, kernels, measure, networks, phases
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
 from mlx_video.models.ltx_2.transformer.block import Block
 from mlx_video.types import Progress
@@ -90,3 +90,13 @@ def test_operations_of_convolutions_are_counted_where_they_run():
     assert count["flops"] == 2 * 10 * (4 * 5 * 3) + 2 * 10 * (2 * 6 * 4)
     network(mx.zeros((1, 10, 3)))
     assert count["flops"] == 2 * 10 * (4 * 5 * 3) + 2 * 10 * (2 * 6 * 4)
+
+
+@pytest.mark.parametrize(("generation", "most", "gigabytes"), [("2.3", 112, 6.95), ("2", 94, 6.41)])
+def test_a_block_is_so_many_kernels_on_metal_and_moves_so_many_bytes(generation, most, gigabytes):
+    """At 6,144 tokens, in 16 bit; a cast or a copy that leaves a compiled function would be one more."""
+    found, _ = kernels.count(generation, {"video": 6144, "audio": kernels.AUDIO_TOKENS})
+    assert sum(kind.count for kind in found.values()) <= most
+    assert sum(kind.nbytes for kind in found.values()) / 1e9 < gigabytes + 0.005
+    assert set(found) >= {"product", "attention", "norm", "modulate", "add gated", "turn", "GELU"}
+    assert "AsType" not in found

@@ -32,27 +32,25 @@ def _exp(x: mx.array) -> mx.array:
     return mx.power(2.0, x * math.log2(math.e)) if platform.is_cpu() else mx.exp(x)
 
 
-@mx.custom_function
+_LARGEST_EXPONENT = 88.7228
+"""exp of more is no float32."""
+
+
+def _share(y: mx.array, exponent: mx.array) -> mx.array:
+    """y / (1 + exp(exponent)), with a gradient where the exponential overflows: there, by itself, it is infinity times
+    zero. A `custom_function` would give one as well, but keeps its input from being overwritten by its output.
+    """
+    share = y / (1 + _exp(mx.minimum(exponent, _LARGEST_EXPONENT)))
+    return mx.where(exponent > _LARGEST_EXPONENT, y * 0, share)
+
+
 @mx.compile
 def silu(x: mx.array) -> mx.array:
     """x / (1 + exp(-x)), computed in float32 and returned in x's dtype."""
     y = x.astype(mx.float32)
-    return (y / (1 + _exp(-y))).astype(x.dtype)
+    return _share(y, -y).astype(x.dtype)
 
 
-@silu.vjp
-@mx.compile
-def _silu_gradient(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-    # Derived by hand, as GELU's is: where exp(-x) overflows MLX multiplies infinity by zero on its way back.
-    y = x.astype(mx.float32)
-    share = 1 / (1 + _exp(-y))
-    return (cotangent.astype(mx.float32) * share * (1 + y * (1 - share))).astype(x.dtype)
-
-
-_GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
-
-
-@mx.custom_function
 @mx.compile
 def gelu(x: mx.array) -> mx.array:
     """The tanh form of GELU, computed in float32 and returned in x's dtype.
@@ -60,18 +58,8 @@ def gelu(x: mx.array) -> mx.array:
     Written as x / (1 + exp(-2u)), which equals x * (1 + tanh u) / 2 and needs neither a cube nor a tanh.
     """
     y = x.astype(mx.float32)
-    u = _GELU_SCALE * (y + _GELU_CUBIC * (y * y * y))
-    return (y / (1 + _exp(-2 * u))).astype(x.dtype)
-
-
-@gelu.vjp
-@mx.compile
-def _gelu_gradient(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-    y = x.astype(mx.float32)
-    u = _GELU_SCALE * (y + _GELU_CUBIC * (y * y * y))
-    share = 1 / (1 + _exp(-2 * u))
-    slope = share + 2 * y * share * (1 - share) * _GELU_SCALE * (1 + 3 * _GELU_CUBIC * (y * y))
-    return (cotangent.astype(mx.float32) * slope).astype(x.dtype)
+    u = math.sqrt(2 / math.pi) * (y + 0.044715 * (y * y * y))
+    return _share(y, -2 * u).astype(x.dtype)
 
 
 # ------------------------------------------------------------------------------------------------ rotary positions

@@ -57,14 +57,14 @@ class Adapters:
         skeleton = checkpoint.build("transformer", audio="audio" in settings.modalities)
         own = []
         for lora in loras:
-            adapter = read(locate.lora(lora.path, take), header_only=True)
+            adapter = read(locate.lora(lora.path, take), header_only=None)
             matched, coverage = _match(skeleton, adapter)
             if coverage.strangers:
                 on_message(str(coverage))
             own.append((matched, lora.strength))
         distilled = None
         if any(settings.lora_strengths) and checkpoint.distilled_lora is not None:
-            distilled, _ = _match(skeleton, read(checkpoint.distilled_lora, header_only=True))
+            distilled, _ = _match(skeleton, read(checkpoint.distilled_lora, header_only=None))
         return cls(own, distilled)
 
     @property

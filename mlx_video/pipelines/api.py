@@ -85,8 +85,10 @@ class LTXPipeline:
         platform.prepare()
         kinds.check("text_encoder", kinds.plain(text_encoder, str), str | None)
         kinds.check("low_memory", low_memory, bool | None)
+        quantize = kinds.plain(quantize, int)
+        kinds.check("quantize", quantize, int | None)
         where = kinds.plain(where, str)
-        kinds.check("the model", where, str)
+        kinds.check("where", where, str)
         if not locate.is_hub_id(str(where)):
             locate.existing(str(where), "--model-repo")
         how = None if quantize is None else Quantization.of(quantize)
@@ -146,6 +148,8 @@ class LTXPipeline:
         for message in notes:
             on_message(message)
         if request.placeholder:
+            if isinstance(noise, Mapping):
+                given(noise).finish()
             return placeholder.make(request, recipe, (*self._setup.loras, *request.lora), on_message)
         ready = self._fetched(lambda outlines: self._ready(request, recipe, outlines), on_step, on_message)
         for message in (*ready.messages, *ready.plan.choices):

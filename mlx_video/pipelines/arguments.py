@@ -40,7 +40,8 @@ def dtype_of(dtype: Any, name: str = "dtype") -> mx.Dtype | None:
         return dtype
     if isinstance(dtype, str) and dtype in known:
         return known[dtype]
-    raise UserError(f"{name}={dtype!r} is not known; there are {', '.join(DTYPES)}.")
+    what = kinds.shown(dtype) or (f"={dtype}" if isinstance(dtype, mx.Dtype) else f", {kinds.named(type(dtype))},")
+    raise UserError(f"{name}{what} is not known; there are {', '.join(DTYPES)}.")
 
 
 def loras_of(given: Any) -> tuple[Lora, ...]:
@@ -83,6 +84,5 @@ def _one(name: str, item: Any, kind: type) -> Any:
             return kind(*(kinds.plain(value, hint) for value, hint in zip(item, hints, strict=False)))
     if isinstance(item, kind):
         return item
-    raise UserError(
-        f"{name} is given as {type(item).__name__}; give a path, a {kind.__name__}, or a tuple that starts with a path."
-    )
+    given, wanted = kinds.named(type(item)), kinds.named(kind)
+    raise UserError(f"{name} is given as {given}; give a path, {wanted}, or a tuple that starts with a path.")

@@ -6,6 +6,7 @@ from it. Knows names of components; knows no file layout.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,23 @@ import mlx.nn as nn
 
 from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.reading import shown
 from mlx_video.types import UserError
 from mlx_video.weights import fp8, names, quantize
 from mlx_video.weights.names import Form
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
+
+
+def version_of(stated: object) -> str:
+    """What a file states as its `model_version`, as a text; empty where it states none."""
+    return "" if stated is None else stated if isinstance(stated, str) else shown(stated)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version such as "2.3.0"; empty where there are none."""
+    found = re.fullmatch(r"(\d{1,6})(?:\.(\d{1,6})(?:[.-].*)?|-.*)?", version, re.ASCII | re.DOTALL)
+    return tuple(int(number) for number in found.groups() if number is not None) if found else ()
 
 
 class Part(NamedTuple):
@@ -37,16 +50,29 @@ class Part(NamedTuple):
     def load(self, component: str, float8_as: mx.Dtype = mx.float32) -> dict[str, mx.array]:
         """The component's tensors by name, lazily; 8-bit floats with their scales multiplied in."""
         arrays = self.tensors.load(self.prefixes(component))
+        fp8.check_scales(arrays, self.tensors.entries, self.tensors.paths[0])
         return fp8.widen(arrays, self.tensors.entries, float8_as)
 
     def shapes(self, component: str) -> dict[str, tuple[int, ...]]:
         """Name -> shape of what `load` gives, from the headers alone."""
         prefixes, entries = self.prefixes(component), self.tensors.entries
-        return fp8.shapes((name for name in entries if name.startswith(prefixes)), entries)
+        own = [name for name in entries if name.startswith(prefixes)]
+        found = fp8.shapes(own, entries)
+        self.tensors.check_floats(found)
+        return found
 
     def path_of(self, network: type[nn.Module] | nn.Module, name: str) -> str | None:
         """Where a tensor belongs in the component's network; None where it is not the network's."""
         return name if self.form == "native" else names.module_path(network, name)
+
+    def build(self, component: str, **options: Any) -> nn.Module:
+        """The component's network without weights, nothing allocated; `options` go to the reader of its config.
+
+        Raises UserError where the config is not sound, or says more layers than there are tensors of.
+        """
+        found, prefixes = COMPONENTS[component], self.prefixes(component)
+        own = (self.path_of(found.network, name) for name in self.tensors.entries if name.startswith(prefixes))
+        return found.build(self.settings, {path for path in own if path is not None}, **options)
 
 
 @dataclass(frozen=True)
@@ -77,12 +103,17 @@ class Checkpoint:
     @property
     def generation(self) -> str:
         """Key of the generation's defaults: files without a version are LTX-2, as the reference has it."""
-        numbers = []
-        for piece in self.version.replace("-", ".").split("."):
-            if not piece.isdigit():
-                break
-            numbers.append(int(piece))
-        return "2.3" if tuple(numbers) >= (2, 3) else "2"
+        return "2.3" if _numbers(self.version) >= (2, 3) else "2"
+
+    @property
+    def doubt(self) -> str | None:
+        """For the user: that this version is not known, and as what it is read; None where it is known."""
+        if not self.version or _numbers(self.version) in ((2,), (2, 0), (2, 3)):
+            return None
+        return (
+            f"{self.source.name} says it is version {shown(self.version)}; this package knows 2 and 2.3, and reads it "
+            f"as {self.generation}."
+        )
 
     @property
     def upsampler(self) -> Part | None:
@@ -111,7 +142,7 @@ class Checkpoint:
         entries = part.tensors.entries
         if component == "connectors":
             options["features"] = feature_width({name: entry.shape for name, entry in entries.items()})
-        network = COMPONENTS[component].build(part.settings, **options)
+        network = part.build(component, **options)
         quantize.adopt(network, entries, lambda name: part.path_of(network, name), str(self.source), self.stated)
         return network
 

@@ -48,6 +48,7 @@ def files_of(request: Request) -> dict[str, str]:
     named = [("--image", image.path) for image in request.image] + [("--lora", lora.path) for lora in request.lora]
     named += [("--audio-file", request.audio_file.path)] if request.audio_file else []
     named += [("--embedding", request.embedding)] if request.embedding else []
+    named += [("--distilled-lora", request.distilled_lora)] if request.distilled_lora else []
     return {f"{flag} {path}": path for flag, path in named}
 
 

@@ -7,6 +7,7 @@ The folder appears whole or not at all; its marker says what it is, so it is nev
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import mlx.core as mx
 from mlx_video import platform
 from mlx_video.media.files import check_new_folder, replacing_folder
 from mlx_video.models.ltx_2 import COMPONENTS
-from mlx_video.pipelines import convert_text
+from mlx_video.pipelines import convert_text, demo, locate
 from mlx_video.pipelines.checkpoint import Checkpoint, Part
 from mlx_video.pipelines.layouts.converted import FOLDERS, MARKER
 from mlx_video.pipelines.loader import release
@@ -28,6 +29,8 @@ from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import state_of
 from mlx_video.weights.write import Pending, write, write_shards
+
+log = logging.getLogger(__name__)
 
 SPARE_BYTES = 64 << 20
 """Room that a conversion leaves on the disk beyond what it writes."""
@@ -107,12 +110,32 @@ def _convert(checkpoint: Checkpoint, output: Path, wishes: Wishes, report: Liste
             "variant": checkpoint.variant,
             "model_version": checkpoint.version,
             "distilled_by": "lora" if checkpoint.distilled_by_lora else None,
-            "text_encoder": wishes.text_encoder or checkpoint.text_encoder,
+            "text_encoder": _noted(wishes, checkpoint),
             "components": components,
             "quantization": None if how is None else how._asdict(),
             "config": checkpoint.config,
         }
         (folder / MARKER).write_text(json.dumps(marker, indent=1))
+
+
+def _noted(wishes: Wishes, checkpoint: Checkpoint) -> str | None:
+    """What a folder notes of its text encoder: where it lies inside, or an id; never a path of this machine."""
+    if wishes.text_quantization is not None:
+        return convert_text.FOLDER
+    where = wishes.text_encoder or checkpoint.text_encoder
+    if where is None or where == demo.NAME or locate.is_hub_id(where):
+        return where
+    path = Path(where).expanduser().resolve()
+    if demo.FOLDER.resolve() in path.parents:
+        return demo.NAME
+    cached = [part for part in Path(where).expanduser().absolute().parts if part.startswith("models--")]
+    if cached:
+        return cached[-1].removeprefix("models--").replace("--", "/", 1)
+    log.warning(
+        "%s is not noted in the folder, which may be moved away from it: put it there as gemma/, or name it with "
+        "--text-encoder-repo in each run.", where,
+    )  # fmt: skip
+    return None
 
 
 def _files_of(checkpoint: Checkpoint, wishes: Wishes) -> Iterator[Path]:
@@ -181,7 +204,7 @@ def _upsampler(kind: str, part: Part) -> _Job:
     if part.form == "official":
         return _Job(f"{kind} upsampler", "", {}, {}, part.tensors.paths)
     # The file beside a converted folder is an official one, so that all layouts read it alike.
-    network = COMPONENTS["upsampler"].build(part.settings)
+    network = part.build("upsampler")
     arrays = names.official_arrays(network, part.load("upsampler"), "upsampler", form=part.form)
     pending = {name: Pending(array, array.dtype) for name, array in sorted(arrays.items())}
     file = f"{kind.replace(' ', '-upscaler-')}.safetensors"

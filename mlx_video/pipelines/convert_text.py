@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_video.reading import read_json
 from mlx_video.types import UserError
 from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import Quantization
@@ -37,6 +38,7 @@ def plan(
     if config.quantization is not None:
         raise UserError(f"{folder} is quantized already; leave --quantize-text-encoder out, and copy it as it is.")
     tensors = Tensors.of_folder(folder)
+    config.check_names(tensors.entries, folder)
     network = Gemma(config)
     pairs = names.match(
         network, {name: entry.shape for name, entry in tensors.entries.items()}, f"text encoder of {folder}"
@@ -46,7 +48,7 @@ def plan(
     layers = {name.removesuffix(".weight") for name, path in pairs.items() if path.removesuffix(".weight") in paths}
     arrays = quantize.pack(tensors.load(), layers, how)
     pending = {name: Pending(array, _kept(array, dtype)) for name, array in sorted(arrays.items())}
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    values = read_json(folder / "config.json")
     values["quantization"] = {"group_size": how.group_size, "bits": how.bits}
     copied = [file for file in sorted(folder.iterdir()) if file.suffix in _COPIED and _is_about_text(file.name)]
     return pending, copied, {"config.json": json.dumps(values, indent=1)}

@@ -16,6 +16,7 @@ from mlx_video.pipelines.checkpoint import Checkpoint, Part
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.layouts.neighbours import OLDER, Place
 from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.reading import is_there
 from mlx_video.types import Recipe, UserError
 from mlx_video.weights import quantize, repos
 from mlx_video.weights.hub import free_space
@@ -68,13 +69,13 @@ def _to_fetch(repo: str, recipe: Recipe, outlines: Outlines) -> str:
 
     def take(repo: str, choose_from: Choice) -> Path:
         found.append(outlines.find(repo, choose_from))
-        return Path()
+        return outlines.take(repo, choose_from)
 
     try:
         locate.checkpoint(repo, recipe, take=take)
     except UserError as fault:
         return str(fault)
-    return str(found[0])
+    return str(found[-1])
 
 
 def _of(checkpoint: Checkpoint) -> list[str]:
@@ -118,8 +119,8 @@ def _neighbours(checkpoint: Checkpoint) -> list[str]:
 
 
 def _text_encoder(where: str) -> str:
-    folder = Path(where).expanduser()
-    if not folder.is_dir():
+    folder = Path(where)
+    if not is_there(folder / "config.json"):
         return where
     try:
         config, tensors = GemmaConfig.of_folder(folder), Tensors.of_folder(folder)

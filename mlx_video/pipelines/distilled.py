@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_video.pipelines import locate
 from mlx_video.pipelines.layouts.converted import MARKER
-from mlx_video.pipelines.layouts.neighbours import read_json, variant_of
+from mlx_video.pipelines.layouts.neighbours import object_in, variant_of
 from mlx_video.request import Request
 from mlx_video.types import STAGE_LORA_OPTIONS, Lora, Recipe, UserError
 from mlx_video.weights.hub import Take, fetch
@@ -119,7 +119,7 @@ def _says_so(lora: Lora, place: Path) -> bool:
     around = file.absolute().parent.parent
     if file.parent.name == "lora" and "distilled" in (
         variant_of(around.name),
-        read_json(around / MARKER).get("variant"),
+        object_in(around / MARKER).get("variant"),
     ):
         return True
     said = Tensors([file]).metadata

@@ -7,13 +7,14 @@ Once it fails the files are searched, so that a damaged one is told from numbers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.types import RunError, UserError
 from mlx_video.weights.store import Tensors
 
@@ -38,25 +39,30 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """What some numbers are computed from: weights by what they are, LoRAs with their strengths, and the precision."""
+    """What some numbers are computed from: weights by what they are, LoRAs with their strengths, and the precision.
+
+    flag: the one that asks for another precision.
+    """
 
     dtype: mx.Dtype = mx.float32
     weights: Mapping[str, Stored] = field(default_factory=dict)
     loras: Sequence[tuple[Path, float]] = ()
+    flag: str = "--dtype"
 
     @classmethod
     def of(cls, loader: Loader, *components: str, loras: Sequence[tuple[Path, float]] = ()) -> Origin:
         """From networks that `loader` lends; upsamplers by their kinds."""
-        found = {}
+        found, dtype, flag = {}, loader.dtype, "--dtype"
         for name in components:
             known = name in loader.checkpoint.parts
-            part = loader.checkpoint.part(name) if known else loader.upsampler(name)
-            found[name.replace("_", " ")] = Stored(part.tensors, part.prefixes(name if known else "upsampler"))
-        return cls(loader.dtype, found, loras)
+            part, kind = (loader.checkpoint.part(name), name) if known else (loader.upsampler(name), "upsampler")
+            found[name.replace("_", " ")] = Stored(part.tensors, part.prefixes(kind))
+            dtype, flag = loader.dtype_of(kind), "--vae-dtype" if COMPONENTS[kind].autoencoder else "--dtype"
+        return cls(dtype, found, loras, flag)
 
     def with_text_encoder(self, folder: Path) -> Origin:
         """The same with the text encoder in `folder`."""
-        return Origin(self.dtype, {"text encoder": Stored(Tensors.of_folder(folder)), **self.weights}, self.loras)
+        return replace(self, weights={"text encoder": Stored(Tensors.of_folder(folder)), **self.weights})
 
     def check(self, what: str, arrays: Any) -> None:
         """Evaluates `arrays`; where they hold numbers that are not finite, raises `fault(what)`."""
@@ -83,7 +89,7 @@ class Origin:
     def _advice(self) -> str:
         changes = [f"leave out or weaken the LoRA {path} (strength {strength:g})" for path, strength in self.loras]
         if self.dtype != mx.float32:
-            changes.append(f"compute in float32 (--dtype float32, in place of {str(self.dtype).split('.')[-1]})")
+            changes.append(f"compute in float32 ({self.flag} float32, in place of {str(self.dtype).split('.')[-1]})")
         kinds = " or ".join(self.weights) or "network"
         return "; ".join(changes) or f"take another checkpoint, whose {kinds} keeps within float32"
 

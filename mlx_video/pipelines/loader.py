@@ -19,9 +19,11 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlx_video import platform
 from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.pipelines import geometry, locate
 from mlx_video.pipelines.checkpoint import Checkpoint, Part
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.layouts.neighbours import upsampler_part
+from mlx_video.pipelines.recipes import RECIPES
 from mlx_video.pipelines.streaming import Files, Streamed, Ways
 from mlx_video.types import UserError
 from mlx_video.weights import names, quantize
@@ -63,11 +65,25 @@ class Loader:
         """
         if component == "upsampler":
             part = self.upsampler(**options)
-            network = COMPONENTS[component].build(part.settings)
+            network = part.build(component)
         else:
             part = self.checkpoint.part(component)
             network = self.checkpoint.build(component, **options)
         names.match(network, part.shapes(component), _what(component, part), form=part.form)
+        whose = str(part.tensors.paths[0])
+        if component == "connectors":
+            transformer = COMPONENTS["transformer"].read(part.settings, audio=self.checkpoint.audio)
+            geometry.check_contexts(network.config, transformer, whose)
+        else:
+            known = {"audio": options["audio"]} if "audio" in options else {}
+            geometry.check(component, COMPONENTS[component].read(part.settings, **known), whose)
+
+    def dtype_of(self, component: str) -> mx.Dtype:
+        """What a component computes in."""
+        kind = COMPONENTS[component]
+        if kind.always_float32:
+            return mx.float32
+        return self.vae_dtype if kind.autoencoder else self.dtype
 
     @contextmanager
     def borrow(self, component: str, *, streamed: bool | None = None, **options: Any) -> Iterator[nn.Module]:
@@ -78,7 +94,7 @@ class Loader:
         network = self.checkpoint.build(component, **options)
         part, transformer = self.checkpoint.part(component), component == "transformer"
         how = self.quantization if transformer else None
-        dtype = self.vae_dtype if COMPONENTS[component].autoencoder else self.dtype
+        dtype = self.dtype_of(component)
         if self.ways.streams(component) if streamed is None else streamed:
             stream_weights(network, component, part, dtype, how)
         else:
@@ -162,16 +178,23 @@ def _what(component: str, part: Part) -> str:
 
 def read_upsampler(part: Part, dtype: mx.Dtype) -> nn.Module:
     """An upsampler with its weights."""
-    network = COMPONENTS["upsampler"].build(part.settings)
+    network = part.build("upsampler")
     give_weights(network, "upsampler", part, dtype)
     return network
+
+
+def text_tensors(folder: Path) -> Tensors:
+    """The tensors of a text encoder's folder; UserError where they are none that weights can be."""
+    tensors = Tensors.of_folder(folder)
+    tensors.check_floats(tensors.entries, float8=False)
+    return tensors
 
 
 def read_text_encoder(folder: Path, dtype: mx.Dtype, streamed: bool = False) -> TextEncoder:
     """Gemma with its weights, from a folder in Hugging Face form; `streamed`: a layer's only while it is visited."""
     from mlx_video.models.ltx_2.text_encoder.gemma import TextEncoder
 
-    tensors = Tensors.of_folder(folder)
+    tensors = text_tensors(folder)
     encoder = TextEncoder.open(folder, tensors.entries)
     what = f"text encoder of {folder}"
     if streamed:
@@ -198,17 +221,20 @@ def load_component(component: str, path: str | Path, dtype: mx.Dtype | None = No
     """See `mlx_video.models.ltx_2.load`."""
     platform.prepare()
     with platform.computing():
-        return _load_component(component, Path(path), dtype or mx.float32)
+        return _load_component(component, str(path), dtype or mx.float32)
 
 
-def _load_component(component: str, path: Path, dtype: mx.Dtype) -> Any:
-    if component == "text_encoder":
-        folder = path if (path / "config.json").is_file() else open_checkpoint(path, "distilled").text_encoder
-        if folder is None:
-            raise UserError(f"No text encoder was found in or beside {path}.")
-        return read_text_encoder(Path(folder), dtype)
-    if component not in COMPONENTS:
+def _load_component(component: str, where: str, dtype: mx.Dtype) -> Any:
+    if component not in (*COMPONENTS, "text_encoder"):
         raise UserError(f"There is no component {component!r}; there are {', '.join([*COMPONENTS, 'text_encoder'])}.")
+    if locate.is_hub_id(where):
+        path = locate.checkpoint(where, RECIPES["distilled"], text_encoder=component == "text_encoder")
+    else:
+        path = locate.existing(where, "path")
+    if component == "text_encoder":
+        inside = path if (path / "config.json").is_file() else None
+        folder = inside or locate.text_encoder(None, open_checkpoint(path, "distilled"))
+        return read_text_encoder(folder, dtype)
     if component == "upsampler":
         if path.is_file():
             return read_upsampler(upsampler_part(path), dtype)

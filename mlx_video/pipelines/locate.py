@@ -15,28 +15,38 @@ from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.pipelines import demo
 from mlx_video.pipelines.checkpoint import Checkpoint
+from mlx_video.reading import check_kind, is_there, path_of, shown
 from mlx_video.types import Recipe, UserError
 from mlx_video.weights import repos
 from mlx_video.weights.hub import Take, fetch
+from mlx_video.weights.store import Tensors
 
 
 def is_hub_id(where: str) -> bool:
     """Whether `where` has the form of a Hugging Face id and is nothing on this machine: "owner/name"."""
     parts = where.split("/")
-    return not Path(where).expanduser().exists() and len(parts) == 2 and all(parts) and not where.startswith((".", "~"))
+    return not is_there(where) and len(parts) == 2 and all(parts) and not where.startswith((".", "~"))
 
 
 def existing(where: str, flag: str) -> Path:
     """The path that `where` names; UserError naming near neighbours where nothing is there."""
     if where == demo.NAME:
         return demo.folder()
-    path = Path(where).expanduser()
+    path = path_of(where, flag)
     if not path.exists():
         parent = path.parent
-        near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=2)
+        near = difflib.get_close_matches(path.name, _names_in(parent), n=2)
         hint = f" Did you mean {' or '.join(str(parent / name) for name in near)}?" if near else ""
         raise UserError(f"{flag} {where} is neither a file or folder here nor a Hugging Face id (owner/name).{hint}")
+    check_kind(path, flag)
     return path
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
 
 
 def checkpoint(
@@ -74,12 +84,16 @@ def source(where: str, variant: str, take: Take = fetch) -> Path:
 
 def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> Path:
     """Gemma's folder: the one the user names, else the one that the checkpoint has; checked to belong to it."""
-    name = where or found.need(
-        "text encoder", found.text_encoder,
-        "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it).",
-    )  # fmt: skip
+    advice = "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it)."
+    name = where if where is not None else found.need("text encoder", found.text_encoder, advice)
+    if where is None and not is_there(name) and not is_hub_id(name) and name != demo.NAME:
+        raise UserError(f"{found.source} names {shown(name)} as its text encoder, which is not there; {advice}")
     folder = repos.fetch_text_encoder(name, take) if is_hub_id(name) else existing(name, "--text-encoder-repo")
+    folder = folder / "gemma" if name == demo.NAME else folder
     config = GemmaConfig.of_folder(folder)
+    tensors = Tensors.of_folder(folder)
+    config.check_names(tensors.entries, folder)
+    tensors.check_floats(tensors.entries, float8=False)
     shapes = {key: entry.shape for key, entry in found.part("connectors").tensors.entries.items()}
     TextConfig.read(found.config, features=feature_width(shapes)).check_encoder(config.width, config.layers)
     return folder

@@ -17,6 +17,7 @@ from mlx_video.diffusion.tokens import latent_shape
 from mlx_video.media.files import check_input
 from mlx_video.pipelines import conditions, locate
 from mlx_video.pipelines.clip import Clip, Sound
+from mlx_video.pipelines.provenance import described
 from mlx_video.pipelines.recipes import GENERATIONS
 from mlx_video.pipelines.settings import Settings, noted
 from mlx_video.request import Request
@@ -64,7 +65,8 @@ def make(request: Request, recipe: Recipe, loras: Sequence[Lora], say: Callable[
     elif "audio" in modalities:
         sound = partial(_noise, request)
     frames = partial(_frames, latents["video"], request.shape, shape)
-    return Clip(request.shape, latents, frames, sound, settings.metadata)
+    said, files = described(settings, None), conditions.files_of(request)
+    return Clip(request.shape, latents, frames, sound, said, files)
 
 
 def _frames(latent: mx.array, shown: VideoShape, made: VideoShape, report: Report) -> Iterator[np.ndarray]:

@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from mlx_video.pipelines.settings import Settings
 
 
-def described(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Of a clip."""
-    values = {**settings.metadata, **model_of(checkpoint)}
+def described(settings: Settings, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Of a clip; one that no checkpoint took part in names none."""
+    values = {**settings.metadata, **({"mlx_video": __version__} if checkpoint is None else model_of(checkpoint))}
     for name in ("image", "lora"):
         if name in values:
             values[name] = [{**one, "path": _name_of(one["path"])} for one in values[name]]
     if "audio_file" in values:
         values["audio_file"] = {**values["audio_file"], "path": _name_of(values["audio_file"]["path"])}
-    if "embedding" in values:
-        values["embedding"] = _name_of(values["embedding"])
+    for name in ("embedding", "distilled_lora"):
+        if name in values:
+            values[name] = _name_of(values[name])
     return values
 
 

@@ -19,6 +19,7 @@ from mlx_video.pipelines.footprint import Footprint
 from mlx_video.pipelines.loader import Loader
 from mlx_video.pipelines.plan import Memory, Plan, make_plan
 from mlx_video.pipelines.settings import Settings, resolve
+from mlx_video.reading import path_of
 from mlx_video.request import Request
 from mlx_video.types import Context, Lora, Recipe
 from mlx_video.weights.outlines import Outlines
@@ -68,7 +69,8 @@ class Ready(NamedTuple):
         for component in settings.components:
             loader.check(component, **settings.build_options(component))
         advice = demo.advice(request.prompt) if setup.where == demo.NAME else None
-        messages = [*settings.notes, *loras.told(settings.lora_strengths), *([] if advice is None else [advice])]
+        doubts = [message for message in (checkpoint.doubt, advice) if message is not None]
+        messages = [*settings.notes, *loras.told(settings.lora_strengths), *doubts]
         adapters = Adapters.open(loras.own, settings, checkpoint, messages.append, outlines.take)
         embedded = _embedded(settings, checkpoint, outlines)
         plan = make_plan(Footprint.of(loader, encoder, adapters.sizes), settings, setup.memory)
@@ -82,5 +84,5 @@ def _embedded(settings: Settings, checkpoint: Checkpoint, outlines: Outlines) ->
         return {}
     # What tells one checkpoint's connectors from another's is in their tensors, which outlines do not have.
     mark = None if outlines.absent else contexts.connectors_mark(checkpoint)
-    found, _ = contexts.load(Path(path).expanduser(), mark)
+    found, _ = contexts.load(path_of(path, "--embedding"), mark, contexts.Widths.of(checkpoint), settings.prompts)
     return {name: found[name] for name in settings.prompts}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_video import platform
 from mlx_video.pipelines.contexts import Cache, connectors_mark, encoder_mark
 from mlx_video.pipelines.finite import Origin
+from mlx_video.pipelines.loader import text_tensors
 from mlx_video.types import Context, Progress
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def enhanced(
 
     prompt = enhance(
         folder,
+        lambda: text_tensors(folder).load(),
         asked.prompt,
         image=asked.image[0].path if asked.image else None,
         seed=asked.seed,

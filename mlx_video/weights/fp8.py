@@ -57,6 +57,19 @@ def widen(arrays: Mapping[str, mx.array], entries: Mapping[str, Entry], dtype: m
     return result
 
 
+def check_scales(arrays: Mapping[str, mx.array], entries: Mapping[str, Entry], where: object) -> None:
+    """Reads the scales of 8-bit floats; raises UserError, naming `where`, for one that is no finite number.
+
+    A scale spoils a whole tensor and takes next to no time to read.
+    """
+    names = [f"{name}_scale" for name in arrays if entries[name].dtype == FLOAT8 and f"{name}_scale" in arrays]
+    finite = [mx.all(mx.isfinite(arrays[name])) for name in names]
+    mx.eval(finite)
+    for name, fine in zip(names, finite, strict=True):
+        if not fine.item():
+            raise UserError(f"{where}: tensor {name!r} has values that are not finite numbers.")
+
+
 def _belongs_to_float8(name: str, entries: Mapping[str, Entry]) -> bool:
     for ending in _SCALES:
         if name.endswith(ending):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.types import Listener, Progress, UserError
-from mlx_video.weights.hub_files import Choice, Chosen, Listing, amount
+from mlx_video.weights.hub_files import Choice, Chosen, Listing, amount, check_names
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def find(repo: str, choose_from: Choice, listings: dict[str, Listing] | None = N
                 return Chosen(repo, None, {name: path.stat().st_size for name, path in here.items()}, here)
         raise UserError(f"{repo} cannot be fetched, and is not here from before: {fault}.") from fault
     files = {name: listing.files[name] for name in choose_from(listing.files)}
+    check_names(repo, files)
     here = {name: path for name in files if (path := _place(repo, name, listing)) is not None}
     return Chosen(repo, listing.commit, files, here)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mlx_video.reading import shown
 from mlx_video.types import UserError
 
 MARKER = "mlx_video.json"
@@ -22,6 +23,8 @@ _PACK_PARTS = {"connector", "vae_decoder", "vae_encoder", "audio_vae", "vocoder"
 BESIDE = ("upsampler", "spatial x1.5", "temporal x2", "lora", "text_encoder")
 """Kinds of files that lie beside a checkpoint."""
 NAMED_IN_REPORT = 6
+MAX_NAME = 512
+"""Characters of a file's name with its folders."""
 
 Choice = Callable[[Collection[str]], list[str]]
 """Picks a repo's files by name; raises UserError where something needed is not among them."""
@@ -169,6 +172,16 @@ def name_some(files: Collection[str]) -> str:
     weights = [name for name in files if name.endswith(".safetensors")] or list(files)
     more = ", ..." if len(weights) > NAMED_IN_REPORT else ""
     return (", ".join(weights[:NAMED_IN_REPORT]) or "none") + more
+
+
+def check_names(repo: str, names: Iterable[str]) -> None:
+    """Raises UserError where a repo's list names a file that would lie outside its folder, or is no name."""
+    for name in names:
+        parts = name.split("/")
+        if {"", ".", ".."} & set(parts) or "\\" in name or not name.isprintable() or len(name) > MAX_NAME:
+            raise UserError(
+                f"{repo} lists a file {shown(name)}, which would lie outside its folder; it is not fetched."
+            )
 
 
 def amount(size: int) -> str:

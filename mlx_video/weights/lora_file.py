@@ -5,7 +5,6 @@ Knows how Lightricks, diffusers, PEFT, ComfyUI and kohya spell names and say alp
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,12 +15,18 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.reading import path_of, read_json, shown
 from mlx_video.types import UserError
-from mlx_video.weights.store import Entry, Tensors
+from mlx_video.weights.patterns import Pattern
+from mlx_video.weights.store import Entry, Tensors, is_outline
 
 NETWORK = "model.diffusion_model."
 """What an official checkpoint puts before the names of the layers that LoRA files leave it away from."""
 NAMED_IN_REPORT = 3
+MAX_SCALE = 10_000.0
+"""Of alpha / rank; trainers write from 0.01 to 100."""
+MAX_PATTERNS = 32
+"""Of those that are more than a name."""
 
 _ROLES = {
     "lora_A": "down", "lora_down": "down", "lora.down": "down",
@@ -82,15 +87,20 @@ class Adapter:
     unread: tuple[str, ...] = ()
 
 
-def read(path: str | Path, *, header_only: bool = False) -> Adapter:
+def read(path: str | Path, *, header_only: bool | None = False) -> Adapter:
     """Reads the LoRA in `path`, a safetensors file or a folder that holds one; nothing but headers and alphas.
 
-    header_only: no alphas either, and no arrays; enough to match layers, and all that an outline has.
-    Raises UserError where there is no such file, it is damaged, holds no pair or half a pair, or is a DoRA.
+    header_only: no alphas either, and no arrays; enough to match layers, and all that an outline has. None: so of an
+    outline alone.
+    Raises UserError where there is no such file, it is damaged, holds no pair or half a pair, or is a DoRA, and where
+    an alpha is no number.
     """
-    file = _file_of(Path(path).expanduser())
+    file = _file_of(path_of(path, "--lora"))
     tensors = Tensors([file])
+    header_only = is_outline(file) if header_only is None else header_only
     layers: dict[str, dict[str, Any]] = {}
+    names: dict[str, list[str]] = {}
+    """Of each layer: the tensors that are its matrices."""
     unread = []
     arrays: Mapping[str, Any] = tensors.entries if header_only else tensors.load()
     for key, array in arrays.items():
@@ -104,13 +114,16 @@ def read(path: str | Path, *, header_only: bool = False) -> Adapter:
         if role in parts:
             raise UserError(f"{file} holds two adapters: {key} is the second {role} of its layer; save one by itself.")
         parts[role] = array
-    settings = _settings(file, tensors.metadata)
+        if role != "alpha":
+            names.setdefault(found["layer"], []).append(key)
+    settings = _Settings(file, _stated(file, tensors.metadata))
     pairs: dict[str, Pair] = {}
     for key, parts in layers.items():
         name = _official(key)
         if name in pairs:
             raise UserError(f"{file} names one layer twice: {pairs[name].key} and {key}.")
         pairs[name] = _pair(file, key, parts, settings)
+        tensors.check_floats(names[key], float8=False)
     if not pairs:
         first = unread[0] if unread else "no tensor at all"
         raise UserError(f"{file} is not a LoRA: no tensor is named like one (lora_A, lora_down, ...); it has {first}.")
@@ -127,21 +140,62 @@ def _file_of(path: Path) -> Path:
     return files[0]
 
 
-def _settings(file: Path, metadata: Mapping[str, object]) -> Mapping[str, Any]:
+def _stated(file: Path, metadata: Mapping[str, object]) -> Mapping[str, Any]:
     """PEFT's settings: diffusers keeps them in the file, PEFT in a file beside it; empty where there are none."""
     found = metadata.get("lora_adapter_metadata")
     beside = file.parent / "adapter_config.json"
     # In a folder of many LoRAs a stray settings file says nothing of this one.
     alone = beside.is_file() and [f.name for f in file.parent.glob("*.safetensors")] == [file.name]
     if not isinstance(found, Mapping) and alone:
-        try:
-            found = json.loads(beside.read_text())
-        except ValueError as error:
-            raise UserError(f"{beside} is not JSON ({error}).") from error
+        found = read_json(beside)
     return found if isinstance(found, Mapping) else {}
 
 
-def _pair(file: Path, key: str, parts: Mapping[str, mx.array], settings: Mapping[str, Any]) -> Pair:
+class _Settings:
+    """What PEFT's settings say of the scale of a layer."""
+
+    def __init__(self, file: Path, stated: Mapping[str, Any]):
+        """Reads them; UserError for a DoRA and for what makes no sense."""
+        self._file, self._stated = file, stated
+        prefixes = [p for p in ("transformer.", "connectors.") if p + "lora_alpha" in stated]
+        self._of = {prefix: self._read(prefix) for prefix in (*prefixes, "")}
+
+    def _read(self, prefix: str) -> tuple[float | None, bool, list[tuple[Pattern, float]]]:
+        get = self._stated.get
+        if get(prefix + "use_dora"):
+            raise UserError(f"{self._file} is a DoRA by its settings, which is not read; only LoRA is.")
+        alpha, rooted = get(prefix + "lora_alpha"), get(prefix + "use_rslora")
+        own = get(prefix + "alpha_pattern")
+        if not isinstance(rooted, bool | None) or not isinstance(own, Mapping | None):
+            wrong = "alpha_pattern" if isinstance(rooted, bool | None) else "use_rslora"
+            raise UserError(
+                f"{self._file} says no usable alpha: its settings have {prefix}{wrong} = {shown(get(prefix + wrong))}."
+            )
+        patterns = [(self._pattern(text), self._alpha(text, value)) for text, value in (own or {}).items()]
+        if sum(not pattern.is_name for pattern, _ in patterns) > MAX_PATTERNS:
+            raise UserError(f"{self._file} says no usable alpha: more than {MAX_PATTERNS} patterns in alpha_pattern.")
+        return None if alpha is None else self._alpha("lora_alpha", alpha), bool(rooted), patterns
+
+    def _pattern(self, text: str) -> Pattern:
+        try:
+            return Pattern(text)
+        except ValueError as error:
+            raise UserError(f"{self._file} says no usable alpha: {error} (alpha_pattern).") from error
+
+    def _alpha(self, what: str, value: object) -> float:
+        if type(value) not in (int, float):
+            raise UserError(f"{self._file} says no usable alpha for {shown(what)}: {shown(value)} is no number.")
+        return value  # type: ignore[return-value]
+
+    def scale(self, key: str, rank: int) -> float:
+        """alpha / rank; 1 where the settings say nothing."""
+        prefix = next((prefix for prefix in self._of if prefix and key.startswith(prefix)), "")
+        alpha, rooted, own = self._of[prefix]
+        alpha = next((value for pattern, value in reversed(own) if pattern.matches(key)), alpha)
+        return 1.0 if alpha is None else alpha / (math.sqrt(rank) if rooted else rank)
+
+
+def _pair(file: Path, key: str, parts: Mapping[str, Any], settings: _Settings) -> Pair:
     if "down" not in parts or "up" not in parts:
         absent = "up (lora_B)" if "down" in parts else "down (lora_A)"
         raise UserError(f"{file} is incomplete: {key} lacks its {absent} matrix.")
@@ -152,34 +206,28 @@ def _pair(file: Path, key: str, parts: Mapping[str, mx.array], settings: Mapping
             f"wanted [out, rank] times [rank, in]."
         )
     rank = down.shape[0]
-    try:
-        if "alpha" in parts:
-            return Pair(key, down, up, _number(parts["alpha"]) / rank)
-        return Pair(key, down, up, _scale(file, key, rank, settings))
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise UserError(f"{file} says no usable alpha for {key}: {error}.") from error
+    if isinstance(parts.get("alpha"), Entry):
+        scale = math.nan  # as yet unread
+    elif "alpha" in parts:
+        scale = _number(file, key, parts["alpha"]) / rank
+    else:
+        scale = settings.scale(key, rank)
+    if abs(scale) > MAX_SCALE or math.isinf(scale):
+        raise UserError(
+            f"{file} says no usable alpha for {key}: alpha / rank is {scale:g}; it should be {MAX_SCALE:,.0f} at most."
+        )
+    return Pair(key, down, up, scale)
 
 
-def _number(alpha: mx.array | Entry) -> float:
-    if math.prod(alpha.shape) != 1:
-        raise ValueError(f"it has shape {list(alpha.shape)} and not one value")
-    return math.nan if isinstance(alpha, Entry) else float(np.array(alpha.astype(mx.float32)).item())
-
-
-def _scale(file: Path, key: str, rank: int, settings: Mapping[str, Any]) -> float:
-    """alpha / rank as PEFT's settings have it; 1 where they say nothing."""
-    prefix = next(
-        (p for p in ("transformer.", "connectors.") if key.startswith(p) and p + "lora_alpha" in settings), ""
-    )
-    if settings.get(prefix + "use_dora"):
-        raise UserError(f"{file} is a DoRA by its settings, which is not read; only LoRA is.")
-    alpha = settings.get(prefix + "lora_alpha")
-    for pattern, own in (settings.get(prefix + "alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", key):
-            alpha = own
-    if alpha is None:
-        return 1.0
-    return float(alpha) / (math.sqrt(rank) if settings.get(prefix + "use_rslora") else rank)
+def _number(file: Path, key: str, alpha: mx.array) -> float:
+    if math.prod(alpha.shape) != 1 or alpha.dtype in (mx.bool_, mx.complex64):
+        raise UserError(
+            f"{file} says no usable alpha for {key}: it is {alpha.dtype} of shape {list(alpha.shape)}, not one number."
+        )
+    value = float(np.array(alpha.astype(mx.float32)).item())
+    if not math.isfinite(value):
+        raise UserError(f"{file} says no usable alpha for {key}: tensor {key}.alpha is {value}.")
+    return value
 
 
 def _official(key: str) -> str:

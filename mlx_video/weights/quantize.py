@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map, tree_unflatten
 
+from mlx_video.reading import shown
 from mlx_video.types import UserError
 from mlx_video.weights.names import cast
 from mlx_video.weights.store import Entry
@@ -54,11 +55,14 @@ class Quantization(NamedTuple):
     def read(cls, stated: object, where: str) -> Quantization:
         """What the config of a pack states; raises UserError, naming `where`, for what MLX does not read."""
         if not isinstance(stated, Mapping):
-            raise UserError(f"{where} says quantization {stated!r}, which should give bits and group_size.")
-        bits, group, mode = stated.get("bits"), stated.get("group_size", 64), stated.get("mode", "affine")
-        if bits not in READABLE_BITS or group not in GROUP_SIZES or mode != "affine":
+            raise UserError(f"{where} says quantization = {shown(stated)}, which should give bits and group_size.")
+        bits: Any = stated.get("bits")
+        group, mode = stated.get("group_size", 64), stated.get("mode", "affine")
+        plain = type(bits) is int and type(group) is int and mode == "affine"
+        if not plain or bits not in READABLE_BITS or group not in GROUP_SIZES:
             raise UserError(
-                f"{where} says its weights have {bits!r} bits in groups of {group!r} ({mode}); supported here: "
+                f"{where} says its weights have {shown(bits)} bits in groups of {shown(group)} ({shown(mode)}); "
+                f"supported here: "
                 f"{_listed(READABLE_BITS)} bits in groups of {_listed(GROUP_SIZES)} (affine)."
             )
         return cls(bits, group)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
+from mlx_video.reading import read_json
 from mlx_video.types import UserError
 from mlx_video.weights.hub import Take, fetch
 from mlx_video.weights.hub_files import BESIDE, TEXT_ENCODERS, choose, choose_all, name_some
+from mlx_video.weights.store import read_header
 
 
 def fetch_checkpoint(
@@ -30,11 +32,26 @@ def fetch_checkpoint(
     UserError.
     """
     kinds = ["checkpoint", *(["upsampler"] if upsampler else []), *(["lora"] if lora else []), *others]
+    heads: list[str] = []
 
     def choose_from(files: Collection[str]) -> list[str]:
+        heads[:] = choose(files, "checkpoint", variant)[:1]
         return choose_all(repo, files, kinds, variant) + (choose(files, "text_encoder") if text_encoder else [])
 
-    return take(repo, choose_from)
+    folder = take(repo, choose_from)
+    if variant == "distilled" and not lora and _is_distilled_by_lora(folder / heads[0]):
+        # No name tells it: one file is both variants, and the distilled one is it with the LoRA.
+        kinds.append("lora")
+        folder = take(repo, choose_from)
+    return folder
+
+
+def _is_distilled_by_lora(file: Path) -> bool:
+    try:
+        stated = read_json(file) if file.suffix == ".json" else read_header(file).metadata
+    except UserError:
+        return False  # what is wrong with the file is told where it is opened
+    return stated.get("distilled_by") == "lora"
 
 
 def fetch_offer(repo: str, take: Take = fetch) -> Path:

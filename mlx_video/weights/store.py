@@ -10,7 +10,6 @@ room on every file system and that no reader of tensors accepts, so that nobody 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -20,14 +19,22 @@ from typing import BinaryIO, NamedTuple
 
 import mlx.core as mx
 
+from mlx_video.reading import MAX_JSON, UnfitJSON, open_file, parse_json, read_bytes, shown
 from mlx_video.types import UserError
 
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-MAX_HEADER = 100_000_000
-"""Bytes; the limit of the safetensors library itself."""
+FLOATS = ("F32", "F16", "BF16")
+"""What weights are written in, besides 8-bit floats (`weights.fp8`) and packs of few bits (`weights.quantize`)."""
+NOT_LOADED = {"F64": "numbers of 64 bit", "F8_E5M2": "8-bit floats of the kind e5m2"}
+"""Of the above, what MLX does not load; it then loads no tensor of that file."""
+MAX_HEADER = 16 << 20
+"""Bytes; the largest known, of 5,000 tensors, has 1 MB. The safetensors library's own limit of 100 MB would let a file
+of headers alone fill the memory."""
+MAX_NAME, MAX_SIDE, MAX_AXES = 512, 1 << 31, 8
+"""Of a tensor: characters of its name, values along a side (MLX counts in 32 bit), and sides."""
 OUTLINE = b"outline\xff"
 """An outline begins so: as a header's length (1.8e19 bytes) it is refused by whatever reads safetensors. The length of
 the file that it stands for follows, in 8 bytes, and then that file's beginning: 8 bytes and the header."""
@@ -53,15 +60,15 @@ def read_header(path: Path) -> Header:
 
     Raises UserError where the file is absent, is not safetensors, or is shorter or longer than its header says.
     """
-    try:
-        with path.open("rb") as file:
+    with open_file(path) as file:
+        try:
             size = _begin(file)
             length = header_length(file.read(8), size, str(path))
-            raw = json.loads(file.read(length))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a safetensors file: its header is not JSON ({error}).") from error
+            raw = parse_json(file.read(length))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:
+            raise UserError(f"{path} is not a safetensors file: its header is not JSON ({error}).") from error
     return _check(path, raw, size - 8 - length)
 
 
@@ -83,8 +90,14 @@ def write_outline(path: Path, size: int, beginning: bytes) -> None:
 
 def size_of(path: Path) -> int:
     """Bytes of a file; of an outline, those of the file that it stands for."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return _begin(file)
+
+
+def is_outline(path: Path) -> bool:
+    """Whether there is an outline at `path`, and so no tensor to read."""
+    with open_file(path) as file:
+        return file.read(len(OUTLINE)) == OUTLINE
 
 
 def _begin(file: BinaryIO) -> int:
@@ -98,27 +111,33 @@ def _begin(file: BinaryIO) -> int:
 def _check(path: Path, raw: object, available: int) -> Header:
     if not isinstance(raw, dict):
         raise UserError(f"{path} is not a safetensors file: its header is not a JSON object.")
-    texts = raw.pop("__metadata__", None) or {}
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+    texts = raw.pop("__metadata__", None)
+    if texts is None:  # as MLX writes it
+        texts = {}
+    if not isinstance(texts, dict) or not _are_texts(texts.values()):
         raise UserError(f"{path} has a damaged header: its metadata must be texts by name.")
     tensors, spans = {}, []
     for name, described in raw.items():
         tensors[name], span = _check_tensor(path, name, described)
         spans.append(span)
     _check_spans(path, sorted(spans), available)
-    return Header(tensors, {key: _parsed(value) for key, value in texts.items()})
+    return Header(tensors, {key: _parsed(path, key, value) for key, value in texts.items()})
 
 
 def _check_tensor(path: Path, name: str, described: object) -> tuple[Entry, tuple[int, int]]:
     match described:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]} if all(
-            isinstance(side, int) and side >= 0 for side in shape
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, end]} if (
+            all(type(number) is int and number >= 0 for number in (*shape, start, end))
+            and max(shape, default=0) < MAX_SIDE
+            and len(shape) <= MAX_AXES
+            and len(name) <= MAX_NAME
+            and name.isprintable()
         ):
             pass
         case _:
-            raise UserError(f"{path} has a damaged header at tensor {name!r}.")
+            raise UserError(f"{path} has a damaged header at tensor {shown(name)}.")
     if dtype not in DTYPE_BYTES:
-        raise UserError(f"{path}: tensor {name!r} has dtype {dtype}; known are {', '.join(DTYPE_BYTES)}.")
+        raise UserError(f"{path}: tensor {name!r} has dtype {shown(dtype)}; known are {', '.join(DTYPE_BYTES)}.")
     if end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise UserError(
             f"{path} has a damaged header: {name!r} is {dtype} {list(shape)} but spans {end - start:,} bytes."
@@ -137,9 +156,13 @@ def _check_spans(path: Path, spans: list[tuple[int, int]], available: int) -> No
         raise UserError(f"{path} is {state}: {available:,} bytes of tensors, {needed:,} expected; download it again.")
 
 
-def _parsed(value: str) -> object:
+def _parsed(path: Path, key: str, value: str) -> object:
     try:
-        return json.loads(value)
+        return parse_json(value)
+    except UnfitJSON as error:
+        if value.lstrip().startswith(("{", "[")):
+            raise UserError(f"{path} has damaged metadata: of {shown(key)}, {error}.") from error
+        return value
     except ValueError:
         return value
 
@@ -156,9 +179,13 @@ class Tensors:
         self.entries: dict[str, Entry] = {}
         self.metadata: dict[str, object] = {}
         self._home: dict[str, tuple[Path, str]] = {}
+        self._strange: dict[Path, str] = {}
+        """By file: a tensor of a kind in NOT_LOADED."""
         for path in self.paths:
             header = read_header(path)
             for name, entry in header.tensors.items():
+                if entry.dtype in NOT_LOADED:
+                    self._strange[path] = name
                 if name in self._home:
                     raise UserError(f"Tensor {name!r} stands both in {self._home[name][0]} and in {path}.")
                 self.entries[name], self._home[name] = entry, (path, name)
@@ -170,16 +197,43 @@ class Tensors:
         index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
         if index is None:
             return cls(sorted(folder.glob("*.safetensors")))
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            missing = [name for name in names if not (folder / name).is_file()]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} is not a safetensors index.") from error
+        names = _shards(index)
+        missing = [name for name in names if not (folder / name).exists()]
         if missing:
             raise UserError(
                 f"{folder} is incomplete: {index.name} names {missing[0]}, which is not there; download it again."
             )
         return cls(folder / name for name in names)
+
+    def check_floats(self, names: Iterable[str], *, float8: bool = True) -> None:
+        """Raises UserError where a tensor of `names` is of no kind that weights are: whole numbers, bools, 64 bit.
+
+        Packed weights of few bits, told by the scales beside them, are 32-bit whole numbers, their scales perhaps of 8
+        bit. float8: whether the reader takes 8-bit floats.
+        """
+        names = list(names)
+        for path in dict.fromkeys(self._home[name][0] for name in names):
+            self._check_loaded(path)
+        plain = (*FLOATS, "F8_E4M3") if float8 else FLOATS
+        for name in names:
+            layer, _, leaf = name.rpartition(".")
+            packed = leaf == "weight" and f"{layer}.scales" in self.entries
+            scale = leaf == "scales" and f"{layer}.weight" in self.entries
+            kinds = ("U32",) if packed else (*FLOATS, "U8") if scale else plain
+            if self.entries[name].dtype not in kinds:
+                raise UserError(
+                    f"{self._home[name][0]}: tensor {name!r} is {self.entries[name].dtype}; it should be "
+                    f"{' or '.join(kinds)}."
+                )
+
+    def _check_loaded(self, path: Path) -> None:
+        name = self._strange.get(path)
+        if name is not None:
+            kinds = " or ".join(f"{kind} ({what})" for kind, what in NOT_LOADED.items())
+            raise UserError(
+                f"{path}: tensor {name!r} is {kinds}, which MLX does not load, nor any other of that file; "
+                f"save it as {', '.join(FLOATS)}."
+            )
 
     def renamed(self, rename: Callable[[str], str | None]) -> Tensors:
         """The same tensors under other names; those that `rename` gives None are left out.
@@ -187,7 +241,7 @@ class Tensors:
         Raises UserError where two would have one name.
         """
         view = Tensors(())
-        view.metadata = self.metadata
+        view.metadata, view._strange = self.metadata, self._strange
         for name, entry in self.entries.items():
             new = rename(name)
             if new is None:
@@ -216,11 +270,34 @@ class Tensors:
             here = {name: old for name, (home, old) in self._home.items() if home == path}
             wanted = {name: old for name, old in here.items() if name.startswith(prefixes)}
             if wanted:
+                self._check_loaded(path)
                 loaded: dict[str, mx.array] = mx.load(  # type: ignore[assignment]
                     str(path), format="safetensors", stream=stream
                 )
                 arrays.update({name: loaded[old] for name, old in wanted.items()})
         return arrays
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names; they lie beside it, or it is none."""
+    try:
+        found = parse_json(read_bytes(index, MAX_JSON))
+    except ValueError as error:
+        raise UserError(f"{index} is not a safetensors index: it is not JSON ({error}).") from error
+    named = found.get("weight_map") if isinstance(found, dict) else None
+    names = sorted(set(named.values())) if isinstance(named, dict) and _are_texts(named.values()) else []
+    if not names:
+        raise UserError(f"{index} is not a safetensors index.")
+    for name in names:
+        if not name.isprintable() or {"/", "\\"} & set(name) or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{index} names the file {shown(name)}; an index names .safetensors files beside it, without folders."
+            )
+    return names
+
+
+def _are_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def state_of(file: Path) -> tuple[int, int] | None:

@@ -127,7 +127,7 @@ def test_aliases_change_one_default_only(monkeypatch):
     "flags",
     [
         ["--height", "500"], ["--nonsense"], [], ["--prompt", "a", "--dtype", "float8"], ["--prompt", ""],
-        ["--prompt", "a", "--steps", "3"],
+        ["--prompt", "a", "--steps", "9"],
     ],
 )  # fmt: skip
 def test_a_mistake_ends_with_2_and_one_line(flags, capsys):

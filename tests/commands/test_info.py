@@ -9,7 +9,9 @@ import pytest
 from mlx_video import UserError, generate, info
 from mlx_video.pipelines.convert import Wishes, convert
 from mlx_video.pipelines.layouts import open_checkpoint
+from mlx_video.pipelines.layouts.neighbours import kind_of
 from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.store import Tensors
 from tests import foreign, small, sparse
 
 
@@ -97,6 +99,14 @@ def test_an_older_family_is_called_what_it_is(config, tmp_path, say, capsys):
             open_checkpoint(path, "distilled")
     assert generate.main(["a fox", "--model-repo", str(tmp_path), "-o", str(tmp_path / "a.mp4")]) == 2
     assert "LTX-Video 0.9.x" in capsys.readouterr().err
+
+
+def test_an_ltx_2_without_its_sound_is_not_taken_for_the_older_family(tmp_path):
+    file = tmp_path / "a.safetensors"
+    config = '{"transformer": {"audio_num_attention_heads": 32}, "vae": {}}'
+    name = "model.diffusion_model.transformer_blocks.0.attn1.to_q.weight"
+    mx.save_safetensors(str(file), {name: mx.zeros((4, 4))}, {"config": config})
+    assert kind_of(Tensors([file])) == "checkpoint"
 
 
 def test_a_damaged_neighbour_is_told(small_folder, tmp_path, say):

@@ -11,7 +11,8 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from mlx_video.models.ltx_2.text_encoder import enhance as module
-from mlx_video.models.ltx_2.text_encoder.enhance import IMAGE_INSTRUCTIONS, TEXT_INSTRUCTIONS, clean, enhance
+from mlx_video.models.ltx_2.text_encoder.enhance import IMAGE_INSTRUCTIONS, TEXT_INSTRUCTIONS, clean
+from mlx_video.pipelines.loader import text_tensors
 from mlx_video.types import UserError
 from tests.models import test_text_encoder as small
 
@@ -24,13 +25,28 @@ VISION = {
     "image_size": 24,
     "patch_size": 6,
 }
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + '\n' }}"
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}{{ '<start_of_image>' }}{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
+TEMPLATE = """\
+{%- set first, rest = messages[0], messages[1:] -%}
+{{ bos_token }}
+{%- for m in rest -%}
+{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' }}
+{{- first['content'] + '\\n\\n' if loop.first else '' }}
+{%- for c in ([{'type': 'text', 'text': m['content']}] if m['content'] is string else m['content']) -%}
+{{ '<start_of_image>' if c['type'] == 'image' else c['text'] | trim }}
+{%- endfor -%}
+{{ '<end_of_turn>\\n' }}
+{%- endfor -%}
+{{ '<start_of_turn>model\\n' if add_generation_prompt else '' }}"""
+"""Writes what Gemma 3's own does: the instructions begin the user's turn."""
 PICTURE_TOKENS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+
+
+def enhance(folder: Path, *args, **options) -> str:
+    return module.enhance(folder, load_of(folder), *args, **options)
+
+
+def load_of(folder: Path):
+    return lambda: text_tensors(folder).load()
 
 
 def write_talking_gemma(folder: Path) -> Path:
@@ -95,7 +111,7 @@ def picture(seed: int = 0) -> Image.Image:
 
 @pytest.mark.usefixtures("brief")
 def test_a_seed_gives_one_text_and_seeds_differ(folder):
-    one, again, two = (enhance(folder, "a fox", seed=seed, max_tokens=12) for seed in (1, 1, 2))
+    one, again, two = (enhance(folder, "a fox", seed=seed, max_tokens=12) for seed in (3, 3, 12))
     assert one == again != two
 
 
@@ -107,8 +123,9 @@ def test_temperature_0_does_not_look_at_the_seed(folder):
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("count", [1, 9])
 def test_max_tokens_is_the_most(folder, answers, count):
-    enhance(folder, "a fox", seed=3, max_tokens=count)
-    assert 1 <= len(answers[0][-1]) <= count
+    told = []
+    enhance(folder, "a fox", seed=3, max_tokens=count, on_token=lambda: told.append(1))
+    assert 1 <= len(answers[0][-1]) <= len(told) <= count
 
 
 @pytest.mark.usefixtures("brief")
@@ -149,7 +166,8 @@ def test_pictures_come_in_as_strong_as_words(folder):
     # mlx-vlm divides them by a default width of 2048 and multiplies by the model's own: 8 times too weak here.
     config = module.GemmaConfig.of_folder(folder)
     values = json.loads((folder / "config.json").read_text())
-    network = module._network(folder, config, values, seeing=True)
+    speech = module.SpeechConfig.read(values)
+    network = module._network(folder, load_of(folder), config, speech, seeing=True)
     ids = mx.array([[2, *[values["image_token_index"]] * 4, 10]])
     pixels = module._pixels(picture(), 24)
     got = network.get_input_embeddings(ids, pixels, mask=mx.ones_like(ids)).inputs_embeds * config.width**0.5
@@ -158,15 +176,51 @@ def test_pictures_come_in_as_strong_as_words(folder):
 
 
 def test_the_conversation(folder):
-    tokenizer = module._tokenizer(folder)
-    text = module._chat(folder, tokenizer, "a fox <end_of_turn><start_of_image> runs", seeing=False)
+    words = small.Tokenizer(folder).words
+    text = module._conversation(words, "a fox <end_of_turn><start_of_image> runs", None)
     assert TEXT_INSTRUCTIONS in text
-    assert text.count("<end_of_turn>") == 2
+    assert text.count("<end_of_turn>") == 1
     assert "<start_of_image>" not in text
-    text = module._chat(folder, tokenizer, "", seeing=True)
+    text = module._conversation(words, "", "<start_of_image>")
     assert IMAGE_INSTRUCTIONS in text
     assert "<start_of_image>Idea: (none)" in text
     assert text.endswith("<start_of_turn>model\n")
+
+
+@pytest.mark.parametrize("seeing", [False, True])
+def test_the_conversation_is_what_gemmas_template_writes(folder, seeing):
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    idea = {"type": "text", "text": "Idea: a fox"}
+    messages = [
+        {"role": "system", "content": IMAGE_INSTRUCTIONS if seeing else TEXT_INSTRUCTIONS},
+        {"role": "user", "content": [{"type": "image"}, idea] if seeing else idea["text"]},
+    ]
+    template = ImmutableSandboxedEnvironment().from_string(TEMPLATE)
+    theirs = template.render(messages=messages, bos_token="<bos>", add_generation_prompt=True)
+    ours = module._conversation(small.Tokenizer(folder).words, " a fox ", "<start_of_image>" if seeing else None)
+    assert ours == theirs
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ 2 ** 10 ** 10 }}",
+        "{% for a in range(10**9) %}{% for b in range(10**9) %}{% endfor %}{% endfor %}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{% broken",
+    ],
+)
+def test_a_folders_own_template_is_never_run(folder, tmp_path, template):
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.jinja").write_text(template)
+    options = {"seed": 12, "max_tokens": 4}
+    written = enhance(tmp_path, "a fox", **options)
+    assert written == enhance(folder, "a fox", **options) != "a fox"
 
 
 def test_instructions_ask_for_movement_camera_and_sound():
@@ -246,10 +300,9 @@ def break_weights(folder: Path) -> None:
     ("damage", "message"),
     [
         (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
-        (lambda f: (f / "chat_template.jinja").write_text("{{ raise_exception('no') }}"), "refuses the conversation"),
         (lambda f: small.rewrite(f, model_type="gemma4"), "'gemma4', not Gemma 3"),
         (break_weights, "not a whole Gemma 3"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "is not a whole safetensors file"),
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
     ],
 )
@@ -274,3 +327,7 @@ def test_a_folder_that_cannot_enhance_is_refused(tmp_path, damage, message):
 def test_bad_values_are_refused(folder, given, message):
     with pytest.raises(UserError, match=message):
         enhance(folder, **{"prompt": "a fox", "seed": 1, "max_tokens": 2} | given)
+
+
+def test_a_negative_seed_is_a_seed(folder):
+    enhance(folder, "a fox", seed=-7, max_tokens=2)

@@ -4,7 +4,9 @@
 `connector_tensors` make from a seed; `tests/parity/test_text.py` holds it against the reference itself.
 """
 
+import contextlib
 import json
+import logging
 import zlib
 from pathlib import Path
 
@@ -399,12 +401,15 @@ def rewrite(folder: Path, **changes) -> None:
         (lambda f: (f / "config.json").write_text("[]"), "no JSON object"),
         (lambda f: rewrite(f, model_type="gemma4"), "'gemma4', not Gemma 3"),
         (lambda f: rewrite(f, hidden_activation="silu"), "hidden_activation = 'silu'"),
-        (lambda f: rewrite(f, rope_scaling={"rope_type": "yarn", "factor": 4}), "'yarn'; supported: default, linear"),
-        (lambda f: rewrite(f, layer_types=["sliding_attention"] * 2), "lists 2 layers"),
+        (
+            lambda f: rewrite(f, rope_scaling={"rope_type": "yarn", "factor": 4}),
+            "'yarn'; supported here: 'default'",
+        ),
+        (lambda f: rewrite(f, layer_types=["sliding_attention"] * 2), "for each of the 5 layers"),
         (lambda f: rewrite(f, quantization_config={"quant_method": "gptq"}), "quantized by 'gptq'"),
         (lambda f: rewrite(f, hidden_size=48), "do not fit the text encoder"),
-        (lambda f: rewrite(f, num_hidden_layers=6), "tensors missing"),
-        (lambda f: rewrite(f, num_hidden_layers=4), "tensors not known"),
+        (lambda f: rewrite(f, num_hidden_layers=6, layer_types=None), "num_hidden_layers = 6, but has tensors of 5"),
+        (lambda f: rewrite(f, num_hidden_layers=4, layer_types=None), "tensors not known"),
         (lambda f: rewrite(f, vocab_size=100), "do not fit the text encoder"),
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer for the text encoder"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "is not a tokenizer"),
@@ -482,3 +487,78 @@ def test_a_full_prompt_leaves_no_register():
     network.video.learnable_registers = network.video.learnable_registers + 1
     assert mx.array_equal(network(hidden).video, before)
     assert not mx.array_equal(network(hidden[:1023]).video, before)
+
+
+# ------------------------------------------------------------------------------------------------ strange files
+
+
+def test_a_tokenizer_with_a_pattern_of_its_own_is_refused(tmp_path):
+    folder = write_gemma(tmp_path / "g")
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    hanging = {"Regex": "(([a-z]+)+)+Z"}
+    for key, part in {
+        "normalizer": {"type": "Replace", "pattern": hanging, "content": "x"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": hanging, "behavior": "Isolated", "invert": False}]},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": hanging, "content": " "}]},
+    }.items():  # fmt: skip
+        (folder / "tokenizer.json").write_text(json.dumps({**whole, key: part}))
+        with pytest.raises(UserError, match=r"tokenizer\.json cuts text by a regular expression"):
+            Tokenizer(folder)
+
+
+def test_a_damaged_tokenizer_is_read_or_refused(tmp_path):
+    folder = write_gemma(tmp_path / "g")
+    whole = (folder / "tokenizer.json").read_bytes()
+    values, rng = json.loads(whole), np.random.default_rng(0)
+    wrongs = (None, 5, "x", [], {}, [[]])
+    contents = [json.dumps({**values, key: wrong}).encode() for key in values for wrong in wrongs]
+    contents += [json.dumps({**values, "model": {**values["model"], key: wrong}}).encode()
+                 for key in values["model"] for wrong in (*wrongs, -1, {"a": -1}, {"a": 2**40})]  # fmt: skip
+    contents += [b"[" * 10**5, b"\xff\xfe{}", b"\xef\xbb\xbf" + whole]
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(damaged))] = rng.integers(256)
+        contents.append(bytes(damaged))
+    for content in contents:
+        (folder / "tokenizer.json").write_bytes(content)
+        with contextlib.suppress(UserError):
+            Tokenizer(folder).encode("a fox runs")
+    (folder / "tokenizer.json").write_bytes(whole)
+    for wrong in (
+        b"[" * 10**5,
+        b"[]",
+        b'{"bos_token": 5}',
+        b'{"bos_token": ["x"]}',
+        b"\xff\xfe{}",
+        b'{"a": 1, "a": 1}',
+    ):
+        (folder / "tokenizer_config.json").write_bytes(wrong)
+        with pytest.raises(UserError, match=r"tokenizer_config\.json"):
+            Tokenizer(folder)
+
+
+def test_a_text_encoder_of_other_kinds_of_numbers_is_refused(tmp_path):
+    from mlx_video.pipelines.loader import text_tensors
+
+    for dtype in (mx.int32, mx.bool_, mx.uint8, mx.complex64, mx.uint32):
+        tensors = {"model.norm.weight": mx.zeros((4,), dtype)}
+        mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
+        with pytest.raises(UserError, match=r"model.safetensors: tensor 'model.norm.weight'|dtype"):
+            text_tensors(tmp_path)
+
+
+def test_nobody_hears_that_there_is_no_torch():
+    """Transformers warns so when it is imported where torch is not; nothing here needs torch."""
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    log = logging.getLogger("transformers")
+    log.addHandler(handler)
+    try:
+        log.warning("PyTorch was not found. Models won't be available and only tokenizers can be used.")
+        log.warning("None of PyTorch, TensorFlow >= 2.0, or Flax have been found. Models won't be available and ...")
+        log.warning("something else")
+    finally:
+        log.removeHandler(handler)
+    assert heard == ["something else"]

@@ -41,6 +41,7 @@ def converted(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("wide") / "q8"
     source = open_checkpoint(folder, "distilled")
     convert(source, output, Wishes(quantization=Q8))
+    (output / "gemma").symlink_to(folder / "gemma")
     return output
 
 
@@ -194,6 +195,7 @@ def test_a_quantized_pack_is_read_as_it_is(forge, small_folder, tmp_path):
 
 def test_a_quantized_pack_is_converted_without_losing_anything(forge, tmp_path):
     convert(open_checkpoint(forge, "distilled"), tmp_path / "ours")
+    (tmp_path / "ours" / "gemma").symlink_to(forge / "gemma")
     found, expected = latents(tmp_path / "ours"), latents(forge)
     assert all(found[m].tobytes() == expected[m].tobytes() for m in expected)
 
@@ -358,6 +360,7 @@ def test_an_fp8_file_computes_with_its_scales(float8):
 
 def test_an_fp8_file_is_converted_to_16_bit(float8, tmp_path):
     convert(open_checkpoint(float8[0], "distilled"), tmp_path / "out")
+    (tmp_path / "out" / "gemma").symlink_to(float8[0] / "gemma")
     written = open_checkpoint(tmp_path / "out", "distilled").part("transformer").tensors
     assert {entry.dtype for entry in written.entries.values()} == {"BF16", "F32"}
     assert not any(name.endswith("_scale") for name in written.entries)
@@ -378,3 +381,20 @@ def test_scales_by_block_are_refused(tmp_path):
     save_with_float8(file, kept, codes, {"config": json.dumps(wide.config())})
     with pytest.raises(UserError, match=r"patchify_proj\.weight_scale has shape \[2, 2\].*one for each of its 64 rows"):
         load("transformer", file)
+
+
+# ------------------------------------------------------------------------------------------------ precision
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_scales_and_biases_are_in_the_type_that_is_computed_in(folder, converted, name, packed, streamed):
+    """An M1 and an M2 multiply in float16; scales in the file's bfloat16 would take the products back to it."""
+    dtype = getattr(mx, name)
+    loader = Loader(open_checkpoint(converted if packed else folder, "distilled"), dtype, None if packed else Q8)
+    with loader.borrow("transformer", streamed=streamed) as network:
+        seen = set()
+        for part in network.parts([]):
+            seen |= {array.dtype for layer in layers_of(part).values() for array in (layer.scales, layer.biases)}
+    assert seen == {dtype}

@@ -1,6 +1,10 @@
 """LoRA files in every spelling, on a small network with official names; fused, beside the weights, and refused."""
 
+import contextlib
 import json
+import math
+import re
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,6 +17,7 @@ from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.types import UserError
 from mlx_video.weights import lora, lora_file
+from mlx_video.weights.patterns import Pattern
 from tests import real_keys
 
 LAYERS = {
@@ -205,8 +210,87 @@ def test_pefts_settings_say_alpha(tmp_path, settings, scale):
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, settings):
     (tmp_path / "adapter_config.json").write_text(settings)
-    with pytest.raises(UserError, match=r"no usable alpha|adapter_config\.json is not JSON"):
+    with pytest.raises(UserError, match=r"no usable alpha|adapter_config\.json cannot be read: it is not JSON"):
         lora.read(write(tmp_path / "a.safetensors", factors(), "PEFT"))
+
+
+HANGING = (
+    "(([a-z0-9_.]+)+)+Z",
+    "(a+)+$",
+    "(.*)*x",
+    "(a|a)*",
+    "(?:x+x+)+y",
+    "a{1,999999}",
+    "(?=a)",
+    "[a-z]*",
+    "(" + "x" * 9999 + "|y)",
+    "(",
+)
+LEGITIMATE = {
+    "to_q": True, "attn1.to_q": True, r"attn1\.to_q": True, ".*attn1.to_q": True,
+    r"transformer_blocks\.\d+\.attn1.*": True,
+    r"^transformer_blocks\.7\.": False, r"transformer_blocks.[0-9]+.attn(1|2).to_(q|k)$": True,
+    "attn2|attn1.to_q": True,
+    r".*\.(to_k|to_v)": False, "o_q": False, "transformer_blocks.7.attn1.to_q": True, r"7\.attn\d.to_q": True,
+    r"^transformer_blocks\.7\..*to_q$": True, "^attn1.to_q": False, "attn1.to_q.*x": False, r"t+o_q*": True,
+}  # fmt: skip
+
+
+def test_a_files_pattern_never_hangs(tmp_path):
+    start = time.perf_counter()
+    for pattern in HANGING:
+        settings = {"lora_alpha": 1, "alpha_pattern": {pattern: 2}}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+        with pytest.raises(UserError, match=r"no usable alpha: .*pattern"):
+            lora.read(write(tmp_path / "a.safetensors", factors(), "PEFT"))
+    slow = [Pattern(text) for text in (".*" * 200, "a*" * 200 + "b", ".*a.*a.*a.*a.*a.*b", r"\d*" * 100)]
+    assert not any(pattern.matches("a" * 500) for pattern in slow[1:])
+    assert time.perf_counter() - start < 20
+
+
+def test_patterns_mean_what_they_mean_in_peft():
+    key = "transformer_blocks.7.attn1.to_q"
+    for pattern, matches in LEGITIMATE.items():
+        assert bool(re.match(rf"(.*\.)?({pattern})$", key)) is matches, pattern
+        assert Pattern(pattern).matches(key) is matches, pattern
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf, 1e30])
+def test_an_alpha_that_is_no_number_is_refused_by_its_name(tmp_path, alpha):
+    with pytest.raises(UserError, match=r"a\.safetensors says no usable alpha for .*(is (nan|-?inf)|alpha / rank is)"):
+        lora.read(write(tmp_path / "a.safetensors", factors(), alpha=alpha))
+
+
+@pytest.mark.parametrize("dtype", [mx.int32, mx.int64, mx.uint8, mx.bool_, mx.uint32, mx.complex64])
+def test_matrices_of_other_kinds_are_refused(tmp_path, dtype):
+    pair = {"a.lora_A.weight": mx.ones((2, 4)), "a.lora_B.weight": mx.ones((4, 2)).astype(dtype)}
+    mx.save_safetensors(str(tmp_path / "x.safetensors"), pair)
+    with pytest.raises(UserError, match=r"x\.safetensors: tensor 'a.lora_B.weight'"):
+        lora.read(tmp_path / "x.safetensors", header_only=True)
+
+
+def test_settings_of_every_wrong_kind_are_refused_or_read(tmp_path):
+    for key in ("lora_alpha", "alpha_pattern", "use_rslora", "use_dora", "r", "rank_pattern"):
+        for value in (
+            "x",
+            [1],
+            {"a": "b"},
+            {"a": None},
+            {"a": True},
+            True,
+            False,
+            None,
+            -1,
+            0,
+            1e300,
+            1e9,
+            10**30,
+            {"": 1},
+        ):
+            (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4, key: value}))
+            with contextlib.suppress(UserError):
+                pairs = lora.read(write(tmp_path / "a.safetensors", factors(rank=4), "PEFT")).pairs
+                assert all(abs(pair.scale) <= 10_000 for pair in pairs.values())
 
 
 def test_a_stray_settings_file_in_a_folder_of_loras_says_nothing(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 from mlx_video.types import UserError
-from mlx_video.weights import lora_file, repos, store
+from mlx_video.weights import hub, lora_file, repos, store
 from mlx_video.weights.outlines import FIRST, Outlines
 from mlx_video.weights.store import Tensors, read_header, size_of
 from tests import played_hub, small
@@ -231,3 +231,14 @@ def test_outlines_go_whatever_happens(server, fault):
     with pytest.raises(fault, match="Lightricks/LTX-2/a is" if fault is UserError else "snapshots/c+/a is"):
         outline_and_fail()
     assert not folders[0].parents[2].exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x/model.safetensors", "/abs/model.safetensors", "a\\b.safetensors", "a//b.safetensors", "./a"]
+)
+def test_a_listed_name_that_leads_elsewhere_is_not_followed(monkeypatch, tmp_path, name):
+    with played_hub.play(monkeypatch, tmp_path, {"me/x": {name: b"x" * 100}}), Outlines() as outlines:
+        for take in (outlines.take, hub.fetch):
+            with pytest.raises(UserError, match=r"me/x lists a file .*outside its folder"):
+                take("me/x", list)
+    assert sorted(path.name for path in tmp_path.rglob("*.safetensors")) == []

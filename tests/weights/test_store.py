@@ -1,6 +1,7 @@
 """Safetensors files as users meet them: whole, cut short, damaged, in shards, with a shard missing."""
 
 import json
+import os
 import random
 import struct
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_video.types import UserError
-from mlx_video.weights.store import Entry, Tensors, read_header
+from mlx_video.weights.store import DTYPE_BYTES, Entry, Tensors, read_header
 
 GOOD = {
     "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
@@ -119,7 +120,7 @@ DAMAGED = {
     "dtype as a list": (changed("a", dtype=["F32"]), "at tensor 'a'"),
     "sides of text": (changed("a", shape=["2"]), "at tensor 'a'"),
     "negative sides": (changed("b", shape=[-2, -2]), "at tensor 'b'"),
-    "strange dtype": (changed("a", dtype="Q4_K"), "'a' has dtype Q4_K; known are BOOL"),
+    "strange dtype": (changed("a", dtype="Q4_K"), "'a' has dtype 'Q4_K'; known are BOOL"),
     "span too short": (changed("a", data_offsets=[0, 4]), r"'a' is F32 \[2\] but spans 4 bytes"),
     "another shape": (changed("b", shape=[3, 2]), r"'b' is BF16 \[3, 2\] but spans 8 bytes"),
     "overlapping": (changed("b", data_offsets=[4, 12]), "overlap or leave a gap at byte 8"),
@@ -156,8 +157,82 @@ def test_flipped_bytes_never_end_in_anything_but_a_user_error(tmp_path):
 def test_absent_files_and_folders_are_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.safetensors cannot be read: No such file"):
         read_header(tmp_path / "gone.safetensors")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder; a file is needed"):
         read_header(tmp_path)
+
+
+STRANGE = [
+    *(GOOD | {"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}}
+      for shape in ([True, 2], [2.0], [None], [[2]], "2", 2, {"a": 2}, [10**12], [2] + [1] * 40, ["\u00b2"])),
+    *(GOOD | {"a": {"dtype": "F32", "shape": [2], "data_offsets": span}}
+      for span in ([False, 8], [0.0, 8.0], ["0", "8"], [8, 0], [-8, 0], [0, 10**30], [0], [], None, {}, 8)),
+    *(GOOD | {"a": {"dtype": kind, "shape": [2], "data_offsets": [0, 8]}}
+      for kind in (5, None, "", "F31", "C64", "x" * 10**5, ["F32"], {}, "f32")),
+    *(GOOD | {"a": described} for described in (None, [], "x", 5, {}, {"dtype": "F32"})),
+    *({**GOOD, "__metadata__": texts} for texts in
+      ([], "x", 5, [["a", "b"]], {"a": None}, {"a": {"b": "c"}}, {"a": 1.5})),
+    *({**GOOD, "__metadata__": {"config": text}} for text in
+      ("[" * 10**5, '{"a": 1, "a": 2}', '{"a": NaN}', '{"a": 1e999}',
+       '{"a": "\\ud800"}', "[" * 90 + "]" * 90, '{"a": ' + "9" * 5000 + "}")),
+    {"e": {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [0, 0]}, **GOOD},
+    {"x" * 1000: GOOD["a"], "b": GOOD["b"]}, {"a\x1b[2J": GOOD["a"], "b": GOOD["b"]},
+    {"a\n": GOOD["a"], "b": GOOD["b"]},
+]  # fmt: skip
+
+
+def test_strange_headers_are_refused_by_the_files_name(tmp_path):
+    for header in STRANGE:
+        with pytest.raises(UserError, match=r"x\.safetensors") as caught:
+            read_header(write(tmp_path / "x.safetensors", header))
+        assert len(str(caught.value)) < 500
+        assert str(caught.value).isprintable()
+
+
+RAW = (
+    b"\xef\xbb\xbf{}",
+    "{}".encode("utf-16"),
+    b"[" * 10**5,
+    b'{"a":' * 10**4,
+    b'{"a": 1, "a": 1}',
+    b"\x80{}",
+    b"{}{}",
+)
+
+
+@pytest.mark.parametrize("raw", RAW, ids=range(len(RAW)))
+def test_headers_of_other_spellings_are_refused(tmp_path, raw):
+    with pytest.raises(UserError, match=r"x\.safetensors is not a safetensors file: its header is not JSON"):
+        read_header(write(tmp_path / "x.safetensors", raw, b""))
+
+
+@pytest.mark.parametrize("dtype", ["I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "F64", "F8_E5M2"])
+def test_weights_of_other_kinds_are_refused_by_name(tmp_path, dtype):
+    size = DTYPE_BYTES[dtype]
+    header = {"w": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * size]}}
+    tensors = Tensors([write(tmp_path / "x.safetensors", header, b"\0" * 2 * size)])
+    with pytest.raises(UserError, match=r"x\.safetensors: tensor 'w' is "):
+        tensors.check_floats(["w"])
+
+
+def test_one_tensor_that_mlx_does_not_load_is_named_before_another_is_loaded(tmp_path):
+    header = GOOD | {"far.away": {"dtype": "F64", "shape": [1], "data_offsets": [16, 24]}}
+    tensors = Tensors([write(tmp_path / "x.safetensors", header, b"\0" * 24)]).renamed(lambda name: f"new.{name}")
+    for use in (lambda: tensors.load(["new.a"]), lambda: tensors.check_floats(["new.a"])):
+        with pytest.raises(UserError, match=r"x\.safetensors: tensor 'far.away' is F64"):
+            use()
+
+
+def test_packs_of_few_bits_and_8_bit_floats_are_weights(tmp_path):
+    kinds = {"l.weight": "U32", "l.scales": "BF16", "l.biases": "F16", "m.weight": "F8_E4M3", "m.weight_scale": "F32",
+             "n.weight": "U32", "n.scales": "U8"}  # fmt: skip
+    header, end = {}, 0
+    for name, dtype in kinds.items():
+        header[name] = {"dtype": dtype, "shape": [1], "data_offsets": [end, end + DTYPE_BYTES[dtype]]}
+        end += DTYPE_BYTES[dtype]
+    tensors = Tensors([write(tmp_path / "x.safetensors", header, b"\0" * end)])
+    tensors.check_floats(kinds)
+    with pytest.raises(UserError, match=r"'m.weight' is F8_E4M3"):
+        tensors.check_floats(kinds, float8=False)
 
 
 # ---------------------------------------------------------------------------------------------------- several files
@@ -234,6 +309,38 @@ def test_a_damaged_index_is_named(tmp_path, content):
     save(tmp_path / "model.safetensors", a=[1.0])
     (tmp_path / "model.safetensors.index.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=r"model\.safetensors\.index\.json is not a safetensors index"):
+        Tensors.of_folder(tmp_path)
+
+
+OUTSIDE = (
+    "../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", "a\\b.safetensors", "x\0.safetensors",
+    "secret.txt", "a\n.safetensors", "~/x.safetensors", "./model.safetensors", "C:\\x.safetensors",
+)  # fmt: skip
+
+
+def test_an_index_names_files_beside_it_alone(tmp_path):
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "secret.safetensors", a=[1.0])
+    for name in (*OUTSIDE, str(tmp_path / "secret.safetensors")):
+        index(tmp_path / "in", {"a": name})
+        with pytest.raises(UserError, match=r"names the file .*beside it, without folders"):
+            Tensors.of_folder(tmp_path / "in")
+
+
+def test_an_index_of_links_as_in_the_hubs_cache_is_followed(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    save(tmp_path / "blobs" / "0123", a=[1.0])
+    (tmp_path / "blobs" / "0123.safetensors").rename(tmp_path / "blobs" / "0123")
+    (tmp_path / "snapshot" / "model.safetensors").symlink_to("../blobs/0123")
+    index(tmp_path / "snapshot", {"a": "model.safetensors"})
+    assert Tensors.of_folder(tmp_path / "snapshot").load()["a"].tolist() == [1.0]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    index(tmp_path, {"a": "model.safetensors"})
+    with pytest.raises(UserError, match=r"model\.safetensors is a pipe; a file is needed"):
         Tensors.of_folder(tmp_path)
 
 

@@ -6,7 +6,7 @@ The classes are imported when a component is asked for, so that nothing heavy co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +30,8 @@ class Component(NamedTuple):
     read: Callable[..., Any]
     autoencoder: bool = False
     always_float32: bool = False
+    stacks: str = "stacks"
+    """The attribute of its config that says what stands in it so many times in a row; see `config.Stacks`."""
 
     @property
     def network(self) -> type[nn.Module]:
@@ -41,21 +43,38 @@ class Component(NamedTuple):
         """With what the names of its tensors begin in an official file."""
         return tuple(vars(self.network).get("prefixes", ("",)))
 
-    def build(self, settings: Mapping[str, Any], **options: Any) -> nn.Module:
-        """The network with unloaded weights, from a checkpoint's config."""
-        return self.network(self.read(settings, **options))
+    def build(self, settings: Mapping[str, Any], paths: Collection[str] | None = None, **options: Any) -> nn.Module:
+        """The network with unloaded weights, from a checkpoint's config.
 
+        paths: where the checkpoint's tensors belong in it; raises UserError, before anything is built, where they are
+        of fewer layers than the config says. None: they are not known.
+        """
+        found = self.read(settings, **options)
+        if paths is not None:
+            config.check_depth(getattr(found, self.stacks, {}), paths, getattr(settings, "whose", "The checkpoint"))
+        return self.network(found)
+
+
+_ENCODER, _DECODER = "encoder_stacks", "decoder_stacks"
 
 COMPONENTS: dict[str, Component] = {
     "transformer": Component("transformer", "Transformer", config.TransformerConfig.read),
     "connectors": Component("text_encoder.connectors", "Connectors", config.TextConfig.read),
-    "video_encoder": Component("video_vae.encoder", "VideoEncoder", config.VideoVAEConfig.read, autoencoder=True),
-    "video_decoder": Component("video_vae.decoder", "VideoDecoder", config.VideoVAEConfig.read, autoencoder=True),
+    "video_encoder": Component(
+        "video_vae.encoder", "VideoEncoder", config.VideoVAEConfig.read, autoencoder=True, stacks=_ENCODER
+    ),
+    "video_decoder": Component(
+        "video_vae.decoder", "VideoDecoder", config.VideoVAEConfig.read, autoencoder=True, stacks=_DECODER
+    ),
     "latent_statistics": Component(
         "video_vae.statistics", "LatentStatistics", config.VideoVAEConfig.read, autoencoder=True
     ),
-    "audio_encoder": Component("audio_vae.encoder", "AudioEncoder", config.AudioVAEConfig.read, autoencoder=True),
-    "audio_decoder": Component("audio_vae.decoder", "AudioDecoder", config.AudioVAEConfig.read, autoencoder=True),
+    "audio_encoder": Component(
+        "audio_vae.encoder", "AudioEncoder", config.AudioVAEConfig.read, autoencoder=True, stacks=_ENCODER
+    ),
+    "audio_decoder": Component(
+        "audio_vae.decoder", "AudioDecoder", config.AudioVAEConfig.read, autoencoder=True, stacks=_DECODER
+    ),
     # The reference keeps the vocoder in float32: in bfloat16 its spectral error grows by 40 to 90 %.
     "vocoder": Component("vocoder", "Vocoder", config.VocoderConfig.read, always_float32=True),
     "upsampler": Component("upsampler", "Upsampler", config.UpsamplerConfig.read, autoencoder=True),

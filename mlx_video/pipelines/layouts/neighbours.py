@@ -5,14 +5,15 @@ Each file is known by its header, and a header is read once. Knows no component'
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlx_video.models.ltx_2.config import Stated
 from mlx_video.pipelines.checkpoint import Part
+from mlx_video.reading import read_json
 from mlx_video.types import UserError
 from mlx_video.weights.store import Tensors
 
@@ -46,7 +47,7 @@ class Place:
 
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in a file of the folder, empty where there is none; UserError where it cannot be read."""
-        return read_json(self.folder / name)
+        return object_in(self.folder / name)
 
 
 class Files(NamedTuple):
@@ -96,8 +97,11 @@ def kind_of(tensors: Tensors) -> str:
         return "lora"
     if any(_BLOCKS.match(name) for name in names):
         return "pack"
-    if any(name.startswith(_OFFICIAL_BLOCKS) for name in names) and not any("audio" in name for name in names):
-        # Every official LTX-2 has a stream for sound. Early files of the older family say nothing of themselves.
+    said = config.get("transformer") if isinstance(config, Mapping) else None
+    known = [*names, *(said if isinstance(said, Mapping) else ())]
+    if any(name.startswith(_OFFICIAL_BLOCKS) for name in names) and not any("audio" in name for name in known):
+        # Every LTX-2 has a stream for sound, or says in its config that it had one. The older family's early files say
+        # nothing of themselves.
         return OLDER
     if isinstance(config, Mapping) and "transformer" in config:
         return "checkpoint"
@@ -110,7 +114,10 @@ def upsampler_kind(config: Mapping[str, Any]) -> str:
     """Names an upsampler by its config: one of UPSAMPLER_KINDS, or another of that form, which nothing uses."""
     if config.get("temporal_upsample"):
         return "temporal x2" if config.get("spatial_upsample") is False else "spatial and temporal x2"
-    return f"spatial x{(config.get('spatial_scale') or 2.0) if config.get('rational_resampler') else 2.0:g}"
+    scale = config.get("spatial_scale") if config.get("rational_resampler") else None
+    if scale is not None and type(scale) not in (int, float):
+        return "other"
+    return f"spatial x{scale or 2.0:g}"
 
 
 def upsampler_part(path: Path) -> Part:
@@ -122,7 +129,7 @@ def _upsampler(path: Path, tensors: Tensors) -> Part:
     config = tensors.metadata.get("config")
     if not isinstance(config, Mapping) or "initial_conv.weight" not in tensors:
         raise UserError(f"{path} is not a latent upsampler: its metadata has no upsampler config.")
-    return Part(tensors, "official", config)
+    return Part(tensors, "official", Stated(config, str(path)))
 
 
 def text_encoder_beside(folder: Path) -> str | None:
@@ -144,17 +151,9 @@ def repo_name(folder: Path) -> str:
     return folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, empty where there is no such file; raises UserError where it cannot be read."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a config: it holds no JSON object.")
-    return found
+    return read_json(path) if path.is_file() else {}
 
 
 def _latest(files: Iterable[Path]) -> Path | None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_video.models.ltx_2 import COMPONENTS
-from mlx_video.pipelines.checkpoint import Checkpoint, Part
+from mlx_video.models.ltx_2.config import Stated
+from mlx_video.pipelines.checkpoint import Checkpoint, Part, version_of
 from mlx_video.pipelines.layouts.neighbours import Place, text_encoder_beside, variant_of
 
 
@@ -23,11 +24,11 @@ def describe(place: Place, variant: str) -> Checkpoint:
         # Rather than call the other variant wrong: the one that was meant may be the one that cannot be read.
         raise place.own.faults[0]
     tensors = checkpoints[file]
-    config: Mapping[str, Any] = tensors.metadata["config"]  # type: ignore[assignment]
+    config = Stated(tensors.metadata["config"], str(file))  # type: ignore[arg-type]
     return Checkpoint(
         source=file,
         config=config,
-        version=str(tensors.metadata.get("model_version", "")),
+        version=version_of(tensors.metadata.get("model_version")),
         variant=variant_of(file.name),
         parts={name: Part(tensors, "official", config) for name in components_in(tensors.entries)},
         upsamplers=place.all.upsamplers,

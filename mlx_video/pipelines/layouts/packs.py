@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlx_video.pipelines.checkpoint import Checkpoint, Part
+from mlx_video.models.ltx_2.config import Stated
+from mlx_video.pipelines.checkpoint import Checkpoint, Part, version_of
 from mlx_video.pipelines.layouts import published
 from mlx_video.pipelines.layouts.converted import FOLDERS
 from mlx_video.pipelines.layouts.neighbours import (
     Place,
-    read_json,
+    object_in,
     repo_name,
     text_encoder_beside,
     upsampler_kind,
@@ -90,6 +91,7 @@ def describe_files(place: Place, variant: str) -> Checkpoint:
     if stated is None and "quantization_bits" in manifest:
         stated = {"bits": manifest["quantization_bits"], "group_size": manifest.get("quantization_group_size", 64)}
     whole = any(name.startswith("vae_decoder.") for name in views[0].entries)
+    config = Stated(config, str(file))
     return Checkpoint(
         source=file,
         config=config,
@@ -149,9 +151,12 @@ def _without(head: str, name: str) -> str | None:
 
 
 def _upsampler_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
-    channels = shapes["initial_conv.weight"][0]
     rational = "upsampler.conv.weight" in shapes
-    grown = shapes.get("upsampler.conv.weight" if rational else "upsampler.0.weight", (0,))
+    first = shapes["initial_conv.weight"]
+    grown = shapes.get("upsampler.conv.weight" if rational else "upsampler.0.weight", ())
+    if not first or not first[0] or not grown:
+        return None
+    channels = first[0]
     time = {"spatial_upsample": False, "temporal_upsample": True}
     kinds: dict[tuple[int, int], dict[str, Any]] = {(4, 4): {}, (4, 9): {"spatial_scale": 1.5}, (5, 2): time}
     kind = kinds.get((len(grown), grown[0] // channels))
@@ -184,8 +189,9 @@ def describe_folders(place: Place, variant: str) -> Checkpoint:
         prefix = _IN_FOLDER.get(name, f"{PARTS[name][0]}.")
         parts[name] = Tensors.of_folder(place.path / folder).renamed(partial(_official, PARTS[name], prefix=prefix))
     config, version = _config(place.path, parts["transformer"].entries, {})
-    root = {**read_json(place.path / "transformer" / "config.json"), **place.json("config.json")}
+    root = {**object_in(place.path / "transformer" / "config.json"), **place.json("config.json")}
     stated = root.get("quantization")
+    config = Stated(config, str(place.path))
     return Checkpoint(
         source=place.path,
         config=config,
@@ -211,23 +217,28 @@ def _has_tensors(folder: Path) -> bool:
 def _config(folder: Path, names: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The official config of a pack, and its version: as the pack has it, filled up from the published one."""
     generation = "2.3" if any("prompt_adaln_single" in name for name in names) else "2"
-    files = [read_json(folder / name) for name in ("embedded_config.json", "config.json", "split_model.json")]
+    files = [object_in(folder / name) for name in ("embedded_config.json", "config.json", "split_model.json")]
     implied = "2.3.0" if generation == "2.3" else ""
-    version = next((str(file["model_version"]) for file in files if "model_version" in file), implied)
+    version = next((version_of(file["model_version"]) for file in files if "model_version" in file), implied)
     for given in (*files, metadata.get("config")):
         if isinstance(given, Mapping) and isinstance(given.get("transformer"), Mapping):
             # One converter writes a config of its own for LTX-2.3, in which keys are missing.
             if generation == "2" or "caption_proj_before_connector" in given["transformer"]:
                 return dict(given), version
             base = published.CONFIGS[generation]
-            return {section: {**base[section], **given.get(section, {})} for section in base}, version
+            return {section: _overlay(base[section], given.get(section, {})) for section in base}, version
     return _from_folders(folder, published.CONFIGS[generation]), version
+
+
+def _overlay(base: Mapping[str, Any], given: object) -> Any:
+    # What is no section is left for the reader of configs to name.
+    return {**base, **given} if isinstance(given, Mapping) else given
 
 
 def _from_folders(folder: Path, base: Mapping[str, Any]) -> dict[str, Any]:
     """The published config with what the components' own config.json files state."""
     transformer, decoder, encoder, audio, vocoder = (
-        read_json(folder / FOLDERS[name] / "config.json")
+        object_in(folder / FOLDERS[name] / "config.json")
         for name in ("transformer", "video_decoder", "video_encoder", "audio_decoder", "vocoder")
     )
     vae = {key: value for key, value in {**encoder, **decoder}.items() if key in _VAE_KEYS}

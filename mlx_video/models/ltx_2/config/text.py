@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_video.models.ltx_2.config.section import section
+from mlx_video.models.ltx_2.config.section import MAX_LAYERS, MAX_POSITION, Stacks, heads_of, section
 from mlx_video.types import UserError
 
 CONTEXT_TOKENS = 1024
@@ -51,36 +51,35 @@ class TextConfig:
         """
         s = section(config, "transformer")
         s.only("rope_type", "split")
-        keys = (
+        captions = (
             "caption_proj_before_connector", "caption_projection_first_linear",
             "caption_proj_input_norm", "caption_projection_second_linear",
         )  # fmt: skip
-        said = tuple(s.values.get(key) for key in keys)
+        said = tuple(s.flag(key, None) for key in captions)
         if said not in ((None,) * 4, (True, False, False, False)):
             raise UserError(
-                f"The checkpoint says {dict(zip(keys, said, strict=True))}; supported: all absent (LTX-2) or "
+                f"{s.whose} says {dict(zip(captions, said, strict=True))}; supported: all absent (LTX-2) or "
                 f"true, false, false, false (LTX-2.3)."
             )
+        keys = "connector_num_attention_heads", "connector_attention_head_dim"
+        heads, head_dim = heads_of(s, keys[0], 30, keys[1], 128)
         video = ConnectorConfig(
-            heads=s.get("connector_num_attention_heads", 30),
-            head_dim=s.get("connector_attention_head_dim", 128),
-            layers=s.get("connector_num_layers", 2),
-            max_position=s.get("connector_positional_embedding_max_pos", [1])[0],
-            gated_attention=s.get("connector_apply_gated_attention", False),
-            feed_forward_bias=s.get("connector_ff_bias", True),
-            registers=s.get("connector_num_learnable_registers", 128),
-            rope_float64=s.get("frequencies_precision", "float32") == "float64",
+            heads=heads,
+            head_dim=head_dim,
+            layers=s.integer("connector_num_layers", 2, 0, MAX_LAYERS),
+            max_position=s.integers("connector_positional_embedding_max_pos", [1], 1, MAX_POSITION, count=1)[0],
+            gated_attention=s.flag("connector_apply_gated_attention", False),
+            feed_forward_bias=s.flag("connector_ff_bias", True),
+            registers=s.integer("connector_num_learnable_registers", 128, 1, CONTEXT_TOKENS),
+            rope_float64=s.only("frequencies_precision", "float32", "float64") == "float64",
         )
-        audio = replace(
-            video,
-            heads=s.get("audio_connector_num_attention_heads", video.heads),
-            head_dim=s.get("audio_connector_attention_head_dim", video.head_dim),
-            layers=s.get("audio_connector_num_layers", video.layers),
-        )
+        heads, head_dim = heads_of(s, f"audio_{keys[0]}", video.heads, f"audio_{keys[1]}", video.head_dim)
+        layers = s.integer("audio_connector_num_layers", video.layers, 0, MAX_LAYERS)
+        audio = replace(video, heads=heads, head_dim=head_dim, layers=layers)
         found = cls(said[0] is True, features, video, audio)
-        if video.registers < 1 or CONTEXT_TOKENS % video.registers:
+        if CONTEXT_TOKENS % video.registers:
             raise UserError(
-                f"The checkpoint says transformer.connector_num_learnable_registers = {video.registers}; "
+                f"{s.whose} says transformer.connector_num_learnable_registers = {video.registers}; "
                 f"supported: a divisor of {CONTEXT_TOKENS}."
             )
         if not found.per_token_norm and audio.dim != video.dim:
@@ -89,6 +88,14 @@ class TextConfig:
                 f"its one text projection (LTX-2) feeds both; supported: equal widths."
             )
         return found
+
+    @property
+    def stacks(self) -> Stacks:
+        """See `Stacks`."""
+        return {
+            "video.transformer_1d_blocks": ("transformer.connector_num_layers", self.video.layers),
+            "audio.transformer_1d_blocks": ("transformer.(audio_)connector_num_layers", self.audio.layers),
+        }
 
     def check_encoder(self, width: int, layers: int) -> None:
         """Raises UserError where a text encoder of `layers` layers, `width` wide, is not the checkpoint's own."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.models.ltx_2.config.section import Section, section
+from mlx_video.models.ltx_2.config.section import MAX_LAYERS, MAX_POSITION, Section, Stacks, heads_of, section
 from mlx_video.types import Modality
 
 
@@ -52,6 +52,11 @@ class TransformerConfig:
         return {"video": self.video} if self.audio is None else {"video": self.video, "audio": self.audio}
 
     @property
+    def stacks(self) -> Stacks:
+        """See `Stacks`."""
+        return {"transformer_blocks": ("transformer.num_layers", self.layers)}
+
+    @property
     def rows(self) -> int:
         """AdaLN vectors of a stream in a block: shift, scale, gate of self-attention, feed-forward and perhaps text."""
         return 9 if self.text_adaln else 6
@@ -71,18 +76,18 @@ class TransformerConfig:
             ("use_middle_indices_grid", True), ("use_prompt_adaln_single", True),
         ):  # fmt: skip
             s.only(key, value)
-        text_adaln = s.get("cross_attention_adaln", False)
+        early = s.flag("caption_proj_before_connector", False)
         return cls(
-            layers=s.get("num_layers", 48),
+            layers=s.integer("num_layers", 48, 1, MAX_LAYERS),
             video=_stream(s, "", 32, 128, 4096, (20, 2048, 2048), "ff_bias"),
             audio=_stream(s, "audio_", 32, 64, 2048, (20,), "audio_ff_bias") if audio else None,
-            norm_eps=s.get("norm_eps", 1e-6),
-            theta=s.get("positional_embedding_theta", 10000.0),
-            timestep_scale=s.get("timestep_scale_multiplier", 1000),
-            cross_timestep_scale=s.get("av_ca_timestep_scale_multiplier", 1),
-            gated_attention=s.get("apply_gated_attention", False),
-            text_adaln=text_adaln,
-            caption_channels=None if s.get("caption_proj_before_connector", False) else s.get("caption_channels", 3840),
+            norm_eps=s.number("norm_eps", 1e-6, 1e-12, 1e-2),
+            theta=s.number("positional_embedding_theta", 10000.0, 10, 1e8),
+            timestep_scale=s.number("timestep_scale_multiplier", 1000, 1, 1e5),
+            cross_timestep_scale=s.number("av_ca_timestep_scale_multiplier", 1, 1e-3, 1e5),
+            gated_attention=s.flag("apply_gated_attention", False),
+            text_adaln=s.flag("cross_attention_adaln", False),
+            caption_channels=None if early else s.integer("caption_channels", 3840),
             rope_float64=s.only("frequencies_precision", "float32", "float64") == "float64",
         )
 
@@ -90,12 +95,15 @@ class TransformerConfig:
 def _stream(
     s: Section, prefix: str, heads: int, head_dim: int, context: int, positions: tuple, bias: str
 ) -> StreamConfig:
+    heads, head_dim = heads_of(s, f"{prefix}num_attention_heads", heads, f"{prefix}attention_head_dim", head_dim)
     return StreamConfig(
-        heads=s.get(f"{prefix}num_attention_heads", heads),
-        head_dim=s.get(f"{prefix}attention_head_dim", head_dim),
-        in_channels=s.get(f"{prefix}in_channels", 128),
-        out_channels=s.get(f"{prefix}out_channels", 128),
-        context_dim=s.get(f"{prefix}cross_attention_dim", context),
-        max_positions=tuple(s.get(f"{prefix}positional_embedding_max_pos", positions)),
-        feed_forward_bias=s.get(bias, True),
+        heads=heads,
+        head_dim=head_dim,
+        in_channels=s.integer(f"{prefix}in_channels", 128),
+        out_channels=s.integer(f"{prefix}out_channels", 128),
+        context_dim=s.integer(f"{prefix}cross_attention_dim", context),
+        max_positions=s.integers(
+            f"{prefix}positional_embedding_max_pos", positions, 1, MAX_POSITION, count=len(positions)
+        ),
+        feed_forward_bias=s.flag(bias, True),
     )

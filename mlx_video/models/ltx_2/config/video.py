@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.models.ltx_2.config.section import Section, section
+from mlx_video.models.ltx_2.config.section import MAX_BLOCKS, MAX_LAYERS, Section, Stacks, section
+from mlx_video.reading import shown
 from mlx_video.types import UserError
+
+MAX_CHANNELS = 1 << 14
+"""Of any convolution; the widest published has 4,096."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,17 @@ class VideoVAEConfig:
     encoder_padding: str
     decoder_padding: str
 
+    @property
+    def encoder_stacks(self) -> Stacks:
+        """See `Stacks`."""
+        return _stacks("vae.encoder_blocks", "down_blocks", self.encoder_blocks)
+
+    @property
+    def decoder_stacks(self) -> Stacks:
+        """See `Stacks`."""
+        # Configs list them from the pixels' side.
+        return _stacks("vae.decoder_blocks", "up_blocks", tuple(reversed(self.decoder_blocks)))
+
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> VideoVAEConfig:
         """From a checkpoint's config; LTX-2.5's diffusion decoder and timestep conditioning are refused by name."""
@@ -33,27 +48,61 @@ class VideoVAEConfig:
         s.only("dims", 3)
         s.only("norm_layer", "pixel_norm")
         s.only("latent_log_var", "uniform")
-        if s.get("timestep_conditioning", True):
-            raise UserError("The checkpoint says vae.timestep_conditioning = True; supported here: False.")
+        if s.flag("timestep_conditioning", True):
+            raise UserError(f"{s.whose} says vae.timestep_conditioning = True; supported here: False.")
         own = s.only("encoder_spatial_padding_mode", "zeros", "reflect")
         return cls(
-            in_channels=s.get("in_channels", 3),
-            out_channels=s.get("out_channels", 3),
-            latent_channels=s.get("latent_channels", 128),
-            patch_size=s.get("patch_size", 4),
+            in_channels=s.only("in_channels", 3),
+            out_channels=s.only("out_channels", 3),
+            latent_channels=s.integer("latent_channels", 128, 1, MAX_CHANNELS),
+            patch_size=s.integer("patch_size", 4, 1, 16),
             encoder_blocks=_blocks(s, "encoder_blocks"),
             decoder_blocks=_blocks(s, "decoder_blocks"),
-            decoder_base_channels=s.get("decoder_base_channels", 128),
-            causal_decoder=s.get("causal_decoder", False),
+            decoder_base_channels=s.integer("decoder_base_channels", 128, 1, MAX_CHANNELS),
+            causal_decoder=s.flag("causal_decoder", False),
             # Where both are said the encoder, too, follows the plain key, as in the reference.
             encoder_padding=s.only("spatial_padding_mode", own, "zeros", "reflect"),
             decoder_padding=s.only("spatial_padding_mode", "reflect", "zeros"),
         )
 
 
+def _stacks(key: str, path: str, blocks: tuple[tuple[str, Mapping[str, Any]], ...]) -> Stacks:
+    return {
+        f"{path}.{i}.res_blocks": (f"{key}: num_layers", settings["num_layers"])
+        for i, (kind, settings) in enumerate(blocks)
+        if kind == "res_x"
+    }
+
+
 def _blocks(s: Section, key: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    listed = s.values.get(key)
+    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= MAX_BLOCKS or not all(map(_is_block, listed)):
+        raise UserError(
+            f"{s.whose} says {s.where}.{key} = {shown(listed)}; it should be a list of 1 to {MAX_BLOCKS} pairs, "
+            f"each of a block's kind and its settings."
+        )
+    return tuple(_block(s, key, i, *pair) for i, pair in enumerate(listed))
+
+
+def _is_block(pair: object) -> bool:
+    match pair:
+        case [str(), int() | Mapping() as settings]:
+            return not isinstance(settings, bool)
+    return False
+
+
+def _block(s: Section, key: str, index: int, kind: str, given: Any) -> tuple[str, Mapping[str, Any]]:
     # A bare number stands for {"num_layers": number}.
-    return tuple((name, {"num_layers": what} if isinstance(what, int) else dict(what)) for name, what in s.need(key))
+    own = Section({"num_layers": given} if isinstance(given, int) else given, f"{s.where}.{key}[{index}]", s.whose)
+    settings: dict[str, Any] = {
+        "num_layers": own.integer("num_layers", None, 1, MAX_LAYERS),
+        "multiplier": own.integer("multiplier", None, 1, 64),
+        "residual": own.flag("residual", None),
+        "inject_noise": own.flag("inject_noise", None),
+    }
+    if kind == "res_x" and settings["num_layers"] is None:
+        raise UserError(f"{s.whose} lacks {own.where}.num_layers in its config.")
+    return kind, {name: value for name, value in settings.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -75,22 +124,29 @@ class UpsamplerConfig:
         """From an upsampler file's own flat config."""
         s = Section(config, "config")
         s.only("dims", 3)
-        spatial, temporal = s.get("spatial_upsample", True), s.get("temporal_upsample", False)
+        spatial, temporal = s.flag("spatial_upsample", True), s.flag("temporal_upsample", False)
         if not spatial and not temporal:
             raise UserError(
                 "The upsampler's config has spatial_upsample and temporal_upsample both off; one must be on."
             )
-        channels = s.get("mid_channels", 512)
+        channels = s.integer("mid_channels", 512, UPSAMPLER_GROUPS, MAX_CHANNELS)
         if channels % UPSAMPLER_GROUPS:
             raise UserError(
-                f"The checkpoint says config.mid_channels = {channels}; supported: multiples of {UPSAMPLER_GROUPS}."
+                f"{s.whose} says config.mid_channels = {channels}; supported: multiples of {UPSAMPLER_GROUPS}."
             )
-        rational = spatial and not temporal and s.get("rational_resampler", False)
+        rational = s.flag("rational_resampler", False) and spatial and not temporal
         # The plain resampler doubles whatever spatial_scale says, so the key is read for the rational one alone.
         scale = float(s.only("spatial_scale", *UPSAMPLER_RATIOS)) if rational else 2.0 if spatial else 1.0
         return cls(
-            s.get("in_channels", 128), channels, s.get("num_blocks_per_stage", 4), spatial, temporal, scale, rational
-        )
+            s.integer("in_channels", 128, 1, MAX_CHANNELS), channels,
+            s.integer("num_blocks_per_stage", 4, 0, MAX_LAYERS), spatial, temporal, scale, rational,
+        )  # fmt: skip
+
+    @property
+    def stacks(self) -> Stacks:
+        """See `Stacks`."""
+        paths = "res_blocks", "post_upsample_res_blocks"
+        return dict.fromkeys(paths, ("config.num_blocks_per_stage", self.blocks))
 
     @property
     def ratio(self) -> tuple[int, int]:

@@ -27,7 +27,7 @@ def feature_width(shapes: Mapping[str, Sequence[int]]) -> int:
 
     shapes: tensor name -> shape, under official names or the module's own.
     """
-    found = sorted(name for name in shapes if name.endswith("aggregate_embed.weight"))
+    found = sorted(name for name, shape in shapes.items() if name.endswith("aggregate_embed.weight") and shape)
     if not found:
         raise UserError("The checkpoint has no text projection (text_embedding_projection.*aggregate_embed.weight).")
     return shapes[found[0]][-1]

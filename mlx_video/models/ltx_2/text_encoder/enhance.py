@@ -6,11 +6,10 @@ it before the text encoder is opened. The wording of the instructions is this pr
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,10 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_video import platform
-from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
-from mlx_video.models.ltx_2.text_encoder.tokens import check_text, tokenizer_file
+from mlx_video.models.ltx_2.config import check_depth
+from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig, SpeechConfig
+from mlx_video.models.ltx_2.text_encoder.tokens import Tokenizer, check_text, tokenizer_file
+from mlx_video.reading import read_json
 from mlx_video.types import UserError
 
 if TYPE_CHECKING:
@@ -79,21 +80,16 @@ _NAMES = (
     (r"^(model\.)?lm_head\.", "language_model.lm_head."),
 )
 """Spellings of tensor names in the wild, and mlx-vlm's."""
-_VISION = {
-    "model_type": "siglip_vision_model",
-    "num_hidden_layers": 27,
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 896,
-}
-"""Gemma 3's vision tower, where a config leaves a value out."""
 _WITH_VISION = "Take a Gemma 3 with vision, such as google/gemma-3-12b-it, or leave enhancement out."
+
+
+Load = Callable[[], dict[str, mx.array]]
+"""Gives a folder's tensors by name, lazily and anew: nobody else may hold them while the model is loaded."""
 
 
 def enhance(
     folder: Path,
+    load: Load,
     prompt: str,
     *,
     image: Image | str | Path | None = None,
@@ -102,7 +98,7 @@ def enhance(
     temperature: float = 0.7,
     on_token: Callable[[], None] = lambda: None,
 ) -> str:
-    """The prompt that Gemma 3 in `folder` makes of `prompt`, and of `image` (the first frame) where there is one.
+    """The prompt that Gemma 3 in `folder`, with the tensors of `load`, makes of `prompt` and of `image`, if any.
 
     on_token is called after each token. The same seed gives the same text on one machine; temperature 0 takes the
     likeliest token each time. Returns `prompt` where the model answers nothing. Raises UserError for a folder that is
@@ -115,27 +111,26 @@ def enhance(
         raise UserError(f"temperature is {temperature}; it must be 0 (no chance) or more, 0.7 is the default.")
     check_text(prompt)
     folder, seeing = Path(folder), image is not None
-    config = GemmaConfig.of_folder(folder)
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if seeing and not values.get("vision_config"):
+    config, speech = GemmaConfig.of_folder(folder), SpeechConfig.read(read_json(folder / "config.json"), str(folder))
+    if seeing and speech.vision is None:
         raise UserError(f"{folder} cannot see a picture: its config.json has no vision_config. {_WITH_VISION}")
-    tokenizer = _tokenizer(folder)
-    text, pixels = _chat(folder, tokenizer, prompt, seeing=seeing), None
-    if image is not None:
-        text = text.replace(*_picture_tokens(tokenizer, values), 1)
-        pixels = _pixels(image, (_VISION | values["vision_config"])["image_size"])
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    network = _network(folder, config, values, seeing=seeing)
+    _check_instructed(folder)
+    words = Tokenizer(folder).words
+    text, pixels = _conversation(words, prompt, _picture(words, speech) if seeing else None), None
+    if image is not None and speech.vision is not None:
+        pixels = _pixels(image, speech.vision["image_size"])
+    ids = words.encode(text, add_special_tokens=False).ids
+    network = _network(folder, load, config, speech, seeing=seeing)
     try:
         at_once = int(platform.flops_per_evaluation() / (config.layers * config.layer_flops(1)))
         drawing = {"seed": seed % SEEDS, "max_tokens": max_tokens, "temperature": temperature}
         drawing |= {"top_k": TOP_K, "top_p": TOP_P}
         drawing["prefill_step_size"] = min(max(at_once, 8), LONGEST_PREFILL)
-        answer = _write(network, ids, pixels, _ends(tokenizer, values), drawing, on_token)
+        answer = _write(network, ids, pixels, _ends(words, speech), drawing, on_token)
     finally:
         network.clear()
         mx.clear_cache()
-    found = clean(tokenizer.decode(answer, skip_special_tokens=True))
+    found = clean(words.decode(answer, skip_special_tokens=True))
     if not found:
         log.warning("Prompt enhancement gave no text; the prompt is used as it is.")
     return found or prompt.strip()
@@ -158,67 +153,58 @@ def clean(text: str) -> str:
     return re.sub(r"^\d+[.)]\s+", "", text).strip()
 
 
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+def _check_instructed(folder: Path) -> None:
+    """Raises UserError where a folder has no chat template, by which instruction-tuned models are known.
 
-    place = tokenizer_file(folder).parent
-    try:
-        return AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{place} has no tokenizer that transformers can read: {error}.") from error
-
-
-def _chat(folder: Path, tokenizer: Any, prompt: str, *, seeing: bool) -> str:
-    """The conversation as the folder's own chat template writes it, up to where the model answers."""
-    from jinja2.exceptions import TemplateError
-    from mlx_vlm.models.base import load_chat_template
-
-    load_chat_template(tokenizer, folder)
-    if not tokenizer.chat_template:
+    The template itself is not run: it is a program, and what Gemma 3's writes is `_conversation`.
+    """
+    settings = tokenizer_file(folder).with_name("tokenizer_config.json")
+    beside = any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json"))
+    if not beside and not (settings.is_file() and read_json(settings).get("chat_template")):
         raise UserError(
             f"{folder} cannot enhance prompts: it has no chat template, so it is not an instruction-tuned model "
             f"(one whose name ends in -it); take such a folder or leave enhancement out."
         )
-    for token in tokenizer.added_tokens_decoder.values():
+
+
+def _conversation(words: Any, prompt: str, picture: str | None) -> str:
+    """Instructions and idea as Gemma 3 was trained to read them, up to where the model answers.
+
+    picture: what stands for it in the text. Source: the chat template of google/gemma-3-12b-it.
+    """
+    for token in words.get_added_tokens_decoder().values():
         # What a user types never ends a turn or stands for a picture.
         prompt = prompt.replace(token.content, " ") if token.special else prompt
-    idea = f"Idea: {prompt.strip() or '(none)'}"
-    messages = [
-        {"role": "system", "content": IMAGE_INSTRUCTIONS if seeing else TEXT_INSTRUCTIONS},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": idea}] if seeing else idea},
-    ]
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise UserError(
-            f"{folder} cannot enhance prompts: its chat template refuses the conversation ({error})."
-        ) from error
+    instructions = TEXT_INSTRUCTIONS if picture is None else IMAGE_INSTRUCTIONS
+    turn = f"{instructions}\n\n{picture or ''}Idea: {prompt.strip() or '(none)'}"
+    return f"<bos><start_of_turn>user\n{turn}<end_of_turn>\n<start_of_turn>model\n"
 
 
-def _network(folder: Path, config: GemmaConfig, values: dict, *, seeing: bool) -> nn.Module:
+def _network(folder: Path, load: Load, config: GemmaConfig, speech: SpeechConfig, *, seeing: bool) -> nn.Module:
     """mlx-vlm's whole model, lazily, in this machine's precision. Source of its parts: mlx_vlm.utils.load_model."""
     from mlx_vlm.models import gemma3
     from mlx_vlm.utils import load_model_weights
 
-    picture = {"mm_tokens_per_image": values.get("mm_tokens_per_image", 256)}
+    weights = _weights(load)
+    if seeing and not any(name.startswith("vision_tower.") for name in weights):
+        raise UserError(f"{folder} cannot see a picture: it has no vision tower. {_WITH_VISION}")
+    vision = speech.vision or SpeechConfig.read({"vision_config": {"model_type": "siglip_vision_model"}}).vision
+    _check_vision(vision, weights, folder)
     # mlx-vlm looks for the language model's width where Gemma 3's config does not have it; with its default instead,
     # pictures would come in 1.4 times too strong at 12B.
     network = gemma3.Model(
         gemma3.ModelConfig(
-            text_config=config.as_mlx_vlm(**picture),
-            vision_config=gemma3.VisionConfig.from_dict(_VISION | (values.get("vision_config") or {})),
+            text_config=config.as_mlx_vlm(mm_tokens_per_image=speech.pieces),
+            vision_config=gemma3.VisionConfig(**vision),
             model_type="gemma3",
-            image_token_index=values.get("image_token_index", 262_144),
+            image_token_index=speech.picture[2],
             hidden_size=config.width,
-            pad_token_id=values.get("pad_token_id", 0),
+            pad_token_id=speech.padding,
         )
     )
-    weights = _weights(folder)
-    if seeing and not any(name.startswith("vision_tower.") for name in weights):
-        raise UserError(f"{folder} cannot see a picture: it has no vision tower. {_WITH_VISION}")
     try:
         weights = network.language_model.sanitize(network.vision_tower.sanitize(weights))
-        settings = {**values, "quantization": config.quantization}
+        settings = {"quantization": config.quantization}
         load_model_weights(network, settings, weights, folder, lazy=True, declared_keys=set(weights))
     except (ValueError, KeyError) as error:
         first = str(error).strip().partition("\n")[0]
@@ -227,14 +213,16 @@ def _network(folder: Path, config: GemmaConfig, values: dict, *, seeing: bool) -
     return network
 
 
-def _weights(folder: Path) -> dict[str, mx.array]:
+def _check_vision(vision: Mapping[str, Any], weights: Mapping[str, mx.array], folder: Path) -> None:
+    start = "vision_tower.vision_model.encoder."
+    layers = [name[len(start) :] for name in weights if name.startswith(start)]
+    if layers:
+        check_depth({"layers": ("vision_config.num_hidden_layers", vision["num_hidden_layers"])}, layers, str(folder))
+
+
+def _weights(load: Load) -> dict[str, mx.array]:
     """All tensors of the folder, lazily, under mlx-vlm's names."""
-    found: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            found.update(mx.load(str(file)))  # type: ignore[arg-type]  # a dict, for this format
-        except RuntimeError as error:
-            raise UserError(f"{file} cannot be read: {error}; download it again.") from error
+    found = load()
     for spelling, ours in _NAMES:
         found = {re.sub(spelling, ours, name): array for name, array in found.items()}
     if not any(name.startswith("language_model.lm_head.") for name in found):
@@ -245,16 +233,14 @@ def _weights(folder: Path) -> dict[str, mx.array]:
     return found
 
 
-def _picture_tokens(tokenizer: Any, values: dict) -> tuple[str, str]:
-    """What the chat template writes for a picture, and what the model is shown instead. Source: Gemma3Processor."""
-    begin, end, soft = tokenizer.convert_ids_to_tokens(
-        [
-            values.get("boi_token_index", 255_999),
-            values.get("eoi_token_index", 256_000),
-            values.get("image_token_index", 262_144),
-        ]
-    )
-    return begin, f"\n\n{begin}{soft * values.get('mm_tokens_per_image', 256)}{end}\n\n"
+def _picture(words: Any, speech: SpeechConfig) -> str:
+    """What the model is shown for a picture. Source: Gemma3Processor."""
+    begin, end, soft = map(words.id_to_token, speech.picture)
+    if None in (begin, end, soft):
+        raise UserError(
+            f"The text encoder's config.json names tokens for pictures that its tokenizer.json lacks: {speech.picture}."
+        )
+    return f"\n\n{begin}{soft * speech.pieces}{end}\n\n"
 
 
 def _pixels(image: Image | str | Path, size: int) -> mx.array:
@@ -272,12 +258,10 @@ def _pixels(image: Image | str | Path, size: int) -> mx.array:
     return mx.array(values.transpose(2, 0, 1)[None])
 
 
-def _ends(tokenizer: Any, values: dict) -> set[int]:
+def _ends(words: Any, speech: SpeechConfig) -> set[int]:
     """Tokens that end an answer."""
-    given = values.get("eos_token_id")
-    named = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
-    found = [*named, *(given if isinstance(given, list) else [given])]
-    return {token for token in found if token is not None and token != tokenizer.unk_token_id}
+    named = (words.token_to_id(token) for token in ("<eos>", "<end_of_turn>"))
+    return {*speech.ends, *(token for token in named if token is not None)}
 
 
 def _write(

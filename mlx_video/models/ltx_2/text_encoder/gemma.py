@@ -114,7 +114,12 @@ class Gemma(nn.Module):
                     layer = name.removesuffix(".scales")
                     own = settings.get(layer)
                     given[path + layer.removeprefix(prefix)] = own if isinstance(own, dict) else general
-        nn.quantize(self, class_predicate=lambda path, layer: given.get(path, False))
+        try:
+            nn.quantize(self, class_predicate=lambda path, layer: given.get(path, False))
+        except ValueError as error:
+            raise UserError(
+                f"The text encoder's config and tensors say packed weights that there cannot be: {error}."
+            ) from error
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> list[Hidden]:
         """Hidden states (tokens, width, layers + 1) of each prompt's ids; computed when evaluated, in part before.
@@ -179,6 +184,7 @@ class TextEncoder:
         """
         folder = Path(folder)
         config = GemmaConfig.of_folder(folder)
+        config.check_names(names, folder)
         return cls(Gemma(config, names), Tokenizer(folder))
 
     @property

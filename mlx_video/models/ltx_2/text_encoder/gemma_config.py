@@ -6,16 +6,28 @@ states neither its head size nor its rotary bases. A value that changes the numb
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlx_video.models.ltx_2.config import Section
+from mlx_video.models.ltx_2.config import Section, check_depth
+from mlx_video.models.ltx_2.config.section import MAX_HEADS, MAX_LAYERS, MAX_POSITION, heads_of
+from mlx_video.reading import read_json, shown
 from mlx_video.types import UserError
 
 EXPECTED = "LTX-2 and LTX-2.3 take Gemma 3 12B, such as google/gemma-3-12b-it or mlx-community/gemma-3-12b-it-4bit"
+
+MAX_WORDS = 1 << 21
+"""Tokens that a model knows; Gemma 3's knows 262,208."""
+MODES = {
+    "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
+    "mxfp4": ((4,), (32,)),
+    "mxfp8": ((8,), (32,)),
+    "nvfp4": ((4,), (16,)),
+}
+"""How mlx packs weights: by mode, which bits and which group sizes there are."""
 
 
 class Rotary(NamedTuple):
@@ -52,49 +64,57 @@ class GemmaConfig:
     def of_folder(cls, folder: Path) -> GemmaConfig:
         """Reads `folder`/config.json; raises UserError where there is none or it is not Gemma 3's."""
         path = folder / "config.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        if not path.is_file():
             found = "is not there" if not folder.is_dir() else "has no config.json"
-            raise UserError(
-                f"{folder} {found}: a text encoder is a folder of Hugging Face's form. {EXPECTED}."
-            ) from error
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} cannot be read: {error}.") from error
-        if not isinstance(values, Mapping):
-            raise UserError(f"{path} is not a config: it holds no JSON object.")
-        return cls.read(values, str(folder))
+            raise UserError(f"{folder} {found}: a text encoder is a folder of Hugging Face's form. {EXPECTED}.")
+        return cls.read(read_json(path), str(folder))
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str = "The text encoder") -> GemmaConfig:
         """From a config.json's content, with vision (`gemma3`) or without (`gemma3_text`); `where` is for messages."""
         kind = values.get("model_type")
         if kind not in ("gemma3", "gemma3_text"):
-            raise UserError(f"{where} holds a model of type {kind!r}, not Gemma 3 ('gemma3'). {EXPECTED}.")
-        s = Section(values, "config.json")
+            raise UserError(
+                f"{where} holds a model of type {shown(kind)}, not Gemma 3 (model_type 'gemma3'). {EXPECTED}."
+            )
+        s = Section(values, "config.json", where)
         text = s.part("text_config") if kind == "gemma3" else s
         for key, supported in (
             ("attention_bias", False), ("attn_logit_softcapping", None), ("hidden_activation", "gelu_pytorch_tanh"),
             ("use_bidirectional_attention", False),
         ):  # fmt: skip
             text.only(key, supported, None)
-        layers = text.get("num_hidden_layers", 26)
+        layers = text.integer("num_hidden_layers", 26, 1, MAX_LAYERS)
+        heads, head_dim = heads_of(text, "num_attention_heads", 8, "head_dim", 256)
+        key_heads = text.integer("num_key_value_heads", 4, 1, MAX_HEADS)
+        if heads % key_heads:
+            raise UserError(
+                f"{where} says {text.where}.num_key_value_heads = {key_heads}; it should be a divisor of "
+                f"num_attention_heads = {heads}."
+            )
         return cls(
-            width=text.get("hidden_size", 2304),
+            width=text.integer("hidden_size", 2304),
             layers=layers,
-            heads=text.get("num_attention_heads", 8),
-            key_heads=text.get("num_key_value_heads", 4),
-            head_dim=text.get("head_dim", 256),
-            feed_forward=text.get("intermediate_size", 9216),
-            vocabulary=text.get("vocab_size", 262_208),
-            norm_eps=text.get("rms_norm_eps", 1e-6),
-            query_scale=text.get("query_pre_attn_scalar", 256),
-            window=text.get("sliding_window", 4096),
+            heads=heads,
+            key_heads=key_heads,
+            head_dim=head_dim,
+            feed_forward=text.integer("intermediate_size", 9216, 1, 1 << 18),
+            vocabulary=text.integer("vocab_size", 262_208, 1, MAX_WORDS),
+            norm_eps=text.number("rms_norm_eps", 1e-6, 1e-12, 1e-2),
+            query_scale=text.number("query_pre_attn_scalar", 256, 1, 1e5),
+            window=text.integer("sliding_window", 4096, 1, MAX_POSITION),
             sliding=_sliding(text, layers),
             local_rotary=_rotary(text, "sliding_attention"),
             global_rotary=_rotary(text, "full_attention"),
             quantization=_quantization(values, where),
         )
+
+    def check_names(self, names: Collection[str], where: object) -> None:
+        """Raises UserError where a folder's tensors, by name, are of fewer layers than its config says."""
+        # Several spellings of prefixes are in use; what stands before the layers does not matter here.
+        found = (name.rpartition("layers.") for name in names if "vision" not in name)
+        layers = {f"layers.{rest}" for _, layer, rest in found if layer}
+        check_depth({"layers": ("num_hidden_layers", self.layers)}, layers, str(where))
 
     def layer_flops(self, tokens: int) -> float:
         """Floating-point operations of one layer over a prompt of `tokens`."""
@@ -131,16 +151,16 @@ class GemmaConfig:
 
 
 def _sliding(text: Section, layers: int) -> tuple[bool, ...]:
-    kinds = text.get("layer_types", None)
+    kinds = text.values.get("layer_types")
     if kinds is None:
         # Older files give the period instead: its last layer sees everything.
-        period = text.get("sliding_window_pattern", 6)
+        period = text.integer("sliding_window_pattern", 6, 1, MAX_LAYERS)
         return tuple((i + 1) % period != 0 for i in range(layers))
     known = {"sliding_attention": True, "full_attention": False}
-    if len(kinds) != layers or not set(kinds) <= set(known):
+    if not isinstance(kinds, list) or len(kinds) != layers or not all(kind in list(known) for kind in kinds):
         raise UserError(
-            f"{text.where}.layer_types lists {len(kinds)} layers of the kinds {', '.join(sorted(set(kinds)))}; "
-            f"supported: one of {', '.join(known)} for each of the {layers} layers."
+            f"{text.whose} says {text.where}.layer_types = {shown(kinds)}; it should be a list of one of "
+            f"{', '.join(known)} for each of the {layers} layers."
         )
     return tuple(known[kind] for kind in kinds)
 
@@ -148,25 +168,100 @@ def _sliding(text: Section, layers: int) -> tuple[bool, ...]:
 def _rotary(text: Section, kind: str) -> Rotary:
     everywhere = kind == "full_attention"
     # Since transformers 5 one entry holds both kinds; before, four keys did.
-    given = dict((text.get("rope_parameters", {})).get(kind) or {})
+    given = text.part("rope_parameters", optional=True).part(kind, optional=True)
     if everywhere:
-        given = {**given, **text.get("rope_scaling", {})}
+        older = text.part("rope_scaling", optional=True)
+        given = Section({**given.values, **older.values}, older.where, text.whose)
     old, default = ("rope_theta", 1_000_000.0) if everywhere else ("rope_local_base_freq", 10_000.0)
-    base = given.get("rope_theta", text.get(old, default))
-    how = given.get("rope_type", given.get("type", "default"))
-    if how not in ("default", "linear"):
-        raise UserError(f"{text.where} asks for rotary positions of type {how!r}; supported: default, linear.")
-    return Rotary(float(base), float(given["factor"]) if how == "linear" else 1.0)
+    base = given.number("rope_theta", text.number(old, default, 10, 1e8), 10, 1e8)
+    how = given.only("rope_type" if "rope_type" in given.values else "type", "default", "linear")
+    divisor = given.number("factor", 0.0, 1e-3, 1e4) if how == "linear" else 1.0
+    if not divisor:
+        raise UserError(f"{text.whose} lacks {given.where}.factor in its config.")
+    return Rotary(float(base), float(divisor))
 
 
 def _quantization(values: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
-    found = values.get("quantization") or values.get("quantization_config")
+    found = values.get("quantization")
+    found = values.get("quantization_config") if found is None else found
     if found is None:
         return None
     if not isinstance(found, Mapping) or not {"bits", "group_size"} <= set(found):
         method = found.get("quant_method") if isinstance(found, Mapping) else found
         raise UserError(
-            f"{where} is quantized by {method!r}; supported: mlx's own (bits and group_size in config.json), "
+            f"{where} is quantized by {shown(method)}; supported: mlx's own (bits and group_size in config.json), "
             f"or no quantization. {EXPECTED}."
+        )
+    # Beside the general ones stand exceptions, by the names of layers.
+    own = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+    for name, value in own.items():
+        _check_packing(Section(value, f"config.json.quantization[{shown(name)}]", where))
+    _check_packing(Section(found, "config.json.quantization", where))
+    return {**{key: found[key] for key in ("bits", "group_size", "mode") if key in found}, **own}
+
+
+def _check_packing(s: Section) -> None:
+    bits, groups = MODES[s.only("mode", *MODES)]
+    s.only("bits", *bits)
+    s.only("group_size", *groups)
+
+
+@dataclass(frozen=True)
+class SpeechConfig:
+    """What a config says beyond the language model: what ends an answer, and how pictures come in."""
+
+    ends: tuple[int, ...]
+    padding: int
+    picture: tuple[int, int, int]
+    """Tokens that begin and end a picture, and the one that stands for each of its pieces."""
+    pieces: int
+    """Of a picture, as the language model sees it."""
+    vision: Mapping[str, Any] | None
+    """mlx-vlm's settings of the vision tower; None where there is none."""
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], where: str = "The text encoder") -> SpeechConfig:
+        """From a config.json's content; defaults are those of transformers' Gemma3Config."""
+        s = Section(values, "config.json", where)
+        end = values.get("eos_token_id")
+        one = end is None or isinstance(end, list)
+        ends = s.integers("eos_token_id", (), 0, MAX_WORDS) if one else (s.integer("eos_token_id", 1, 0, MAX_WORDS),)
+        found = cls(
+            ends=ends,
+            padding=s.integer("pad_token_id", 0, 0, MAX_WORDS),
+            picture=(
+                s.integer("boi_token_index", 255_999, 0, MAX_WORDS),
+                s.integer("eoi_token_index", 256_000, 0, MAX_WORDS),
+                s.integer("image_token_index", 262_144, 0, MAX_WORDS),
+            ),
+            pieces=s.integer("mm_tokens_per_image", 256, 1, 1 << 14),
+            vision=None if values.get("vision_config") in (None, {}) else _vision(s.part("vision_config")),
+        )
+        if found.vision is not None:
+            side, places = math.isqrt(found.pieces), found.vision["image_size"] // found.vision["patch_size"]
+            if side * side != found.pieces or not places or places % side:
+                raise UserError(
+                    f"{where} says mm_tokens_per_image = {found.pieces}; it should be the square of a divisor of "
+                    f"vision_config's image_size / patch_size = {places}."
+                )
+        return found
+
+
+def _vision(s: Section) -> Mapping[str, Any]:
+    found = {
+        "model_type": s.only("model_type", "siglip_vision_model"),
+        "num_hidden_layers": s.integer("num_hidden_layers", 27, 1, MAX_LAYERS),
+        "hidden_size": s.integer("hidden_size", 1152),
+        "intermediate_size": s.integer("intermediate_size", 4304),
+        "num_attention_heads": s.integer("num_attention_heads", 16, 1, MAX_HEADS),
+        "patch_size": s.integer("patch_size", 14, 1, 256),
+        "image_size": s.integer("image_size", 896, 1, 4096),
+        "num_channels": s.only("num_channels", 3),
+        "layer_norm_eps": s.number("layer_norm_eps", 1e-6, 1e-12, 1e-2),
+    }
+    if found["hidden_size"] % found["num_attention_heads"]:
+        raise UserError(
+            f"{s.whose} says {s.where}.num_attention_heads = {found['num_attention_heads']}; it should be a divisor of "
+            f"hidden_size = {found['hidden_size']}."
         )
     return found

@@ -10,7 +10,11 @@ import json
 from pathlib import Path
 
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS
+from mlx_video.reading import read_bytes, read_json, shown
 from mlx_video.types import UserError
+
+MAX_TOKENIZER = 256 << 20
+"""Bytes of a tokenizer.json; Gemma 3's has 33 MB."""
 
 
 class Tokenizer:
@@ -22,12 +26,13 @@ class Tokenizer:
         Raises UserError where the file is absent or cannot be read.
         """
         path = tokenizer_file(folder)
-        self._tokenizer = _read(path)
+        self.words = _read(path)
+        """The `tokenizers` library's own."""
         # A file may ask for padding or cutting of its own.
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self.words.no_padding()
+        self.words.no_truncation()
         name = _first_token(path.with_name("tokenizer_config.json"))
-        self._first = self._tokenizer.token_to_id(name)
+        self._first = self.words.token_to_id(name)
         if self._first is None:
             raise UserError(f"{path} has no token {name!r}, with which every prompt begins; it is not Gemma 3's.")
 
@@ -43,7 +48,7 @@ class Tokenizer:
             raise UserError(
                 f"The prompt is not valid text at character {error.start + 1}; give it in UTF-8."
             ) from error
-        ids = self._tokenizer.encode(prompt.strip(), add_special_tokens=False).ids
+        ids = self.words.encode(prompt.strip(), add_special_tokens=False).ids
         return [self._first, *ids][:CONTEXT_TOKENS]
 
 
@@ -68,20 +73,27 @@ def _read(path: Path):
     from tokenizers import Tokenizer as Backend
 
     try:
-        return Backend.from_buffer(path.read_bytes())
+        found = Backend.from_buffer(read_bytes(path, MAX_TOKENIZER))
     except ValueError as error:
         raise UserError(f"{path} is not a tokenizer: {error}.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    for part in (found.normalizer, found.pre_tokenizer, found.decoder):
+        if part is not None and _has_pattern(json.loads(part.__getstate__())):
+            raise UserError(
+                f"{path} cuts text by a regular expression of its own, which may never end; Gemma 3's has none."
+            )
+    return found
+
+
+def _has_pattern(value: object) -> bool:
+    """Whether a part of a tokenizer, as JSON, holds a regular expression."""
+    inside: list[object] = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return (isinstance(value, dict) and "Regex" in value) or any(map(_has_pattern, inside))
 
 
 def _first_token(path: Path) -> str:
-    try:
-        token = json.loads(path.read_text(encoding="utf-8")).get("bos_token")
-    except FileNotFoundError:
-        token = None
-    except (ValueError, AttributeError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+    token = read_json(path).get("bos_token") if path.is_file() else None
     if isinstance(token, dict):
         token = token.get("content")
+    if token is not None and not isinstance(token, str):
+        raise UserError(f"{path} says bos_token = {shown(token)}; it should be a text.")
     return token or "<bos>"

@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_video import platform
 from mlx_video.models.layers import rms_norm, silu
 from mlx_video.models.ltx_2.config import VideoVAEConfig
+from mlx_video.models.ltx_2.config.video import MAX_CHANNELS
 from mlx_video.models.ltx_2.video_vae.convolution import Convolution
 from mlx_video.models.ltx_2.video_vae.patches import Factors, depth_to_space, space_to_depth
 from mlx_video.models.ltx_2.video_vae.stream import Stream
@@ -161,20 +162,25 @@ def decoder_blocks(config: VideoVAEConfig) -> tuple[list[nn.Module], int, int]:
     options = {"padding": config.decoder_padding, "causal": config.causal_decoder}
     listed = list(reversed(config.decoder_blocks))
     channels = first = config.decoder_base_channels * prod(_divisor(kind, settings) for kind, settings in listed)
+    if first > MAX_CHANNELS:
+        raise UserError(f"The checkpoint's vae.decoder_blocks begin with {first:,} channels; at most {MAX_CHANNELS:,}.")
     blocks: list[nn.Module] = []
     for kind, settings in listed:
         if settings.get("inject_noise"):
             raise UserError(
                 f"The checkpoint says vae.decoder_blocks {kind}.inject_noise = True; supported here: False."
             )
-        before, channels = channels, channels // _divisor(kind, settings)
+        divisor = _divisor(kind, settings)
+        residual = kind == "compress_all" and bool(settings.get("residual"))
+        if channels % divisor or (residual and prod(_factors(kind)) % divisor):
+            _refuse_channels("decoder_blocks", kind, divisor, channels)
+        before, channels = channels, channels // divisor
         if kind == "res_x":
             blocks.append(ResidualStack(channels, settings["num_layers"], **options))
         elif kind == "res_x_y":
             blocks.append(ResidualBlock(before, channels, **options))
         elif kind in ("compress_time", "compress_space", "compress_all"):
-            residual = kind == "compress_all" and bool(settings.get("residual"))
-            blocks.append(Upsample(before, _factors(kind), _divisor(kind, settings), residual=residual, **options))
+            blocks.append(Upsample(before, _factors(kind), divisor, residual=residual, **options))
         else:
             _refuse("decoder_blocks", kind, "res_x, res_x_y, compress_time, compress_space, compress_all")
     return blocks, first, channels
@@ -195,7 +201,11 @@ def encoder_blocks(config: VideoVAEConfig) -> tuple[list[nn.Module], int]:
     for kind, settings in config.encoder_blocks:
         before = channels
         if kind.endswith(("_res", "_x_y")):
-            channels *= settings.get("multiplier", 2)
+            factor = settings.get("multiplier", 2)
+            channels *= factor
+            uneven = kind.endswith("_res") and (channels % prod(_factors(kind)) or prod(_factors(kind)) % factor)
+            if channels > MAX_CHANNELS or uneven:
+                _refuse_channels("encoder_blocks", kind, factor, before)
         if kind == "res_x":
             blocks.append(ResidualStack(channels, settings["num_layers"], causal=True, **options))
         elif kind == "res_x_y":
@@ -208,6 +218,13 @@ def encoder_blocks(config: VideoVAEConfig) -> tuple[list[nn.Module], int]:
             kinds = "res_x, res_x_y, compress_time, compress_space, compress_all, the same with _res, compress_all_x_y"
             _refuse("encoder_blocks", kind, kinds)
     return blocks, channels
+
+
+def _refuse_channels(key: str, kind: str, multiplier: int, channels: int) -> None:
+    raise UserError(
+        f"The checkpoint's vae.{key} names a block {kind!r} with multiplier = {multiplier} at {channels:,} channels; "
+        f"they cannot be shared out so, or become more than {MAX_CHANNELS:,}."
+    )
 
 
 def _refuse(key: str, kind: str, supported: str) -> None:

@@ -1,0 +1,200 @@
+"""Opens what a user or another file names: paths that may be none, regular files alone, JSON that says one thing.
+
+Everything that others wrote is read through here, so that a pipe, a device, a prompt pasted as a path or JSON made to
+exhaust its reader is one sentence, and nothing waits for ever. Knows no format.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import reprlib
+import stat
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from mlx_video.types import UserError
+
+MAX_JSON = 8 << 20
+"""Bytes of the largest JSON file that is read; an index of 5,000 tensors has 0.5 MB, Gemma's tokenizer_config 1.2."""
+MAX_DEPTH = 64
+"""How deep JSON may be nested; a checkpoint's config has 6 levels."""
+MAX_DIGITS = 40
+"""Of a whole number; tokenizer configs write 10^30 for "no limit"."""
+SHOWN = 60
+"""Characters of somebody else's value that a message repeats."""
+
+
+class UnfitJSON(ValueError):
+    """JSON that different readers may take for different things, or that no reader should follow."""
+
+
+# ------------------------------------------------------------------------------------------------ paths
+
+
+def path_of(where: str | Path, what: str) -> Path:
+    """The path that a user writes for `what` (a flag, or a noun), `~` spelt out; whether anything is there is open.
+
+    Raises UserError for what can be no path: empty, too long, with a NUL or with characters that no file name has, and
+    for the home of a user who does not exist.
+    """
+    text = str(where)
+    if not text.strip():
+        raise UserError(f"{what} is empty; give a path, or leave it out.")
+    try:
+        os.fsencode(text)
+        path = Path(text).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except RuntimeError as error:
+        user = text.partition("/")[0]
+        raise UserError(f"{what} {shown(text)}: there is no home of a user {user[1:]!r} here.") from error
+    except ValueError as error:
+        raise UserError(f"{what} {shown(text)} has characters that no path has.") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+            raise UserError(
+                f"{what} {shown(text)} is too long for a path ({len(text)} characters); a prompt goes to --prompt."
+            ) from error
+        if error.errno != errno.ENOTDIR:
+            raise UserError(f"{what} {shown(text)} cannot be read: {error.strerror or error}.") from error
+    return path
+
+
+def is_there(where: str | Path) -> bool:
+    """Whether there is a file or folder of that name; False for what can be no path."""
+    try:
+        return bool(str(where)) and Path(where).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a regular file to read its bytes; UserError where it is absent, unreadable or anything else than a file."""
+    try:
+        # Not blocking: a pipe would otherwise be waited for until somebody writes to it.
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    mode = os.fstat(number).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(number)
+        raise UserError(f"{path} is {_kind(mode)}; a file is needed.")
+    return os.fdopen(number, "rb")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
+def check_kind(path: Path, what: str) -> None:
+    """Raises UserError where what lies at `path` is neither a regular file nor a folder; `what`: as in `path_of`."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{what} {path} is {_kind(mode)}; a file or a folder is needed.")
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """All bytes of a regular file; UserError where it has more than `most`, or as `open_file` raises."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise UserError(f"{path} has {size:,} bytes; no more than {most:,} are read of such a file.")
+        try:
+            return file.read(most)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+# ------------------------------------------------------------------------------------------------ JSON
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; UserError where there is none, it cannot be read, or is too large or not strict."""
+    try:
+        found = parse_json(read_bytes(path, MAX_JSON))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: it is not JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a config: it holds no JSON object.")
+    return found
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """The value of a JSON text in UTF-8. Raises ValueError where it is none.
+
+    UnfitJSON (a ValueError): nested too deep, a key twice in one object, half a surrogate, numbers that are none or
+    beyond all use; Python's own reader takes most of it, and others take it otherwise or not at all.
+    """
+    text = raw if isinstance(raw, str) else raw.decode("utf-8")
+    try:
+        found = json.loads(
+            text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_whole, parse_float=_fraction
+        )
+    except RecursionError:
+        raise UnfitJSON(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    _check_depth(found)
+    if "\\ud" in text or "\\uD" in text:
+        _check_text(found)
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = sorted(key for key, _ in pairs)
+        twice = next(one for one, other in pairwise(keys) if one == other)
+        raise UnfitJSON(f"the key {shown(twice)} stands there twice")
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise UnfitJSON(f"{text} is not a JSON number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise UnfitJSON(f"it has a number of {len(text)} digits")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise UnfitJSON(f"the number {text[:SHOWN]} is beyond all use")
+    return found
+
+
+def _check_depth(found: Any) -> None:
+    level = [found]
+    for _ in range(MAX_DEPTH):
+        level = [value for outer in level for value in _inside(outer)]
+        if not level:
+            return
+    raise UnfitJSON(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _inside(value: Any) -> list[Any]:
+    found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [inner for inner in found if isinstance(inner, (dict, list))]
+
+
+def _check_text(found: Any) -> None:
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UnfitJSON("it has half of a surrogate pair, which is no character") from error
+
+
+def shown(value: object) -> str:
+    """Somebody else's value for a message: as Python writes it, in one line of at most SHOWN characters."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = SHOWN
+    short.maxlevel, short.maxdict, short.maxlist = 2, 4, 6
+    text = short.repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
