@@ -189,13 +189,13 @@ def wrong_results(place: Place, job: Job, same: bool = True) -> str:
         found = readout.look(path)
         if isinstance(found, str):
             return f"{output} {found}"
-        if same and found.digest != undisturbed(place, job.name)[output.removeprefix("disk/")]:
+        if same and not readout.alike(found, undisturbed(place, job.name)[output.removeprefix("disk/")]):
             return f"{output} is another than without the fault"
     return ""
 
 
 @cache
-def _undisturbed(scratch: Path, name: str) -> tuple[dict[str, str], float]:
+def _undisturbed(scratch: Path, name: str) -> tuple[dict[str, readout.Look], float]:
     folder = scratch / f"undisturbed-{name.replace(' ', '-')}"
     folder.mkdir()
     place = Place(scratch, folder, 600.0)
@@ -207,11 +207,11 @@ def _undisturbed(scratch: Path, name: str) -> tuple[dict[str, str], float]:
     wrong = [look for look in looks.values() if isinstance(look, str)]
     if ended.status or wrong:
         raise RuntimeError(f"{name} fails undisturbed: {wrong} {ended.said}")
-    return {output: look.digest for output, look in looks.items() if not isinstance(look, str)}, ended.seconds
+    return {output: look for output, look in looks.items() if not isinstance(look, str)}, ended.seconds
 
 
-def undisturbed(place: Place, name: str) -> dict[str, str]:
-    """Digests of a job's results without any fault."""
+def undisturbed(place: Place, name: str) -> dict[str, readout.Look]:
+    """A job's results without any fault."""
     return _undisturbed(place.scratch, name)[0]
 
 
