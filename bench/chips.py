@@ -1,16 +1,20 @@
-"""`python -m bench.chips` prints what is decided for each chip, as Markdown; docs/macs.md holds this table.
+"""`python -m bench.chips` prints what is decided for each chip, as Markdown; docs/macs.md holds this table, and
+`python -m bench.chips docs/macs.md` puts it there anew.
 
 Nothing is measured: each row is what `platform` answers where MLX names that chip.
 """
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import mlx.core as mx
 
+from bench import fits
 from mlx_video import platform
 from tests import macs
 
@@ -75,4 +79,7 @@ def report() -> str:
 
 
 if __name__ == "__main__":
-    print(report())
+    made_now = report()
+    print(made_now)
+    for path in sys.argv[1:]:
+        fits.put(Path(path), made_now)

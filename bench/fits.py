@@ -1,12 +1,14 @@
 """`python -m bench.fits` prints what fits on which Mac: the planner's words on the published files' headers.
 
 Nothing is measured: each cell is the plan of one run, made for a Mac that is only described. The README's table is
-this one.
+this one; `python -m bench.fits README.md` puts it there anew.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,41 +18,77 @@ from tests import macs, real_keys
 
 PROMPT = "A red fox walks through deep snow at dawn; its breath steams, the snow creaks, a raven calls. " * 5
 RUN = Request(prompt=PROMPT, width=768, height=512, num_frames=121)
-BITS = (None, 8, 4)
-CHIPS = {
-    **dict.fromkeys((16, 24, 32), ("M4", "applegpu_g16g")),
-    **dict.fromkeys((48, 64, 96, 128), ("M4 Max", "applegpu_g16s")),
-}
+COLUMNS = {"as published": None, "`--quantize 8`": 8, "`--quantize 4`": 4}
+MACS = (
+    ("M1", "applegpu_g13g", 16),
+    ("M4", "applegpu_g16g", 16),
+    ("M4", "applegpu_g16g", 24),
+    ("M4", "applegpu_g16g", 32),
+    ("M1 Max", "applegpu_g13s", 32),
+    ("M1 Max", "applegpu_g13s", 64),
+    ("M4 Max", "applegpu_g16s", 48),
+    ("M4 Max", "applegpu_g16s", 64),
+    ("M4 Max", "applegpu_g16s", 128),
+    ("M3 Ultra", "applegpu_g15d", 96),
+    ("M5 Max", "applegpu_g17s", 48),
+    ("M5 Max", "applegpu_g17s", 128),
+)
+"""Chip, what MLX calls its GPU, GB of memory."""
 STREAMED = "\\*"
 """Marks cells whose transformer is read block by block."""
+SAME = "the same"
+"""Stands in a cell that says what the one before it says."""
 
 
-def cell(folder: Path, gigabytes: int, bits: int | None) -> str:
-    """Peak, way and time of a run on a Mac of so much memory."""
-    with macs.mac(gigabytes, CHIPS[gigabytes][1]):
-        plan = macs.plan(folder, RUN, bits=bits)
-        return f"{plan.peak / GIB:.0f} GiB{STREAMED if plan.ways.stream_transformer else ''}, {plan.time}"
+def _span(values: list[str], unit: str) -> str:
+    """`37 GiB`, or `5 to 10 GiB` where the generations differ."""
+    return " to ".join(dict.fromkeys(values)) + f" {unit}"
+
+
+def _time(seconds: list[float]) -> str:
+    if seconds[-1] < 100:
+        return _span([f"{max(round(value, -1), 10):.0f}" for value in seconds], "s")
+    return _span([f"{value / 60:.0f}" for value in seconds], "min")
+
+
+def cell(folders: list[Path], architecture: str, gigabytes: int, bits: int | None) -> str:
+    """Peak, way and time of a run on a Mac of so much memory, for the generations in `folders`."""
+    with macs.mac(gigabytes, architecture):
+        plans = [macs.plan(folder, RUN, bits=bits) for folder in folders]
+        seconds = sorted(plan.seconds for plan in plans)  # by the rates of that Mac, so while it is there
+    streamed = STREAMED if any(plan.ways.stream_transformer for plan in plans) else ""
+    peaks = [f"{value:.0f}" for value in sorted(plan.peak / GIB for plan in plans)]
+    return f"{_span(peaks, 'GiB')}{streamed}, {_time(seconds)}"
 
 
 def report(folder: Path) -> str:
     """The table, as Markdown, with one line for Macs that do alike; the files of holes are made in `folder`."""
-    made = {generation: macs.make(folder / generation, generation) for generation in real_keys.GENERATIONS}
-    columns = {
-        f"LTX-{generation}" + (f", `--quantize {bits}`" if bits else ""): (path, bits)
-        for generation, path in made.items()
-        for bits in BITS
-    }
-    rows = {
-        size: (chip, *(cell(path, size, bits) for path, bits in columns.values())) for size, (chip, _) in CHIPS.items()
-    }
-    lines = [["Mac", *columns], ["---"] * (1 + len(columns))]
-    for (chip, *cells), alike in itertools.groupby(rows, key=rows.__getitem__):
-        sizes = list(alike)
+    made = [macs.make(folder / generation, generation) for generation in real_keys.GENERATIONS]
+    rows = []
+    for chip, architecture, size in MACS:
+        cells = [cell(made, architecture, size, bits) for bits in COLUMNS.values()]
+        shown = [SAME if before == now else now for before, now in itertools.pairwise(["", *cells])]
+        rows.append((chip, size, shown))
+    lines = [["Mac", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+    for (chip, cells), alike in itertools.groupby(rows, key=lambda row: (row[0], row[2])):
+        sizes = [size for _, size, _ in alike]
         many = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
-        lines.append([f"{many} GB, {chip}", *cells])
+        lines.append([f"{chip}, {many} GB", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def put(path: Path, table: str) -> None:
+    """Puts `table` in place of the one in a Markdown file, which is known by its head."""
+    head = re.escape(table.splitlines()[0])
+    text, count = re.subn(rf"^{head}\n(?:\|.*\n?)+", lambda _: table + "\n", path.read_text(), flags=re.MULTILINE)
+    if count != 1:
+        raise SystemExit(f"{path} has {count} tables that begin with {table.splitlines()[0]}, and should have one.")
+    path.write_text(text)
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        print(report(Path(folder)))
+    with tempfile.TemporaryDirectory() as place:
+        made_now = report(Path(place))
+    print(made_now)
+    for name in sys.argv[1:]:
+        put(Path(name), made_now)

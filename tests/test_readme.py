@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from bench import fits
+import pytest
+
+from bench import chips, fits
 from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
 from mlx_video.types import Recipe, Stage
 
@@ -47,4 +49,24 @@ def test_fixed_schedules_have_the_steps_that_the_table_says():
 
 
 def test_what_fits_on_which_mac_is_what_the_planner_says(tmp_path):
-    assert fits.report(tmp_path) in README
+    assert fits.report(tmp_path) in README, "python -m bench.fits README.md puts the table there anew"
+
+
+def test_the_table_of_macs_is_put_in_the_place_of_the_old_one(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n\n| Mac | a |\n| --- | --- |\n| M1 | old |\n| M2 | old |\n\n| other | a |\n| --- | --- |\n"
+    )
+    fits.put(page, "| Mac | a |\n| --- | --- |\n| M4 | new |")
+    assert page.read_text() == "before\n\n| Mac | a |\n| --- | --- |\n| M4 | new |\n\n| other | a |\n| --- | --- |\n"
+    with pytest.raises(SystemExit, match="0 tables"):
+        fits.put(page, "| Chip | a |\n| --- | --- |")
+
+
+def test_what_is_decided_by_chip_is_what_the_platform_says():
+    page = (Path(__file__).parent.parent / "docs" / "macs.md").read_text()
+    assert chips.report() in page, "python -m bench.chips docs/macs.md puts the table there anew"
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
