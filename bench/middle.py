@@ -52,10 +52,9 @@ def make(folder: Path, generation: str = "2.3") -> Path:
     """Writes the folder and returns it."""
     small.make(folder, generation)
     own = config(generation)
-    rest = small.recorded()[generation]["checkpoint"]
     tensors = {
-        name: _random(tuple(shape))
-        for name, shape in rest.items()
+        name: array
+        for name, array in small.tensors(generation, "dev").items()
         if name.startswith(("vae.encoder.", "vae.per_channel", "audio_vae.", "vocoder."))
     }
     for component in ("transformer", "connectors", "video_decoder"):

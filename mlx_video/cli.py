@@ -89,6 +89,7 @@ def run(
                 level=logging.DEBUG if getattr(args, "verbose", False) else logging.WARNING,
                 stream=sys.stderr,
             )
+            _own_process()
             action(args)
         except UserError as fault:
             say(f"{parser.prog}: {_one_line(str(fault))}")
@@ -100,6 +101,15 @@ def run(
             say(f"{parser.prog}: interrupted; nothing was written.")
             return 130
     return 0
+
+
+def _own_process() -> None:
+    """What only a process that is ours may be asked for: a fast BLAS, and a working folder that is there."""
+    os.environ.setdefault("MLX_VIDEO_BLAS", "on")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("The working folder is not there any more; go to another one.") from None
 
 
 @contextlib.contextmanager

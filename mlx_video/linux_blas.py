@@ -6,7 +6,8 @@ else, calls those functions (its global offset table). The library is opened pri
 to it, which preloading it would not give.
 
 It is never needed for a right answer: whatever is not as expected leaves MLX as it was. MLX_VIDEO_BLAS=off switches it
-off. Knows the ELF format of 64-bit Linux and nothing of networks.
+off; MLX_VIDEO_BLAS=on asks for it in a program of somebody else's. Knows the ELF format of 64-bit Linux and nothing of
+networks.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class _Mapping(NamedTuple):
     permissions: str
     offset: int
     path: str
+
+
+def wanted() -> bool:
+    """Whether this process has asked for it; the commands do, since their process is theirs."""
+    return os.environ.get(SWITCH, "").lower() in ("on", "1", "yes")
 
 
 def enable() -> bool:

@@ -15,15 +15,15 @@ import platform as system
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_video import linux_blas
+from mlx_video.types import UserError
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,12 @@ CACHE_LIMIT = 2 * GIB
 """Most bytes that MLX may keep of freed buffers. On the CPU backend the default is 32 MiB, so that each large temporary
 is mapped afresh: a VAE decode took 1.33 times as long. On Metal nothing bounds it by default: a cap of 2 GB changed no
 bit of the output, was up to 5 % faster and saved 4 to 11 GB (M5 Max, 9 to 121 frames)."""
+PROCESS_BYTES = 192 << 20
+"""Of a process besides MLX's arrays and freed buffers: Python and its libraries (57 MiB when a run begins, 105 at its
+end, mapped files included), frames on their way, and what malloc keeps. The highest of the process (VmHWM) less
+MLX's arrays and buffers was 110 MiB at 256 x 256 and 172 at 512 x 512, both with 33 frames and sound (Linux, demo)."""
+CACHE_SHARE = 8
+"""Of a machine's memory, or of a run's limit, freed buffers may keep one such part."""
 SECONDS_PER_EVALUATION = 0.5
 """Aim for one `mx.eval` on a Mac. macOS kills work that keeps the display's GPU busy ("Impacting Interactivity",
 ml-explore/mlx#3267); the bound is not documented, so this stays well below the seconds at which it was seen. The cost
@@ -170,14 +176,28 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def computing() -> Iterator[None]:
+def computing(limit: int | None = None) -> Iterator[None]:
     """MLX for the caller alone, whatever the thread; who comes second waits. Its holder may enter it again.
+
+    limit: bytes that arrays and freed buffers together should keep to; None: as `prepare` has set it.
 
     MLX's own streams belong to a thread, and what one has not computed yet no other can. Inside, work goes to streams
     that any thread may use, one at a time: a clip made in one thread is decoded in another.
     """
-    with _one_at_a_time, mx.stream(shared_stream(mx.cpu)), mx.stream(shared_stream(mx.default_device().type)):
+    within = nullcontext() if limit is None else _keeping_within(limit)
+    with _one_at_a_time, within, mx.stream(shared_stream(mx.cpu)), mx.stream(shared_stream(mx.default_device().type)):
         yield
+
+
+@contextmanager
+def _keeping_within(limit: int) -> Iterator[None]:
+    cached = mx.set_cache_limit(min(CACHE_LIMIT, limit // CACHE_SHARE))
+    allowed = mx.set_memory_limit(limit)  # from here on MLX gives freed buffers back before it takes more
+    try:
+        yield
+    finally:
+        mx.set_memory_limit(allowed)
+        mx.set_cache_limit(cached)
 
 
 @functools.cache
@@ -193,18 +213,30 @@ def prepare() -> None:
     float32 is float32 (TF32_SWITCH), unless the environment says otherwise; what makes this Mac slower than it need be
     is told once, as a warning in the log. The cache is capped (CACHE_LIMIT, an eighth of a small machine's memory). On
     Metal the working set is wired, so that macOS does not page weights out between steps. On a Linux CPU matrix
-    products go to a fast BLAS, and on any CPU quantized layers make their weights whole first.
+    products go to a fast BLAS where that is wanted: the commands want it; somebody else's program keeps its MLX as it
+    is, unless MLX_VIDEO_BLAS=on says so.
     """
     os.environ.setdefault(TF32_SWITCH, "0")
     for sentence in shortcomings():
         log.warning("%s", sentence)
-    mx.set_cache_limit(min(CACHE_LIMIT, memory_limit() // 8))
+    mx.set_cache_limit(min(CACHE_LIMIT, memory_limit() // CACHE_SHARE))
     if is_metal():
         mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
     if is_cpu():
-        linux_blas.enable()
-        _dequantize_before_products()
+        _check_temporary_folder()
+        if linux_blas.wanted():
+            linux_blas.enable()
     log.debug("%s", "; ".join(describe()))
+
+
+def _check_temporary_folder() -> None:
+    # On a CPU MLX compiles kernels there, when a run is well under way.
+    for name in ("TMPDIR", "TMP", "TEMP", "TEMPDIR"):
+        folder = os.environ.get(name)
+        if folder is not None:
+            if not os.path.isdir(folder):
+                raise UserError(f"{name} names {folder!r}, which is no folder; create it, or leave {name} unset.")
+            return
 
 
 ROWS_TO_DEQUANTIZE = 16
@@ -212,17 +244,9 @@ ROWS_TO_DEQUANTIZE = 16
 quantized product takes 4.0 s, dequantizing and a plain product 0.3 s (8 bit) to 0.5 s (4 bit)."""
 
 
-def _dequantize_before_products() -> None:
-    quantized = nn.QuantizedLinear.__call__
-
-    def multiply(self: nn.QuantizedLinear, x: mx.array) -> mx.array:
-        if x.size < ROWS_TO_DEQUANTIZE * x.shape[-1] or not is_cpu():
-            return quantized(self, x)
-        how = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
-        y = x @ mx.dequantize(self.weight, self.scales, self.get("biases"), **how).T
-        return y + self.bias if "bias" in self else y
-
-    nn.QuantizedLinear.__call__ = multiply  # type: ignore[method-assign]
+def dequantizes(rows: int) -> bool:
+    """Whether a quantized weight is made whole before it is multiplied by so many rows."""
+    return rows >= ROWS_TO_DEQUANTIZE and is_cpu()
 
 
 # ------------------------------------------------------------------------------------------------ what is there

@@ -20,6 +20,8 @@ from mlx_video.types import UserError
 
 MAX_JSON = 8 << 20
 """Bytes of the largest JSON file that is read; an index of 5,000 tensors has 0.5 MB, Gemma's tokenizer_config 1.2."""
+MAX_PART = 255
+"""Bytes of a file's or a folder's name, on every file system in use."""
 MAX_DEPTH = 64
 """How deep JSON may be nested; a checkpoint's config has 6 levels."""
 MAX_DIGITS = 40
@@ -45,8 +47,10 @@ def path_of(where: str | Path, what: str) -> Path:
     if not text.strip():
         raise UserError(f"{what} is empty; give a path, or leave it out.")
     try:
-        os.fsencode(text)
+        longest = max(map(len, os.fsencode(text).split(b"/")))
         path = Path(text).expanduser()
+        if longest > MAX_PART:  # of folders that are not there the system does not tell
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         path.stat()
     except FileNotFoundError:
         pass

@@ -4,6 +4,7 @@ import functools
 import os
 from pathlib import Path
 
+os.environ.setdefault("MLX_VIDEO_BLAS", "on")
 os.environ["MLX_VIDEO_CACHE"] = "off"  # no test reads or leaves anything in the user's own cache
 
 import mlx.core as mx

@@ -8,8 +8,8 @@ import mlx.core as mx
 import pytest
 
 from bench import chips
+from mlx_video import UserError, platform
 from mlx_video import info as info_command
-from mlx_video import platform
 from mlx_video.models import layers
 from mlx_video.models.ltx_2.video_vae import Tiling, convolution, plan_tiles
 from mlx_video.models.ltx_2.video_vae.tiling import peak_bytes
@@ -293,13 +293,49 @@ def test_prepare_raises_the_cache_limit_once(monkeypatch):
     calls = []
     monkeypatch.setattr(platform.mx, "set_cache_limit", calls.append)
     monkeypatch.setattr(platform.linux_blas, "enable", lambda: calls.append("blas"))
+    monkeypatch.setenv("MLX_VIDEO_BLAS", "on")
     platform.prepare.cache_clear()
     platform.prepare()
     platform.prepare()
+    for word in ("", "off"):  # the library's own word: a host's MLX is left alone
+        monkeypatch.setenv("MLX_VIDEO_BLAS", word)
+        platform.prepare.cache_clear()
+        platform.prepare()
     platform.prepare.cache_clear()
+    del calls[-2:]
     assert calls[0] <= platform.CACHE_LIMIT
     assert calls[0] > 32 << 20
     assert calls[1:] == (["blas"] if platform.is_cpu() else [])
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "TMP"])
+def test_a_temporary_folder_that_is_gone_is_said_at_once(name, monkeypatch, tmp_path):
+    for other in ("TMPDIR", "TMP", "TEMP", "TEMPDIR"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, str(tmp_path / "gone"))
+    platform.prepare.cache_clear()
+    if platform.is_cpu():
+        with pytest.raises(UserError, match=rf"{name} names .*gone', which is no folder"):
+            platform.prepare()
+    (tmp_path / "gone").mkdir()
+    platform.prepare()
+
+
+def test_a_limit_holds_while_it_is_asked_for_and_no_longer():
+    def allowed():
+        values = mx.set_memory_limit(1 << 40), mx.set_cache_limit(1 << 30)
+        mx.set_memory_limit(values[0])
+        mx.set_cache_limit(values[1])
+        return values
+
+    before = allowed()
+    with platform.computing(800 << 20):
+        assert allowed() == (800 << 20, 100 << 20)
+        with platform.computing():
+            assert allowed() == (800 << 20, 100 << 20)
+    with pytest.raises(ValueError, match="ended"), platform.computing(1 << 30):
+        raise ValueError("ended")
+    assert allowed() == before
 
 
 def test_metal_wires_the_recommended_working_set(monkeypatch):

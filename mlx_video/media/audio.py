@@ -99,8 +99,9 @@ def _collect(
     silence = max(min(offset, offset if wanted is None else wanted) - first, 0)
     parts = [np.zeros((2, silence), np.float32)]
     for part in _decoded(container, stream):
-        stop = part.shape[1] if wanted is None else min(part.shape[1], wanted - at)
-        parts.append(part[:, max(first - at, 0) : max(stop, 0)] if first < at + part.shape[1] else part[:, :0])
+        begin, stop = max(first - at, -at, 0), part.shape[1] if wanted is None else min(part.shape[1], wanted - at)
+        if begin < stop:
+            parts.append(part[:, begin:stop])
         at += part.shape[1]
         if wanted is not None and at >= wanted:
             break

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_video.types import UserError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-H264 = "libx264"
+H264: Final = "libx264"
 
 
 def open_file(path: str | Path) -> InputContainer:

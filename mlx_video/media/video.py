@@ -48,8 +48,8 @@ NOISE_BITS = 5
 SOUND_BYTES = 4 * 48_000
 """For each second: what is not compressed at all."""
 CONTAINER_BYTES = 100_000
-MP4_PARTS = (b"moov", b"mdat", b"moof")
-"""What a film cannot do without."""
+MP4_PARTS = (b"moov", b"moof")
+"""What names the tracks; frames that are missing are found when they are decoded."""
 MAX_RATE = 1000
 MAX_TIMESCALE = 10_000_000
 """Ticks a second of a file's clock that 32 bits still hold for minutes."""
@@ -257,7 +257,10 @@ def _check_whole(path: Path) -> None:
             length = int.from_bytes(head[8:]) if length == 1 else length or size - start
             if kind in MP4_PARTS and start + length > size:
                 missing = start + length - size
-                raise UserError(f"{path} is cut short: {missing} bytes of its part {kind.decode()!r} are missing.")
+                raise UserError(
+                    f"{path} is cut short: {missing} bytes of its part {kind.decode()!r} are missing; "
+                    f"give a video file that is whole."
+                )
             if length < 8:
                 return  # FFmpeg has its own word on such files
             start += length

@@ -155,7 +155,7 @@ class LTXPipeline:
         for message in (*ready.messages, *ready.plan.choices):
             on_message(message)
         draws = seeded(request.seed) if noise is None else given(noise)
-        with platform.computing():
+        with platform.computing(ready.plan.ways.limit):
             return _generated(ready, draws, on_step or (lambda progress: None), on_preview, on_message)
 
     def plan(
@@ -201,11 +201,13 @@ class LTXPipeline:
             mx.eval(found)
 
         def opened(outlines: Outlines) -> Loader:
-            loader = Loader(self._any_checkpoint(outlines.take), self._setup.dtype)
+            loader = self._setup.loader(self._any_checkpoint(outlines.take))
             for component in ("video_decoder", *(("audio_decoder", "vocoder") if "audio" in found else ())):
                 loader.check(component)
-            grid = found["video"].shape[2:]
-            loader.ways = plan_decoding(Footprint.of(loader, None), grid, tiling, stream, self._setup.memory)
+            frames, rows, columns = found["video"].shape[2:]
+            loader.ways = plan_decoding(
+                Footprint.of(loader, None), (frames, rows, columns), tiling, stream, self._setup.memory
+            )
             return loader
 
         loader = self._fetched(opened, on_step, on_message)
@@ -295,7 +297,7 @@ class LTXPipeline:
             lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
         )
         report = on_step or (lambda progress: None)
-        with platform.computing():
+        with platform.computing(loader.ways.limit):
             refiner = None
             if refining is not None:
                 draws = seeded(asked.seed) if noise is None else given(noise)
@@ -373,7 +375,7 @@ class LTXPipeline:
             return loader, folder
 
         loader, folder = self._fetched(open_both, on_step, on_message)
-        with platform.computing():
+        with platform.computing(loader.ways.limit):
             encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
             contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))
 

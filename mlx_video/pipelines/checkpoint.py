@@ -48,7 +48,11 @@ class Part(NamedTuple):
         return ("",) if self.form == "native" else COMPONENTS[component].prefixes
 
     def load(self, component: str, float8_as: mx.Dtype = mx.float32) -> dict[str, mx.array]:
-        """The component's tensors by name, lazily; 8-bit floats with their scales multiplied in."""
+        """The component's tensors by name, lazily; 8-bit floats with their scales multiplied in.
+
+        Raises UserError for tensors of kinds that no weights are of, and for scales that are no numbers.
+        """
+        self.shapes(component)
         arrays = self.tensors.load(self.prefixes(component))
         fp8.check_scales(arrays, self.tensors.entries, self.tensors.paths[0])
         return fp8.widen(arrays, self.tensors.entries, float8_as)

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.reading import parse_json
 from mlx_video.types import UserError
 
 SUFFIX = ".npz"
 METADATA = "metadata"
 DTYPES = ("float16", "bfloat16", "float32")
+FAULTS = (
+    ValueError, KeyError, TypeError, OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What zipfile, zlib and NumPy raise for a file that is not as it should be: cut, encrypted, pickled, lying."""
 MOST_BYTES = 1 << 30
 """Unpacked, of a whole file; four contexts of the largest model in float32 are 150 MB."""
 
@@ -39,13 +45,13 @@ def read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
         _check_size(path)
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-        metadata = json.loads(str(found.pop(METADATA)[()]))
+        metadata = parse_json(str(found.pop(METADATA)[()]))
         dtype = getattr(mx, metadata["dtype"]) if metadata["dtype"] in DTYPES else None
         if dtype is None or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata says no precision")
         if not all(array.dtype == np.float32 for array in found.values()):
             raise ValueError("its arrays are not float32")
-    except (ValueError, KeyError, TypeError, OSError, RecursionError, zipfile.BadZipFile) as error:
+    except FAULTS as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise UserError(f"{path} is not an embedding of mlx_video.encode: {reason}.") from error
     return {name: mx.array(array).astype(dtype) for name, array in found.items()}, metadata

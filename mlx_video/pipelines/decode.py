@@ -43,7 +43,7 @@ def decode_video(
     frames = _decoded(loader, latent, tiling, stream, report, count)
     try:
         while True:
-            with platform.computing():
+            with platform.computing(loader.ways.limit):
                 frame = next(frames, None)
             if frame is None:
                 return
@@ -79,7 +79,7 @@ def decode_audio(
     loader: Loader, latent: mx.array, report: Callable[[Progress], None] = lambda progress: None
 ) -> tuple[np.ndarray, int]:
     """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
-    with platform.computing():
+    with platform.computing(loader.ways.limit):
         return _waveform(loader, latent, report)
 
 

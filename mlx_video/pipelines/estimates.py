@@ -40,7 +40,7 @@ TEXT_WIDTHS, TEXT_ADALN_WIDTHS = 3.0, 2.9
 """As TOKEN_WIDTHS, for each token of a text; and what more it takes where the noise level modulates the text."""
 PUBLISHED_CHANNELS = 128
 """Of the video decoder before its last layer."""
-DECODER_BYTES, PIXEL_BYTES = 320, 51
+DECODER_BYTES, PIXEL_BYTES = 320, 36
 """Of the video decoder for each pixel of each frame on its way, float32 on the CPU, in proportion to its width; and of
 pixels that are ready: three colours and what makes bytes of them."""
 UPSAMPLER_HELD, UPSAMPLER_COLUMNS = 12, 2 * 27
@@ -214,6 +214,7 @@ def sounding(config: AudioVAEConfig, latents: int, size: int, blocks: int) -> in
     one = AUDIO_TIME_SCALE * config.mel_bins * config.channels * size
     # The widest arrays, which decide how long a tile is, come out of the last upsampling.
     widest = config.mel_bins * config.channels * config.multipliers[min(1, len(config.multipliers) - 1)]
-    tile = TILE_ELEMENTS / (AUDIO_TIME_SCALE * widest)
+    # A tile is given the earlier steps that its convolutions see: two for each, two convolutions for each block.
+    tile = (TILE_ELEMENTS / widest + 4 * blocks) / AUDIO_TIME_SCALE
     held = SOUND_CONVOLUTIONS_HELD * 2 * blocks * (COPIES if platform.is_cpu() else 1)
     return round(one * (held * min(latents, tile) + SOUND_ARRAYS * latents))

@@ -96,7 +96,8 @@ class Origin:
 
 def all_finite(arrays: Any) -> mx.array:
     """Whether every floating-point number in a tree of arrays is finite: one lazy bool."""
-    found = [a for _, a in tree_flatten(arrays) if isinstance(a, mx.array) and mx.issubdtype(a.dtype, mx.floating)]
+    leaves: list[tuple[str, mx.array]] = tree_flatten(arrays)  # type: ignore[assignment]
+    found = [a for _, a in leaves if isinstance(a, mx.array) and mx.issubdtype(a.dtype, mx.floating)]
     fine = mx.array(True)
     for array in found:
         fine = mx.logical_and(fine, mx.isfinite(array).all())

@@ -45,6 +45,8 @@ INTERLEAVED = 0.5
 """How much more a guided step holds because several passes are on their way at once."""
 STATE_VALUES = 10 * 128
 """Float32 values for each token that samplers, guidance and conditioning hold."""
+ENCODED_BYTES = 128
+"""For each pixel: some 25 pictures, with what x264 makes of them, that it looks ahead and works on."""
 LORA_LAYERS = 1.5
 """Times the largest layer in float32: what adding a LoRA holds beside the weights."""
 UPSAMPLE_LEFT = 1 << 19
@@ -85,10 +87,13 @@ class Footprint:
         quantization: Quantization | None = None,
         loras: Sequence[int] = (),
         vae_dtype: mx.Dtype = mx.float32,
+        process: int = 0,
     ):
         """encoder: None where the texts are encoded already; quantization: to be made while loading; loras: bytes of
-        the user's own LoRA files; vae_dtype: of autoencoders and upsamplers.
+        the user's own LoRA files; vae_dtype: of autoencoders and upsamplers; process: bytes that are to be counted in
+        every phase for the process itself.
         """
+        self.process = process
         self.checkpoint, self.encoder, self.dtype, self.vae_dtype = checkpoint, encoder, dtype, vae_dtype
         self._quantization, self._loras = quantization, loras
 
@@ -100,13 +105,36 @@ class Footprint:
 
     def phases(self, settings: Settings, ways: Ways) -> tuple[Phase, ...]:
         """The phases in the order of a run."""
+        return *map(self._with_process, self._phases(settings, ways)), self._last(settings, ways)
+
+    def text(self, texts: Sequence[str], ways: Ways) -> Phase:
+        """Encoding `texts`."""
+        return self._with_process(self._text(texts, ways))
+
+    def decode(self, grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool = False) -> Phase:
+        """Decoding a video of latent `grid` (F, H, W)."""
+        phase = self._with_process(self._decode(grid, tiling, ways, stream))
+        if not self.process:
+            return phase
+        return phase._replace(work=phase.work + ENCODED_BYTES * grid[1] * grid[2] * SPACE_SCALE**2)
+
+    def beside(self, process: int) -> Footprint:
+        """The same with `process` bytes counted in every phase."""
+        return Footprint(
+            self.checkpoint, self.encoder, self.dtype, self._quantization, self._loras, self.vae_dtype, process
+        )
+
+    def _with_process(self, phase: Phase) -> Phase:
+        return phase._replace(work=phase.work + self.process)
+
+    def _phases(self, settings: Settings, ways: Ways) -> tuple[Phase, ...]:
         request, used = settings.request, settings.components
         found = []
         if self.encoder is not None:
             if request.enhance_prompt:
                 found.append(self._enhance(self.encoder, settings))
             longest = (request.max_tokens or ENHANCED) if request.enhance_prompt else 0
-            found.append(self.text(list(settings.prompts.values()), ways, longest))
+            found.append(self._text(list(settings.prompts.values()), ways, longest))
         if "video_encoder" in used:
             config = VideoVAEConfig.read(self.checkpoint.config)
             work = estimates.encoding(config, settings.shape.height, settings.shape.width, self.vae_dtype.size)
@@ -126,10 +154,14 @@ class Footprint:
             one_by_one = [self._simple("waveform", "audio_decoder", self._sounding(latents, 1))]
             one_by_one.append(self._simple("waveform", "vocoder", work))
             found.append(max(one_by_one, key=lambda phase: phase.peak))
-        return *found, self.decode(settings.shape.grid, request.tiling, ways, request.stream)
+        return tuple(found)
 
-    def text(self, texts: Sequence[str], ways: Ways, longest: int = 0) -> Phase:
-        """Encoding `texts`; the first of them may become as many tokens as `longest`."""
+    def _last(self, settings: Settings, ways: Ways) -> Phase:
+        request = settings.request
+        return self.decode(settings.shape.grid, request.tiling, ways, request.stream)
+
+    def _text(self, texts: Sequence[str], ways: Ways, longest: int = 0) -> Phase:
+        # The first of the texts may become as many tokens as `longest`.
         assert self.encoder is not None
         gemma, size = self.encoder.config, self.dtype.size
         tokens = [min(CONTEXT_TOKENS, 2 + len(text) // CHARACTERS_PER_TOKEN) for text in texts]
@@ -148,8 +180,7 @@ class Footprint:
         read = self.encoder.weights.read + connectors.read * (len(tokens) if ways.stream_text else 1)
         return Phase("text", weights, round(work), flops, read)
 
-    def decode(self, grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool = False) -> Phase:
-        """Decoding a video of latent `grid` (F, H, W)."""
+    def _decode(self, grid: tuple[int, int, int], tiling: str, ways: Ways, stream: bool) -> Phase:
         weights, channels = self.weights("video_decoder"), self._decoder_channels
         tiles, size = self._tiles(grid, tiling, ways, stream), self.vae_dtype.size
         work = estimates.decoding(tiles, grid, channels, size)
@@ -180,13 +211,15 @@ class Footprint:
         if self.encoder is None or self.encoder.config.quantization is not None:
             return self
         encoder = self.encoder.quantized(Quantization.of(bits))
-        return Footprint(self.checkpoint, encoder, self.dtype, self._quantization, self._loras, self.vae_dtype)
+        return Footprint(
+            self.checkpoint, encoder, self.dtype, self._quantization, self._loras, self.vae_dtype, self.process
+        )
 
     def quantized(self, how: Quantization) -> Footprint | None:
         """The same with the transformer's blocks quantized while loading; None where they are quantized already."""
         if self._quantization is not None or quantize.used(self.checkpoint.build("transformer")) is not None:
             return None
-        return Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras, self.vae_dtype)
+        return Footprint(self.checkpoint, self.encoder, self.dtype, how, self._loras, self.vae_dtype, self.process)
 
     # ------------------------------------------------------------------------------------------------ phases
 

@@ -37,9 +37,10 @@ def check(latents: Mapping[str, Any], fps: float) -> Tree:
         named = sorted(map(str, latents)) if isinstance(latents, Mapping) else type(latents).__name__
         raise UserError(f"Latents are a mapping with 'video' and, where there is sound, 'audio'; got {named}.")
     found: Tree = {}
-    for name, form in (("video", (1, VIDEO_CHANNELS, 0, 0, 0)), ("audio", (1, AUDIO_CHANNELS, 0, AUDIO_BINS))):
-        if name in latents:
-            found[name] = _latent(name, latents[name], form)
+    forms = {"video": (1, VIDEO_CHANNELS, 0, 0, 0), "audio": (1, AUDIO_CHANNELS, 0, AUDIO_BINS)}
+    for modality in MODALITIES:
+        if modality in latents:
+            found[modality] = _latent(modality, latents[modality], forms[modality])
     if "audio" in found:
         seconds = ((found["video"].shape[2] - 1) * TIME_SCALE + 1) / fps
         wanted, have = round(AUDIO_LATENTS_PER_SECOND * seconds), found["audio"].shape[2]

@@ -196,6 +196,7 @@ def read_text_encoder(folder: Path, dtype: mx.Dtype, streamed: bool = False) -> 
 
     tensors = text_tensors(folder)
     encoder = TextEncoder.open(folder, tensors.entries)
+    quantize.take_over(encoder.network)
     what = f"text encoder of {folder}"
     if streamed:
         files = Files(tensors, ("",), "official")

@@ -19,6 +19,10 @@ from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
 from mlx_video.weights.quantize import BITS, Quantization
 
 GIB = platform.GIB
+SEAMS = (
+    "Near where they meet pixels differ a little from those of whole pictures: the decoder sees farther than 64 pixels."
+)
+"""Of 512 x 512 in tiles of 256 (the demo's decoder): PSNR 50 dB, at most 52 levels of 255."""
 MOST_GIB = 1 << 20
 """That a limit may say; no machine has so much."""
 DISK = 2e9
@@ -58,8 +62,18 @@ class Memory(NamedTuple):
 
     @property
     def budget(self) -> int:
-        """Bytes that a run may take."""
+        """Bytes that a run may take: a limit that is set is the whole process's, else MLX's arrays are meant."""
         return platform.memory_budget() if self.limit is None else self.limit
+
+    @property
+    def process(self) -> int:
+        """Bytes of `budget` that are Python's, its libraries' and the video encoder's."""
+        return 0 if self.limit is None else platform.PROCESS_BYTES
+
+    @property
+    def arrays(self) -> int | None:
+        """What arrays and freed buffers may take together; None where no limit is set."""
+        return None if self.limit is None else max(self.limit - self.process, 1)
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,8 @@ class Plan:
             for p in self.phases
         ]
         lines += self.choices
+        if self.ways.limit is not None:
+            lines.append(f"Of the work {size(platform.PROCESS_BYTES)} are Python's, its libraries' and the encoder's.")
         lines.append(f"At most {size(self.peak)} of {size(self.limit)}, {self.time} (predicted, not measured).")
         return "\n".join(lines)
 
@@ -115,8 +131,8 @@ def make_plan(footprint: Footprint, settings: Settings, memory: Memory) -> Plan:
     Raises UserError, with the smallest change that would do, where the run cannot fit; where the user wants networks
     whole in memory it is planned all the same.
     """
-    limit = memory.budget
-    ways = _choose(footprint, settings, memory.low, limit)
+    limit, footprint = memory.budget, footprint.beside(memory.process)
+    ways = replace(_choose(footprint, settings, memory.low, limit), limit=memory.arrays)
     plan = Plan(footprint.phases(settings, ways), ways, limit, ())
     if plan.peak > limit and memory.low is not False:
         raise UserError(_refusal(footprint, settings, plan, memory.low))
@@ -125,7 +141,7 @@ def make_plan(footprint: Footprint, settings: Settings, memory: Memory) -> Plan:
 
 def plan_texts(footprint: Footprint, texts: Sequence[str], memory: Memory) -> Ways:
     """How texts alone are encoded; raises UserError where that cannot fit."""
-    ways = Ways(stream_text=memory.low is not False)
+    footprint, ways = footprint.beside(memory.process), Ways(stream_text=memory.low is not False, limit=memory.arrays)
     phase = footprint.text(texts, ways)
     if phase.peak > memory.budget and memory.low is not False:
         smaller = footprint.with_encoder(ENCODER_BITS).text(texts, ways).peak
@@ -141,11 +157,11 @@ def plan_pictures(
 
     Raises UserError where decoding it cannot fit. The transformer stays whole if its weights leave a quarter.
     """
-    limit = memory.budget
+    limit, footprint = memory.budget, footprint.beside(memory.process)
     whole = memory.low is not True
     if refined and memory.low is None:
         whole = footprint.weights("transformer").whole <= limit * 3 // 4
-    ways = Ways(memory.low is not False, not whole, whole, _left(footprint, limit))
+    ways = Ways(memory.low is not False, not whole, whole, _left(footprint, limit), memory.arrays)
     phase = footprint.decode(grid, tiling, ways, stream=True)
     if phase.peak > limit:
         advice = "--tiling auto takes less" if tiling != "auto" else "--memory-limit allows more"
@@ -155,7 +171,9 @@ def plan_pictures(
 
 def plan_decoding(footprint: Footprint, grid: tuple[int, int, int], tiling: str, stream: bool, memory: Memory) -> Ways:
     """How latents of `grid` are decoded; raises UserError where that cannot fit."""
-    ways = Ways(decode_bytes=max(memory.budget - footprint.weights("video_decoder").whole, 1))
+    footprint = footprint.beside(memory.process)
+    left = max(memory.budget - footprint.process - footprint.weights("video_decoder").whole, 1)
+    ways = Ways(decode_bytes=left, limit=memory.arrays)
     phase = footprint.decode(grid, tiling, ways, stream)
     if phase.peak > memory.budget:
         advice = "tiling='auto' takes less" if tiling != "auto" else "memory_limit= allows more"
@@ -165,11 +183,13 @@ def plan_decoding(footprint: Footprint, grid: tuple[int, int, int], tiling: str,
 
 def _left(footprint: Footprint, limit: int) -> int:
     # For the work of the video autoencoder.
-    return max(limit - max(footprint.weights(name).whole for name in ("video_encoder", "video_decoder")), 1)
+    return max(
+        limit - footprint.process - max(footprint.weights(name).whole for name in ("video_encoder", "video_decoder")), 1
+    )
 
 
 def _choose(footprint: Footprint, settings: Settings, low_memory: bool | None, limit: int) -> Ways:
-    whole = Ways(decode_bytes=max(limit - footprint.weights("video_decoder").whole, 1))
+    whole = Ways(decode_bytes=max(limit - footprint.process - footprint.weights("video_decoder").whole, 1))
     if low_memory is not None:
         return replace(whole, stream_text=low_memory, stream_transformer=low_memory, keep_text=not low_memory)
     kept = (whole, replace(whole, keep_text=False), replace(whole, keep_text=False, stream_transformer=True))
@@ -195,9 +215,13 @@ def _explain(footprint: Footprint, settings: Settings, plan: Plan, low_memory: b
         kept = _most(footprint, settings, replace(ways, keep_text=True), STAGES)
         yield f"The texts' keys and values are made in every step: kept, they would make it {size(kept)}, {allowed}."
     tiling = settings.request.tiling
-    if tiling == "auto" and footprint.tiled(settings, ways):
+    tiled = footprint.tiled(settings, ways)
+    if tiled and tiling != "auto":
+        yield f"--tiling {tiling} decodes the video in overlapping tiles. {SEAMS}"
+    if tiled and tiling == "auto":
         untiled = _most(footprint, _asking(settings, tiling="none"), ways, ("decode",))
-        yield f"The video is decoded in overlapping tiles: whole pictures would take {size(untiled)}, {allowed}."
+        why = f"whole pictures would take {size(untiled)}, {allowed}"
+        yield f"The video is decoded in overlapping tiles: {why}. {SEAMS}"
     if plan.peak > plan.limit:
         yield f"This run takes {size(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
 

@@ -38,6 +38,9 @@ class Ways:
     decode_bytes: int | None = None
     """What decoding the video may take; --tiling auto cuts the picture where that is too little. None: half of all."""
 
+    limit: int | None = None
+    """What arrays and freed buffers may take together, where the user has set a limit."""
+
     @property
     def tile_bytes(self) -> int:
         """`decode_bytes`, or half of all that there is."""

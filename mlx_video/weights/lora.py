@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx_video.types import UserError
 from mlx_video.weights import names
 from mlx_video.weights.lora_file import FLAT, NAMED_IN_REPORT, NETWORK, Adapter, Pair, read
+from mlx_video.weights.quantize import QuantizedLinear
 
 __all__ = [
     "NETWORK", "Adapter", "Coverage", "Pair", "Strengths", "Terms", "add", "attach", "detach", "fuse", "match", "read",
@@ -119,7 +120,7 @@ class AdaptedLinear(nn.Linear):
         return super().__call__(x) + (x @ self._down.T) @ self._up.T
 
 
-class AdaptedQuantizedLinear(nn.QuantizedLinear):
+class AdaptedQuantizedLinear(QuantizedLinear):
     """The same beside a quantized weight, so that no rounding to few bits takes the LoRA away."""
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -127,8 +128,7 @@ class AdaptedQuantizedLinear(nn.QuantizedLinear):
         return super().__call__(x) + (x @ self._down.T) @ self._up.T
 
 
-_ADAPTED: dict[type, Any] = {nn.Linear: AdaptedLinear, nn.QuantizedLinear: AdaptedQuantizedLinear}
-_PLAIN = {adapted: plain for plain, adapted in _ADAPTED.items()}
+_PLAIN: dict[type, Any] = {AdaptedLinear: nn.Linear, AdaptedQuantizedLinear: QuantizedLinear}
 
 
 def fuse(
@@ -202,6 +202,6 @@ def _attach(layer: nn.Linear | nn.QuantizedLinear, terms: Sequence[tuple[Pair, f
         downs, ups = [layer._down.astype(mx.float32), *downs], [layer._up.astype(mx.float32), *ups]
     else:
         # The layer keeps its place and its parameters, whoever holds it; only what it computes changes.
-        layer.__class__ = _ADAPTED[type(layer)]
+        layer.__class__ = AdaptedQuantizedLinear if isinstance(layer, nn.QuantizedLinear) else AdaptedLinear
     layer._down = mx.concatenate(downs, axis=0).astype(dtype)
     layer._up = mx.concatenate(ups, axis=1).astype(dtype)

@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map, tree_unflatten
 
+from mlx_video import platform
 from mlx_video.reading import shown
 from mlx_video.types import UserError
 from mlx_video.weights.names import cast
@@ -97,6 +98,25 @@ def chosen(blocks: Sequence[nn.Module], how: Quantization) -> list[set[str]]:
     return found
 
 
+class QuantizedLinear(nn.QuantizedLinear):
+    """MLX's own, which on a CPU makes its weight whole before a product with many rows."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x (..., in) -> (..., out)."""
+        if not platform.dequantizes(x.size // x.shape[-1]):
+            return super().__call__(x)
+        how = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        y = x @ mx.dequantize(self.weight, self.scales, self.get("biases"), **how).T
+        return y + self.bias if "bias" in self else y
+
+
+def take_over(network: nn.Module) -> None:
+    """Makes the quantized linear layers of a network ours; they keep their places and their parameters."""
+    for layer in network.modules():
+        if type(layer) is nn.QuantizedLinear:
+            layer.__class__ = QuantizedLinear
+
+
 def quantize(blocks: Sequence[nn.Module], how: Quantization, dtype: mx.Dtype | None = None) -> None:
     """Quantizes the linear layers of lazily loaded blocks, one block after the other, so that only one is held twice.
 
@@ -105,6 +125,7 @@ def quantize(blocks: Sequence[nn.Module], how: Quantization, dtype: mx.Dtype | N
     """
     for block, some in zip(blocks, chosen(blocks, how), strict=True):
         nn.quantize(block, how.group_size, how.bits, class_predicate=partial(_is_one_of, some))
+        take_over(block)
         block.update(tree_map(lambda array: cast(array, dtype), block.parameters()))
         mx.eval(block.parameters())
 
@@ -158,7 +179,7 @@ def adopt(
         how = _from_shapes(layer, entries.get(weight), entries[name], f"{where}: {weight}")
         kinds.add(how)
         rows, columns = layer.weight.shape
-        replaced.append((path, nn.QuantizedLinear(columns, rows, "bias" in layer, how.group_size, how.bits)))
+        replaced.append((path, QuantizedLinear(columns, rows, "bias" in layer, how.group_size, how.bits)))
     if stated is not None and kinds and stated not in kinds:
         there = " and ".join(map(str, sorted(kinds)))
         raise UserError(f"{where} says {stated}, but its weights have {there}; the two are not of one conversion.")

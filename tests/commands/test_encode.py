@@ -1,5 +1,6 @@
 """The command `encode`: a prompt as a file that gives the same clip as the prompt itself, without the text encoder."""
 
+import io
 import json
 
 import mlx.core as mx
@@ -133,6 +134,11 @@ def test_a_spoiled_npz_is_refused(refused, both, small_folder, tmp_path):
     for name, content in (("cut", (both / "a.npz").read_bytes()[:-500]), ("text", b"a red ball")):
         files.append(tmp_path / f"{name}.npz")
         files[-1].write_bytes(content)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, metadata=np.array("x" * 5000))
+    whole = packed.getvalue()
+    files.append(tmp_path / "bytes.npz")
+    files[-1].write_bytes(whole[:90] + bytes(9) + whole[99:])
     model = ["--model-repo", small_folder("2")]
     for file in files:
         line = ["--embedding", file, "-o", tmp_path / "a.mp4", *SIZE, *model]

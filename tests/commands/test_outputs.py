@@ -80,6 +80,15 @@ def test_encode_never_writes_over_the_model(small_folder, tmp_path, command):
     assert before == {file: file.read_bytes() for file in files}
 
 
+def test_a_working_folder_that_is_gone(tmp_path, command, unused, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    status, said = command(generate.main, "-p", "x")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "is not there any more" in said
+
+
 def test_no_room_is_said_before_the_run(small_folder, inputs, tmp_path, command, unused, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**9, free=150_000))
     line = ("-p", "x", *SIZE, "-o", tmp_path / "o.mp4")

@@ -42,6 +42,15 @@ def folder(tmp_path_factory, inputs):
     return place
 
 
+PROCESS_BYTES = platform.PROCESS_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _limits_are_of_arrays(monkeypatch) -> None:
+    """What the process takes besides is left out, so that limits here follow from sizes of arrays alone."""
+    monkeypatch.setattr(platform, "PROCESS_BYTES", 0)
+
+
 def size(side: int, frames: int, **asked) -> dict:
     return {"height": side, "width": side, "num_frames": frames, **asked}
 
@@ -192,6 +201,13 @@ def test_the_sentence_of_tiles_says_what_whole_pictures_would_take(real) -> None
         assert taken == pytest.approx(plan(real["2"], 8).phases[-1].peak / GIB, abs=0.01)
 
 
+def test_tiles_that_are_asked_for_say_what_they_change(real) -> None:
+    with macs.mac(64):
+        choices = [plan(real["2"], tiling=tiling).choices for tiling in ("aggressive", "conservative", "none")]
+    assert [len([c for c in some if "sees farther than 64 pixels" in c]) for some in choices] == [1, 0, 0]
+    assert "--tiling aggressive decodes the video in overlapping tiles." in choices[0][-1]
+
+
 def test_the_sentence_of_texts_says_what_keeping_them_would_take(real) -> None:
     with macs.mac(64):
         (choice,) = plan(real["2"], 37, pipeline="dev").choices
@@ -283,7 +299,7 @@ def test_a_limit_that_is_no_amount_is_refused(small_folder, command, limit, tmp_
     line = ["--model-repo", small_folder("2.3"), "-p", "rain", f"--memory-limit={limit}", "-o", tmp_path / "a.mp4"]
     status, said = command(generate.main, *line)
     assert status == 2
-    assert f"--memory-limit {limit} is out of range; it must be more than 0 GiB." in said
+    assert f"--memory-limit {limit} is out of range; it must be more than 0 and at most 1,048,576 GiB." in said
     assert len(said.strip().splitlines()) == 1
 
 
@@ -312,6 +328,29 @@ def test_plan_prints_and_makes_nothing(small_folder, capsys, tmp_path, monkeypat
     assert names[:7] == ["phase", "text", "stage 1", "upsample", "stage 2", "waveform", "decode"]
     assert out.splitlines()[-1].endswith("(predicted, not measured).")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_is_the_whole_processs(small_folder, monkeypatch) -> None:
+    monkeypatch.setattr(platform, "PROCESS_BYTES", PROCESS_BYTES)
+    request = Request(prompt="rain", height=64, width=64, num_frames=9)
+    with LTXPipeline.from_pretrained(small_folder("2.3")) as pipe:
+        free = pipe.plan(request)
+    with LTXPipeline.from_pretrained(small_folder("2.3"), memory_limit=1.0) as pipe:
+        limited = pipe.plan(request)
+        seen = []
+
+        def watch(progress):
+            seen.append(mx.set_memory_limit(1 << 40))
+            mx.set_memory_limit(seen[-1])
+
+        pipe.run(request, on_step=watch)
+    *phases, decode = zip(free.phases, limited.phases, strict=True)
+    for one, other in phases:
+        assert other.peak == one.peak + PROCESS_BYTES
+    assert decode[1].peak > decode[0].peak + PROCESS_BYTES  # the encoder is at work meanwhile
+    assert set(seen) == {GIB - PROCESS_BYTES}
+    assert "are Python's, its libraries' and the encoder's" in str(limited)
+    assert "Python" not in str(free)
 
 
 def test_encoding_and_upscaling_keep_to_a_limit(small_folder, inputs, tmp_path) -> None:

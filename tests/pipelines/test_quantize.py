@@ -17,7 +17,7 @@ from mlx_video.pipelines.convert import Wishes, convert
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader, read_text_encoder
 from mlx_video.weights import quantize
-from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.quantize import Quantization, QuantizedLinear
 from tests import foreign, small, wide
 from tests.pipelines.cases import error
 
@@ -147,11 +147,19 @@ def test_fewer_bits_cost_more_and_the_measure_says_how_much(folder):
 
 def test_the_cpu_s_own_way_to_multiply_is_the_same_product():
     rng = mx.random.key(0)
-    layer = nn.QuantizedLinear.from_linear(nn.Linear(64, 48), 32, 4)
+    layer = QuantizedLinear.from_linear(nn.Linear(64, 48), 32, 4)
     for rows in (1, 15, 16, 200):
         x = mx.random.normal((2, rows, 64), key=rng)
         expected = mx.quantized_matmul(x, layer.weight, layer.scales, layer.biases, group_size=32, bits=4) + layer.bias
         assert error(layer(x), expected) < 1e-6
+
+
+def test_layers_of_other_peoples_stay_as_they_are(small_folder):
+    own = nn.QuantizedLinear.__call__
+    with LTXPipeline.from_pretrained(small_folder("2.3"), quantize=8) as pipe:
+        pipe.generate(prompt="x", height=64, width=64, num_frames=9, audio=False)
+    assert nn.QuantizedLinear.__call__ is own
+    assert own.__module__.startswith("mlx.")
 
 
 # ------------------------------------------------------------------------------------------------ arriving so

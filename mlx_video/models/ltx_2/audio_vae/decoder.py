@@ -40,8 +40,10 @@ class AudioDecoder(nn.Module):
         std, mean = (s.reshape(channels, 1, bins) for s in (self.latent_std, self.latent_mean))
         x = (latent * std + mean).astype(self.conv_in.weight.dtype).transpose(0, 2, 3, 1)
         x = blocks.run(self.mid, self.conv_in(x))
+        mx.eval(x)  # together, the convolutions of two resolutions would hold their copies at once
         for level in reversed(self.up):
             x = level(x)
+            mx.eval(x)
             x = level.upsample(x) if "upsample" in level else x
             mx.eval(x)
         x = blocks.by_tiles(lambda y: self.conv_out(blocks.activate(y)), x, self.conv_out.past)

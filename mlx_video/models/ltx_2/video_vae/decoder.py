@@ -69,8 +69,10 @@ class VideoDecoder(nn.Module):
             )
         mixed = spans_time(self.up_blocks)
         step = frames if size is None or mixed else min(size, frames)
-        pieces: Iterator[Piece] = iter(
-            [Piece(latent[:, start : start + step], start + step >= frames) for start in range(0, frames, step)]
+        # Made as they are asked for: a list would keep what has gone through.
+        pieces: Iterator[Piece] = map(
+            lambda start, step=step: Piece(latent[:, start : start + step], start + step >= frames),
+            range(0, frames, step),
         )
         for block, layers, (time, height, width) in self._blocks():
             limit = None if mixed else min(step, frames_at_once(layers, rows * columns))
