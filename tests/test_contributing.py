@@ -48,3 +48,10 @@ def test_the_map_tells_a_samplers_function_as_it_is():
     written = re.search(r"`(denoise\(.+?\)) -> x0`", CONTRIBUTING)
     assert written
     assert f"`{written[1]} -> x0`" in (ROOT / "mlx_video" / "diffusion" / "samplers.py").read_text()
+
+
+def test_the_map_has_every_part_of_the_package():
+    table = CONTRIBUTING.split("## The package")[1].split("## Where things go")[0]
+    named = {word.split("/")[0] for word in quoted(table)}
+    parts = {path.name for path in (ROOT / "mlx_video").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert parts - named == {"__init__.py"}
