@@ -291,7 +291,7 @@ def describe() -> list[str]:
     kernels = {True: " with kernels for matrix units", False: " without kernels for matrix units", None: ""}
     has = has_matrix_kernels() if chip and chip.matrix_units else None
     macos = [f"macOS {system.mac_ver()[0]}"] if system.mac_ver()[0] else []
-    return [*found, *macos, f"MLX {mx.__version__}{kernels[has]}"]
+    return [*found, *macos, f"MLX {_mlx_version()}{kernels[has]}"]
 
 
 def shortcomings() -> list[str]:
@@ -300,7 +300,7 @@ def shortcomings() -> list[str]:
     if chip is None:
         return []
     kernels = has_matrix_kernels() if chip.matrix_units else None
-    return find_shortcomings(chip, system.mac_ver()[0], mx.__version__, kernels)
+    return find_shortcomings(chip, system.mac_ver()[0], _mlx_version(), kernels)
 
 
 def find_shortcomings(chip: Chip, macos: str, mlx: str, kernels: bool | None) -> list[str]:
@@ -350,6 +350,10 @@ def _names_matrix_kernels(library: Path) -> bool | None:
             return False if content.find(b"steel_gemm_fused_nt_") >= 0 else None
     except (OSError, ValueError):
         return None
+
+
+def _mlx_version() -> str:
+    return str(getattr(mx, "__version__", ""))
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -186,6 +186,8 @@ def machine(small_folder, inputs, tmp_path_factory):
     for place in ("models/ltx2-mlx-av", "username/ltx2-mlx-av"):
         (home / place).parent.mkdir(parents=True, exist_ok=True)
         assert convert(["--hf-path", str(source), "--mlx-path", str(home / place), "--quiet"]) == 0
+        # Of a repo on the hub the folder notes the id, under which its text encoder is found again.
+        link(f"{place}/gemma", source / "gemma")
     other = home / "other-lora.safetensors"
     import mlx.core as mx
 

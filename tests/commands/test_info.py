@@ -20,7 +20,9 @@ def say(capsys, monkeypatch):
     def run(path):
         monkeypatch.setattr(mx, "load", lambda *a, **k: pytest.fail("tensors were read"))
         assert info.main([str(path)]) == 0
-        return capsys.readouterr().out
+        checkpoints, _, machine = capsys.readouterr().out.rpartition("\n\n")
+        assert machine.startswith("This machine: ")
+        return checkpoints
 
     return run
 

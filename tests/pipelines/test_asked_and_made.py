@@ -211,10 +211,10 @@ def test_a_placeholder_has_the_sound_that_is_given(inputs):
 
 
 def test_enhancement_is_reported_token_by_token(folder, monkeypatch):
-    def write(place, prompt, *, on_token, **drawing):
+    def write(*given, on_token, **drawing):
         for _ in range(3):
             on_token()
-        return f"{prompt}, at dusk"
+        return f"{given[-1]}, at dusk"
 
     monkeypatch.setattr(import_module("mlx_video.models.ltx_2.text_encoder.enhance"), "enhance", write)
     told, said = [], []

@@ -174,7 +174,7 @@ def test_the_type_of_autoencoders_can_be_asked_for(command, tmp_path, monkeypatc
 @pytest.mark.parametrize("wrong", ["float64", "int8", 16, mx.int32])
 def test_what_is_no_type_is_refused(wrong) -> None:
     for keyword in ("dtype", "vae_dtype"):
-        with pytest.raises(UserError, match=f"^{keyword} .* is not known; there are float16, bfloat16, float32.$"):
+        with pytest.raises(UserError, match=f"^{keyword}.* is not known; there are float16, bfloat16, float32.$"):
             LTXPipeline.from_pretrained("demo", **{keyword: wrong})
     assert LTXPipeline.from_pretrained("demo", vae_dtype=mx.float16)._setup.vae_dtype == mx.float16
 

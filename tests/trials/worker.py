@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TextIO
 
 from tests.trials import readout
 from tests.trials.case import Case, Run, Verdict, judge
@@ -142,6 +143,9 @@ def caught() -> Iterator[list[str]]:
         sys.stdout.flush(), sys.stderr.flush()
         old = os.dup(1), os.dup(2)
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        streams = sys.stdout, sys.stderr
+        # Where a test runner has put its own in their place.
+        sys.stdout, sys.stderr = (_on(number) for number in (1, 2))
         try:
             yield said
         finally:
@@ -150,10 +154,15 @@ def caught() -> Iterator[list[str]]:
                     stream.flush()
                 except (OSError, ValueError):
                     traceback.print_exc()
+            sys.stdout, sys.stderr = streams
             os.dup2(old[0], 1), os.dup2(old[1], 2)
             os.close(old[0]), os.close(old[1])
             file.seek(0)
             said.append(file.read().decode("utf-8", "backslashreplace"))
+
+
+def _on(number: int) -> TextIO:
+    return open(number, "w", errors="backslashreplace", closefd=False)
 
 
 def states(folder: Path) -> dict[Path, object]:

@@ -93,7 +93,7 @@ def download(number: int, seed: int, place: Place) -> Found:
         sent = getattr(signal, kind, None)
         ended = place.end(
             process,
-            (lambda: process.send_signal(sent)) if sent else None,
+            (lambda: process.process.send_signal(sent)) if sent else None,
             usual_seconds(place, "clip") * 0.5 + draw.uniform(0, 3),
         )
         statuses = {"SIGKILL": (-9,), "SIGTERM": (130, 143), "SIGINT": (130,)}.get(kind, (2,))

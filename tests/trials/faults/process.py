@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +71,25 @@ class Ended:
     at: float = field(default_factory=time.monotonic)
 
 
+class Started:
+    """A process and what it says, which a thread takes down: a limit on files must not cut its words short."""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process, self.begun = process, time.monotonic()
+        self._said: list[bytes] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self._said += self.process.stdout
+
+    def said(self) -> str:
+        """All of it, once the process has ended."""
+        self._reader.join(5.0)
+        return b"".join(self._said).decode("utf-8", "backslashreplace")
+
+
 class Place:
     """A folder for one trial, its material, and what was in it when it began."""
 
@@ -84,30 +103,21 @@ class Place:
         self.before = states(self.folder)
         self.material_before = states(self.material.root)
 
-    def start(
-        self, command: str, line: Sequence[str], fault: str = "", env: Mapping[str, str] = {}
-    ) -> subprocess.Popen:
-        """Starts a command, with something failing in it if said so; what it says goes to a file."""
+    def start(self, command: str, line: Sequence[str], fault: str = "", env: Mapping[str, str] = {}) -> Started:
+        """Starts a command, with something failing in it if said so."""
         words = ["tests.trials.child", fault, command] if fault else [f"mlx_video.{command}"]
-        said = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by `end`
         process = subprocess.Popen(
-            [sys.executable, "-m", *words, *line],
-            cwd=self.folder,
-            env=self.env | env,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-        )
-        process.said = said  # type: ignore[attr-defined]
-        process.begun = time.monotonic()  # type: ignore[attr-defined]
-        return process
+            [sys.executable, "-m", *words, *line], cwd=self.folder, env=self.env | env, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return Started(process)
 
-    def end(self, process: subprocess.Popen, disturb: Callable[[], None] | None = None, after: float = 0.0) -> Ended:
+    def end(self, started: Started, disturb: Callable[[], None] | None = None, after: float = 0.0) -> Ended:
         """Waits for the end; `disturb` is called once, `after` seconds from the start."""
-        verdict, begun = "", process.begun  # type: ignore[attr-defined]
+        verdict, process = "", started.process
         while process.poll() is None:
             time.sleep(GLANCE)
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - started.begun
             if disturb is not None and seconds >= after:
                 disturb()
                 disturb = None
@@ -118,10 +128,7 @@ class Place:
             if verdict:
                 process.kill()
                 process.wait()
-        process.said.seek(0)  # type: ignore[attr-defined]
-        said = process.said.read().decode("utf-8", "backslashreplace")  # type: ignore[attr-defined]
-        process.said.close()  # type: ignore[attr-defined]
-        return Ended(process.returncode, said, time.monotonic() - begun, verdict)
+        return Ended(process.returncode, started.said(), time.monotonic() - started.begun, verdict)
 
     def run(self, command: str, line: Sequence[str], fault: str = "", env: Mapping[str, str] = {}) -> Ended:
         """Starts a command and waits."""

@@ -31,7 +31,7 @@ def signals(number: int, seed: int, place: Place) -> Found:
     after = draw.uniform(0.02, 1.1) * seconds
     place.remember()
     process = place.start(job.command, job.line)
-    ended = place.end(process, lambda: process.send_signal(sent), after)
+    ended = place.end(process, lambda: process.process.send_signal(sent), after)
     title = f"{job.name}: {sent.name} after {after:.2f} of {seconds:.2f} s"
     statuses = {signal.SIGKILL: (-9,), signal.SIGTERM: (130, 143), signal.SIGINT: (130,)}[sent]
     if before_ours(ended):
