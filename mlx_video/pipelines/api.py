@@ -230,6 +230,9 @@ class LTXPipeline:
         """A picture or video upscaled as a whole Upscaling asks. on_message: as in `run`."""
         asked.check()
         source = read_source(asked)
+        for sentence in (demo.ENLARGES, demo.advice(asked.prompt)) if self._setup.where == demo.NAME else ():
+            if sentence:
+                on_message(sentence)
         loader, refining = self._fetched(
             lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
         )

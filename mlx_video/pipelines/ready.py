@@ -62,8 +62,8 @@ class Ready(NamedTuple):
         loader = setup.loader(checkpoint)
         for component in settings.components:
             loader.check(component, **settings.build_options(component))
-        advice = demo.advice(request.prompt) if setup.where == demo.NAME else None
-        messages = [] if advice is None else [advice]
+        advice = (demo.advice(request.prompt), demo.reach(request.shape)) if setup.where == demo.NAME else ()
+        messages = [sentence for sentence in advice if sentence]
         loras = (*setup.loras, *request.lora)
         adapters = Adapters.open(loras, settings, checkpoint, messages.append, outlines.take)
         embedded = _embedded(settings, checkpoint, outlines)
