@@ -6,6 +6,7 @@ which are many, `generate` ends with the plan, which comes after everything has 
 """
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -167,6 +168,19 @@ def test_examples(world, monkeypatch, capsys):
         exec(compile((ROOT / "examples" / name).read_text(), name, "exec"), {"__name__": "__main__"})
         assert Path("out.mp4").stat().st_size > 500
         Path("out.mp4").unlink()
+
+
+def test_a_converted_repo_names_the_text_encoder_that_it_left_on_the_hub(monkeypatch, tmp_path, repos):
+    """The cache is empty: nothing of the text encoder is here."""
+    with played_hub.play(monkeypatch, tmp_path, repos) as hub:
+        run("convert", ["--source", "Lightricks/LTX-2", "--output", str(tmp_path / "a"), "--quiet"])
+        assert json.loads((tmp_path / "a" / "mlx_video.json").read_text())["text_encoder"] == "Lightricks/LTX-2"
+        assert not [name for name in hub.fetched if name.startswith("gemma/")]
+        run("convert", ["--source", "Lightricks/LTX-2.3", "--output", str(tmp_path / "b"), "--quiet"])
+        assert json.loads((tmp_path / "b" / "mlx_video.json").read_text())["text_encoder"] is None
+        words = ["--quantize-text-encoder", "4", "--group-size", "32", "--quiet"]
+        run("convert", ["--source", "Lightricks/LTX-2", "--output", str(tmp_path / "c"), *words])
+        assert (tmp_path / "c" / "text_encoder" / "config.json").is_file()
 
 
 def test_links_and_pictures_lead_somewhere():
