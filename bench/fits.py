@@ -51,19 +51,26 @@ def _time(seconds: list[float]) -> str:
     return _span([f"{value / 60:.0f}" for value in seconds], "min")
 
 
-def cell(folders: list[Path], architecture: str, gigabytes: int, bits: int | None) -> str:
-    """Peak, way and time of a run on a Mac of so much memory, for the generations in `folders`."""
+def cell(folders: dict[str, Path], architecture: str, gigabytes: int, bits: int | None) -> str:
+    """Peak, way and time of a run on a Mac of so much memory: one for all generations where they go the same way."""
     with macs.mac(gigabytes, architecture):
-        plans = [macs.plan(folder, RUN, bits=bits) for folder in folders]
-        seconds = sorted(plan.seconds for plan in plans)  # by the rates of that Mac, so while it is there
-    streamed = STREAMED if any(plan.ways.stream_transformer for plan in plans) else ""
-    peaks = [f"{value:.0f}" for value in sorted(plan.peak / GIB for plan in plans)]
-    return f"{_span(peaks, 'GiB')}{streamed}, {_time(seconds)}"
+        plans = {generation: macs.plan(folder, RUN, bits=bits) for generation, folder in folders.items()}
+        # By the rates of that Mac, so while it is there.
+        found = {name: (plan.peak, plan.seconds, plan.ways.stream_transformer) for name, plan in plans.items()}
+    if len({streamed for _, _, streamed in found.values()}) == 1:
+        return _words(list(found.values()))
+    return "; ".join(f"LTX-{generation} {_words([one])}" for generation, one in found.items())
+
+
+def _words(found: list[tuple[int, float, bool]]) -> str:
+    peaks = [f"{peak / GIB:.0f}" for peak in sorted(peak for peak, _, _ in found)]
+    streamed = STREAMED if found[0][2] else ""
+    return f"{_span(peaks, 'GiB')}{streamed}, {_time(sorted(seconds for _, seconds, _ in found))}"
 
 
 def report(folder: Path) -> str:
     """The table, as Markdown, with one line for Macs that do alike; the files of holes are made in `folder`."""
-    made = [macs.make(folder / generation, generation) for generation in real_keys.GENERATIONS]
+    made = {generation: macs.make(folder / generation, generation) for generation in real_keys.GENERATIONS}
     rows = []
     for chip, architecture, size in MACS:
         cells = [cell(made, architecture, size, bits) for bits in COLUMNS.values()]

@@ -93,7 +93,7 @@ def convert(args: argparse.Namespace) -> None:
         take = partial(fetch, report=bars, say=bars.say)
         source = locate.source(args.source, args.variant, take)
         checkpoint = open_checkpoint(source, args.variant)
-        text_encoder = args.text_encoder_repo
+        text_encoder = args.text_encoder_repo or locate.own_text_encoder(args.source)
         if text_how is not None:
             text_encoder = str(locate.text_encoder(text_encoder, checkpoint, take))
         convert_checkpoint(

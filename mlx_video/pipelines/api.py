@@ -293,6 +293,9 @@ class LTXPipeline:
         source = read_source(asked)
         if output is not None:
             check_upscaled(source.path, output, needed=bytes_needed(asked, source))
+        for sentence in (demo.ENLARGES, demo.advice(asked.prompt)) if self._setup.where == demo.NAME else ():
+            if sentence:
+                on_message(sentence)
         loader, refining = self._fetched(
             lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
         )

@@ -18,7 +18,8 @@ from mlx_video.pipelines.checkpoint import Checkpoint
 from mlx_video.reading import check_kind, is_there, path_of, shown
 from mlx_video.types import Recipe, UserError
 from mlx_video.weights import repos
-from mlx_video.weights.hub import Take, fetch
+from mlx_video.weights.hub import Take, fetch, find
+from mlx_video.weights.hub_files import choose
 from mlx_video.weights.store import Tensors
 
 
@@ -80,6 +81,13 @@ def source(where: str, variant: str, take: Take = fetch) -> Path:
         dev = variant == "dev"
         return repos.fetch_checkpoint(where, variant, upsampler=True, lora=dev, text_encoder=False, take=take)
     return existing(where, "--source")
+
+
+def own_text_encoder(where: str) -> str | None:
+    """The id of a repo that has a text encoder of its own, which `source` leaves there; None for all else."""
+    if not is_hub_id(where):
+        return None
+    return where if find(where, lambda files: choose(files, "text_encoder")).files else None
 
 
 def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> Path:

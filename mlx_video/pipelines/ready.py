@@ -68,8 +68,8 @@ class Ready(NamedTuple):
         loader = setup.loader(checkpoint)
         for component in settings.components:
             loader.check(component, **settings.build_options(component))
-        advice = demo.advice(request.prompt) if setup.where == demo.NAME else None
-        doubts = [message for message in (checkpoint.doubt, advice) if message is not None]
+        advice = (demo.advice(request.prompt), demo.reach(request.shape)) if setup.where == demo.NAME else ()
+        doubts = [message for message in (checkpoint.doubt, *advice) if message is not None]
         messages = [*settings.notes, *loras.told(settings.lora_strengths), *doubts]
         adapters = Adapters.open(loras.own, settings, checkpoint, messages.append, outlines.take)
         embedded = _embedded(settings, checkpoint, outlines)

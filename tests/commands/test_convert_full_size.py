@@ -179,7 +179,7 @@ def test_a_disk_that_fills_up_is_told_and_leaves_nothing(small_source, tmp_path,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(converting, "write_shards", full)
-    with pytest.raises(UserError, match=r"The disk that holds .* is full; out was not written"):
+    with pytest.raises(UserError, match=r"out was not written: the disk that holds .* is full\."):
         convert(small_source, tmp_path / "out")
 
 

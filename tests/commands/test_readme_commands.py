@@ -6,6 +6,7 @@ which are many, `generate` ends with the plan, which comes after everything has 
 """
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -58,7 +59,25 @@ def test_every_command_is_shown():
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory, small_folder, upscale_folder, inputs):
+def repos(small_folder, upscale_folder):
+    """What the hub has, under the published names."""
+    two, newer = small_folder("2"), small_folder("2.3")
+    others = [path.name for path in upscale_folder("2.3").iterdir() if "upscaler" in path.name]
+    return {
+        "Lightricks/LTX-2": played_hub.repo_of(two),
+        # As on the hub: LTX-2.3 comes without a text encoder.
+        "Lightricks/LTX-2.3": {
+            **{name: file for name, file in played_hub.repo_of(newer).items() if "/" not in name},
+            **{name: upscale_folder("2.3") / name for name in others},
+        },
+        "Lightricks/LTX-2-19b-LoRA-Camera-Control-Dolly-Out": {"camera.safetensors": two / small.LORAS["2"]},
+        "google/gemma-3-12b-it": played_hub.repo_of(newer / "gemma"),
+        "mlx-community/gemma-3-12b-it-4bit": played_hub.repo_of(two / "gemma"),
+    }
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, small_folder, repos, inputs):
     """A working folder with every file that a page names, made once."""
     place = tmp_path_factory.mktemp("pages")
     for name in ("photo.png", "first.png", "final.png"):
@@ -70,12 +89,13 @@ def kept(tmp_path_factory, small_folder, upscale_folder, inputs):
     run("generate", ["-p", "fox", *SMALLER, *model, "-o", str(place / "clip.mp4")])
     for name in ("fox.safetensors", "prompt_embedding.npz"):
         run("encode", ["-p", "fox", *model, "-o", str(place / name)])
-    run("convert", ["--source", str(small_folder("2")), "--output", str(place / "ltx-2-distilled"), "--quiet"])
+    with pytest.MonkeyPatch.context() as patch, played_hub.play(patch, place.parent / "pages-hub", repos):
+        run("convert", ["--source", "Lightricks/LTX-2", "--output", str(place / "ltx-2-distilled"), "--quiet"])
     return place
 
 
 @pytest.fixture
-def world(monkeypatch, tmp_path, tmp_path_factory, kept, small_folder, upscale_folder):
+def world(monkeypatch, tmp_path, kept, repos):
     """Within it the working folder has those files, and the hub has the models under their names."""
     for item in kept.iterdir():
         if item.is_dir():
@@ -83,19 +103,6 @@ def world(monkeypatch, tmp_path, tmp_path_factory, kept, small_folder, upscale_f
         else:
             shutil.copy(item, tmp_path)
     monkeypatch.chdir(tmp_path)
-    two, newer = small_folder("2"), small_folder("2.3")
-    others = [path.name for path in upscale_folder("2.3").iterdir() if "upscaler" in path.name]
-    repos = {
-        "Lightricks/LTX-2": played_hub.repo_of(two),
-        # As on the hub: LTX-2.3 comes without a text encoder.
-        "Lightricks/LTX-2.3": {
-            **{name: file for name, file in played_hub.repo_of(newer).items() if "/" not in name},
-            **{name: upscale_folder("2.3") / name for name in others},
-        },
-        "Lightricks/LTX-2-19b-LoRA-Camera-Control-Dolly-Out": {"camera.safetensors": two / small.LORAS["2"]},
-        "google/gemma-3-12b-it": played_hub.repo_of(newer / "gemma"),
-        "mlx-community/gemma-3-12b-it-4bit": played_hub.repo_of(two / "gemma"),
-    }
     with played_hub.play(monkeypatch, kept.parent / "pages-hub", repos) as hub:
         yield hub
 
@@ -161,6 +168,19 @@ def test_examples(world, monkeypatch, capsys):
         exec(compile((ROOT / "examples" / name).read_text(), name, "exec"), {"__name__": "__main__"})
         assert Path("out.mp4").stat().st_size > 500
         Path("out.mp4").unlink()
+
+
+def test_a_converted_repo_names_the_text_encoder_that_it_left_on_the_hub(monkeypatch, tmp_path, repos):
+    """The cache is empty: nothing of the text encoder is here."""
+    with played_hub.play(monkeypatch, tmp_path, repos) as hub:
+        run("convert", ["--source", "Lightricks/LTX-2", "--output", str(tmp_path / "a"), "--quiet"])
+        assert json.loads((tmp_path / "a" / "mlx_video.json").read_text())["text_encoder"] == "Lightricks/LTX-2"
+        assert not [name for name in hub.fetched if name.startswith("gemma/")]
+        run("convert", ["--source", "Lightricks/LTX-2.3", "--output", str(tmp_path / "b"), "--quiet"])
+        assert json.loads((tmp_path / "b" / "mlx_video.json").read_text())["text_encoder"] is None
+        words = ["--quantize-text-encoder", "4", "--group-size", "32", "--quiet"]
+        run("convert", ["--source", "Lightricks/LTX-2", "--output", str(tmp_path / "c"), *words])
+        assert (tmp_path / "c" / "text_encoder" / "config.json").is_file()
 
 
 def test_links_and_pictures_lead_somewhere():

@@ -78,7 +78,7 @@ def test_a_damaged_lora_is_named(folder, command):
     shutil.copy(folder / "ltx-2.3-22b-distilled-lora-384.safetensors", lora)
     name = damage(lora, "diffusion_model.transformer_blocks.1.attn1.to_q.", float("inf"))
     line = ("-p", "x", "--model-repo", folder, *SIZE, "--no-audio", "--lora", lora, "0.5", "-o", folder / "o.mp4")
-    status, text = command(generate.main, *line)
+    status, text = command(generate.main, *line, "--quiet")
     assert (status, text.count("\n")) == (2, 1), text
     assert f"because {name} of the LoRA {lora} holds such numbers; leave that LoRA out." in text
 
@@ -91,7 +91,7 @@ def test_finite_weights_that_overflow_are_a_fault_with_its_likely_causes(folder,
     lora.unlink()
     mx.save_safetensors(str(lora), arrays)
     line = ("-p", "x", "--model-repo", folder, *SIZE, "--no-audio", "--lora", lora, "0.5", "-o", folder / "o.mp4")
-    status, text = command(generate.main, *line, "--dtype", "bfloat16")
+    status, text = command(generate.main, *line, "--dtype", "bfloat16", "--quiet")
     assert (status, text.count("\n")) == (1, 1), text
     assert "stage 1, step 1 of 8, gave numbers that are not finite" in text
     assert f"leave out or weaken the LoRA {lora} (strength 0.5); compute in float32 (--dtype float32" in text

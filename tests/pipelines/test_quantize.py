@@ -252,7 +252,7 @@ def test_quantizing_again_is_refused_and_the_same_again_changes_nothing(forge, c
         assert quantize.used(network) == Q8
 
 
-@pytest.mark.parametrize("bits", [3, 16, "8", 0])
+@pytest.mark.parametrize("bits", [3, 16, 0])
 def test_other_bits_are_refused(folder, bits):
     with pytest.raises(UserError, match=rf"Quantizing to {bits!r} bits is not supported; there are 4 and 8 bits\."):
         LTXPipeline.from_pretrained(folder, quantize=bits)

@@ -3,14 +3,12 @@
 A prompt is made of three clauses (what moves, background, sound) in any order, with synonyms. The other sentences stand
 for everything a user may type beside it, negative prompts above all: trained on as "no prompt".
 
-It does not know tokens (text.py).
+It does not know tokens (text.py) or how a world is drawn: it needs nothing but Python.
 """
 
 from __future__ import annotations
 
 import random
-
-from .world import BOUNCES
 
 SHAPE = (("circle", "ball", "disc"), ("square", "box"), ("triangle",), ("star",))
 COLOUR = (("red", "crimson"), ("orange",), ("yellow",), ("green",), ("cyan", "turquoise"), ("purple", "violet"))
@@ -23,6 +21,7 @@ MOTION = (
     ("growing", "grows", "getting bigger", "gets bigger", "expanding", "growing larger"),
     ("staying", "stays", "standing still", "stands still", "resting", "staying in place"),
 )
+BOUNCES = next(index for index, words in enumerate(MOTION) if "bouncing" in words)
 ADJECTIVE = ("", "", "rising", "falling", "bouncing", "growing", "resting")
 BACKGROUND = (("black",), ("white",), ("gray", "grey"), ("blue", "navy"))
 PITCH = (("low", "deep"), ("middle", "medium", "mid"), ("high", "shrill"))
@@ -390,10 +389,10 @@ def noise_sentence(words: int, rng: random.Random = random) -> str:
     return ", ".join(" ".join(rng.choice(OTHER) for _ in range(rng.randint(1, 4))) for _ in range((words + 1) // 2))
 
 
-def world_words() -> list[str]:
-    """Every word that a sentence can hold."""
+def world_words(sentences: int = 30000) -> list[str]:
+    """Every word that a sentence can hold, found in so many of them."""
     rng, found = random.Random(0), set()
-    for _ in range(30000):
+    for _ in range(sentences):
         meaning = (rng.randrange(4), rng.randrange(6), rng.randrange(7), rng.randrange(4), rng.randrange(3))
         found.update(sentence(meaning, rng).lower().replace(",", " ").replace(".", " ").replace(":", " ").split())
     return sorted(found)
