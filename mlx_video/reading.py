@@ -135,7 +135,10 @@ def parse_json(raw: bytes | str) -> Any:
     UnfitJSON (a ValueError): nested too deep, a key twice in one object, half a surrogate, numbers that are none or
     beyond all use; Python's own reader takes most of it, and others take it otherwise or not at all.
     """
-    text = raw if isinstance(raw, str) else raw.decode("utf-8")
+    try:
+        text = raw if isinstance(raw, str) else raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnfitJSON(f"it is not UTF-8 at byte {error.start + 1}") from None
     try:
         found = json.loads(
             text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_whole, parse_float=_fraction

@@ -99,8 +99,9 @@ def closing(said: str) -> list[str]:
 
 def judge(case: Case, run: Run) -> tuple[str, str]:
     """(verdict, why) of a run that came to an end by itself."""
-    if run.changed:
-        return "lost input", f"changed: {', '.join(run.changed)}"
+    lost = [name for name in run.changed if name not in case.outputs]
+    if lost:
+        return "lost input", f"changed: {', '.join(lost)}"
     if run.status is None or "Traceback (most recent call last)" in run.said:
         return "traceback", closing_of_traceback(run.said)
     stray = [name for name in run.made if not any(name == out or name.startswith(out + "/") for out in case.outputs)]

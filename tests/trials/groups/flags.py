@@ -146,10 +146,12 @@ def base(command: str, material: Material) -> tuple[str, ...]:
 
 
 def output_of(command: str) -> tuple[str, ...]:
-    """What the base line makes; the alias with sound in its name may write the sound beside the clip."""
-    return {"upscale": ("out.png",), "encode": ("out.safetensors",), "convert": ("out",), "info": ()}.get(
-        command, ("out.mp4",)
-    )
+    """What the base line makes; the alias with sound in its name writes the sound beside the clip."""
+    made = {
+        "upscale": ("out.png",), "encode": ("out.safetensors",), "convert": ("out",), "info": (),
+        "generate_av": ("out.mp4", "out.wav"),
+    }  # fmt: skip
+    return made.get(command, ("out.mp4",))
 
 
 def companions(option: Option, material: Material) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ def lora(number: int, seed: int, material: Material, folder: Path) -> Case:
         (*names, "lora", "mine.safetensors"),
         expect,
         twin,
+        fault=kind == "huge",
     )
 
 
