@@ -554,11 +554,16 @@ def test_nobody_hears_that_there_is_no_torch():
     handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())
     log = logging.getLogger("transformers")
+    level, disabled = log.level, log.disabled  # others may have silenced it
     log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    log.disabled = False
     try:
         log.warning("PyTorch was not found. Models won't be available and only tokenizers can be used.")
         log.warning("None of PyTorch, TensorFlow >= 2.0, or Flax have been found. Models won't be available and ...")
         log.warning("something else")
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
+        log.disabled = disabled
     assert heard == ["something else"]

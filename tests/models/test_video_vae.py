@@ -191,8 +191,12 @@ def test_memory_does_not_grow_with_the_clip(generation):
             del piece
         return mx.get_peak_memory() - before
 
+    def most(frames: int) -> int:
+        # How much MLX has queued is chance, and the longer clip has more pieces to meet it in: both get as many.
+        return max(peak(frames) for _ in range(68 // frames))
+
     peak(5)
-    assert peak(17) < 1.15 * peak(9)
+    assert most(17) < 1.15 * most(9)
 
 
 # ------------------------------------------------------------------------------------------ parts
