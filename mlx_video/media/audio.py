@@ -142,7 +142,7 @@ def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> I
         try:
             yield from packet.decode()
         except av.error.InvalidDataError as error:
-            log.warning("A damaged piece of sound was left out: %s", error)
+            log.warning("A damaged piece of sound was left out (%s).", error.strerror)
 
 
 def bytes_needed(seconds: float, rate: int = 48_000) -> int:

@@ -58,6 +58,8 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = check_input(path, "a picture file")
     with _open(path) as image:
+        if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+            raise UserError(f"{path} holds samples that are not finite numbers; save it as RGB.")
         try:
             return np.array(_to_srgb(_upright(image)), dtype=np.uint8)
         except ValueError as error:

@@ -50,6 +50,7 @@ SOUND_BYTES = 4 * 48_000
 CONTAINER_BYTES = 100_000
 MP4_PARTS = (b"moov", b"moof")
 """What names the tracks; frames that are missing are found when they are decoded."""
+EBML_HEAD, MATROSKA_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 MAX_RATE = 1000
 MAX_TIMESCALE = 10_000_000
 """Ticks a second of a file's clock that 32 bits still hold for minutes."""
@@ -228,6 +229,8 @@ def read_video(path: str | Path) -> Film:
         with open_file(path) as container:
             if "mp4" in container.format.name:
                 _check_whole(path)
+            elif "matroska" in container.format.name:
+                _check_whole_matroska(path)
             stream = _pictures(container)
             if stream is None:
                 raise UserError(f"{path} has no pictures; give a video file.")
@@ -264,6 +267,25 @@ def _check_whole(path: Path) -> None:
             if length < 8:
                 return  # FFmpeg has its own word on such files
             start += length
+
+
+def _check_whole_matroska(path: Path) -> None:
+    """Raises UserError where a Matroska file ends before what its segment says; one made live may say nothing."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    start = 0
+    for name in (EBML_HEAD, MATROSKA_SEGMENT):
+        if head[start : start + 4] != name or len(head) < start + 12:
+            return  # FFmpeg has its own word on such files
+        start += 4
+        # The first byte's leading zeros say how many bytes the number has; all ones say that nobody knows.
+        width = 9 - head[start].bit_length()
+        number = int.from_bytes(head[start : start + width]) & ((1 << 7 * width) - 1)
+        known = number != (1 << 7 * width) - 1
+        start += width + (number if name == EBML_HEAD else 0)
+    missing = start + number - path.stat().st_size
+    if known and missing > 0:
+        raise UserError(f"{path} is cut short: {missing} bytes are missing; give a video file that is whole.")
 
 
 def _decode(path: Path) -> Iterator[av.VideoFrame]:

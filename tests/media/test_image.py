@@ -294,3 +294,12 @@ def test_save_refuses(tmp_path):
     with pytest.raises(ValueError, match="uint8"):
         save_image(tmp_path / "a.png", picture(8, 8).astype(np.float32))
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_picture_of_what_is_no_number_is_refused(tmp_path, number):
+    samples = np.zeros((8, 8), np.float32)
+    samples[3, 4] = number
+    Image.fromarray(samples).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match=r"a\.tiff holds samples that are not finite numbers"):
+        read_image(tmp_path / "a.tiff")

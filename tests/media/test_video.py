@@ -490,6 +490,20 @@ def test_a_film_that_lacks_a_piece_of_any_part_is_refused(tmp_path):
     assert read_video(tmp_path / "whole.mp4").sound
 
 
+def test_a_matroska_file_that_is_cut_is_refused(tmp_path):
+    films.write(tmp_path / "whole.mkv", 9, 64, 64)
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    assert read_video(tmp_path / "whole.mkv").count == 9
+    for cut in np.linspace(200, len(whole) - 1, 25).astype(int):
+        (tmp_path / "cut.mkv").write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=r"cut short|damaged|not a video|no pictures"):
+            read_video(tmp_path / "cut.mkv")
+    # One that was made live does not say how long it is.
+    at = whole.index(b"\x18\x53\x80\x67") + 4
+    (tmp_path / "live.mkv").write_bytes(whole[:at] + b"\x01" + b"\xff" * 7 + whole[at + 8 :])
+    assert read_video(tmp_path / "live.mkv").count == 9
+
+
 # ------------------------------------------------------------------------------------------------ encoders
 
 
