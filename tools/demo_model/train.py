@@ -122,7 +122,7 @@ def _train_transformer(folder: str, minutes: float) -> None:
     trained = bank.first_weights(folder, "transformer") is not None
     trainer = train_transformer.Trainer(folder, "transformer", minutes, 0.008 if trained else 0.015)
     trainer.run(
-        0.0 if trained else 0.25, {128: 0.2, 256: 0.72, 512: 0.08} if trained else {128: 0.45, 256: 0.5, 512: 0.05}
+        0.0 if trained else 0.25, {128: 0.35, 256: 0.6, 512: 0.05} if trained else {128: 0.45, 256: 0.5, 512: 0.05}
     )
 
 
