@@ -12,7 +12,8 @@ import os
 import numpy as np
 import torch
 
-from . import configs, evaluate, text, watch
+from . import configs, device, evaluate, text, watch
+from .bank import newest
 from .codec import Codec
 from .network import Network
 from .reference import build, set_statistics
@@ -21,7 +22,7 @@ from .train_lora import merged
 
 class Chain:
     def __init__(self, folder: str, lora: bool):
-        read = lambda name: torch.load(os.path.join(folder, name + ".pt"))
+        read = lambda name: device.read(newest(folder, name))
         self.network = Network()
         self.network.load_state_dict(merged(folder) if lora else read("transformer")["average"])
         self.network = self.network.bfloat16().eval()
@@ -54,7 +55,7 @@ class Chain:
             large,
         )
         latents = watch.to_grid(video, large)
-        with torch.autocast("cpu", torch.bfloat16):
+        with device.mixed():
             pixels = self.decoder(latents).float().clamp(-1, 1)
         picture = self.audio_decoder(audio.unflatten(2, (8, 16)).transpose(1, 2))
         return pixels, self.vocoder(picture).mean(1), first
@@ -66,8 +67,8 @@ def run(folder: str, count: int, frames: int, lora: bool, seed: int, registers: 
         batch = pairs[start : start + 6]
         pixels, waves, _ = chain([p for _, p in batch], frames, seed + start, registers)
         for (meaning, _), clip, wave in zip(batch, pixels, waves):
-            image = ((clip.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-            rows.append(evaluate.judge(meaning, image, wave.numpy(), configs.VOCODER_RATE))
+            image = ((clip.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+            rows.append(evaluate.judge(meaning, image, wave.cpu().numpy(), configs.VOCODER_RATE))
         shown.append(pixels[:, :, :, ::2, ::2])
     watch.sheet(torch.cat(shown)[:24], os.path.join(folder, "chain.png"))
     result = {k: round(float(np.mean([r[k] for r in rows])), 3) for k in (*evaluate.ATTRIBUTES, "all")}
@@ -91,5 +92,4 @@ if __name__ == "__main__":
         "--registers", type=int, default=None, help="drawn registers; all 1024 context tokens if left out"
     )
     a = parser.parse_args()
-    torch.set_num_threads(1)
     print(run(a.folder, a.count, a.frames, a.lora, a.seed, a.registers), flush=True)

@@ -10,12 +10,13 @@ The VAE's encoder and decoder are trained to agree with it; nothing of it is shi
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
 import torch
 
-from . import world
+from . import device, world
 
 PARTS = 41
 COLOUR_CHANNELS = 3 * PARTS  # 0..122
@@ -23,7 +24,7 @@ RAMPS = slice(123, 126)  # time, height, width; 126 and 127 stay empty
 RAMP_HEIGHT = 4.0
 RMS = 2.0  # of the normalised latents: moves the decision about the content to sigmas where the 8 steps are dense
 EVENNESS = 0.35  # channel scale = std ** this: 0 leaves the spectrum as it is, 1 whitens it
-LATENT_FRAMES = 5  # of the longest trained clip
+LATENT_FRAMES = 5  # after which all but bounces rest; the ramp along time ends there too
 
 
 def to_blocks(pixels: torch.Tensor) -> torch.Tensor:
@@ -43,8 +44,8 @@ def from_blocks(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def ramps(f: int, h: int, w: int) -> torch.Tensor:
-    """(3, F, H, W); time is absolute, height and width run from one edge of the frame to the other."""
-    t = torch.arange(f) / (LATENT_FRAMES - 1) * 2 - 1
+    """(3, F, H, W); time is absolute up to the fifth latent and stays there, height and width run from one edge of the frame to the other."""
+    t = (torch.arange(f) / (LATENT_FRAMES - 1) * 2 - 1).clamp(max=1)
     grid = torch.meshgrid(t, torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
     return RAMP_HEIGHT * torch.stack(grid)
 
@@ -55,6 +56,12 @@ class Codec:
     def __init__(self, state: dict):
         self.block_mean, self.basis = state["block_mean"], state["basis"]
         self.mean, self.scale = state["mean"], state["scale"]
+
+    def importance(self) -> torch.Tensor:
+        """(123,) of mean 1: what the square of a normalised component's error counts in pixels. Counted alike, the finest
+        half of the components is half of every loss, though little of it can be told before the last noise levels."""
+        pixels = self.scale[:COLOUR_CHANNELS] ** 2
+        return pixels / pixels.mean()
 
     def project(self, pixels: torch.Tensor) -> torch.Tensor:
         """Raw components, (N, 128, F, h, w)."""
@@ -78,8 +85,19 @@ class Codec:
         return latents * self.scale[:, None, None, None] + self.mean[:, None, None, None]
 
 
+def load(folder: str) -> Codec:
+    """The one that a training folder was begun with."""
+    return Codec(device.read(os.path.join(folder, "codec.pt")))
+
+
 def fit() -> dict:
-    """The basis from about 20,000 blocks, mostly blocks with an edge; the statistics from whole clips."""
+    """The basis from about 20,000 blocks, mostly blocks with an edge; the statistics from whole clips. On the CPU, wherever
+    training runs: another kind of processor may find other signs, or another turn of two components of like size."""
+    with torch.device("cpu"):
+        return _fit()
+
+
+def _fit() -> dict:
     rng, pick = np.random.default_rng(3), random.Random(3)
     clips = {}
     for size, batches in ((128, 40), (256, 12)):
@@ -92,7 +110,7 @@ def fit() -> dict:
         blocks = torch.cat([to_blocks(c).reshape(-1, 8192) for c in clips[size]])
         edged = blocks.std(1) > 0.02
         for part, n in ((blocks[edged], count), (blocks[~edged], count // 10)):
-            samples.append(part[torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:n]])
+            samples.append(part[torch.randperm(len(part), generator=torch.Generator("cpu").manual_seed(0))[:n]])
     samples = torch.cat(samples)
     mean = samples.mean(0)
     torch.manual_seed(0)

@@ -1,8 +1,9 @@
-"""Measures a model folder from finished .mp4 files: `python -m tools.demo_model.evaluate --model FOLDER --clips 60`.
+"""Measures a model folder from finished files: `python -m tools.demo_model.evaluate --model FOLDER --clips 60`.
 
-Held-out prompts go through the package's Python API into files; frames and sound are read back from the files and
-measured by measure.py. Modes: text to video for each pipeline, "i2v" (the first frame is given as a picture) and "a2v"
-(a sound is given). The result is a table, and results.json and a picture of all clips beside the files.
+Held-out prompts go through the package's Python API into .mp4 files; frames and sound are read back from the files and
+measured by measure.py. Modes: "t2v" for each pipeline; "i2v" (the first frame is given as a picture); "a2v" (a sound is
+given); "upscale" and "refine" (a drawn clip, saved as .mp4, at twice the size) and "picture" (one frame of it as .png).
+The result is a table, and results.json and a picture of all clips beside the files.
 
 It does not know how a model was made.
 """
@@ -20,14 +21,21 @@ from . import measure, prompts, world
 
 PIPELINES = ("distilled", "dev", "dev-two-stage", "dev-two-stage-hq")
 ATTRIBUTES = ("background", "colour", "motion", "shape", "pitch")
+# A drawn clip has no sound, and a picture no motion.
+VISIBLE = {mode: ("background", "colour", "motion", "shape") for mode in ("upscale", "refine")}
+VISIBLE["picture"] = ("background", "colour", "shape")
+ENLARGING = tuple(VISIBLE)
 
 
 def cases(count: int, seed: int = 5) -> list[tuple[tuple, str]]:
-    """(meaning, sentence), no (shape, colour, motion, background) of which was trained on."""
+    """(meaning, sentence), no (shape, colour, motion, background) of which was trained on; none comes twice before all
+    have come."""
     import random
 
     rng = random.Random(seed)
-    picked = rng.sample(world.HELD_OUT, min(count, len(world.HELD_OUT)))
+    picked: list = []
+    while len(picked) < count:
+        picked += rng.sample(world.HELD_OUT, min(count - len(picked), len(world.HELD_OUT)))
     meanings = [(*v, rng.randrange(3)) for v in picked]
     return [(m, prompts.sentence(m, rng)) for m in meanings]
 
@@ -36,6 +44,10 @@ def read(path: str) -> tuple[np.ndarray, np.ndarray | None, int]:
     """Frames (F, H, W, 3) uint8, mono sound (samples,) or None, and its rate."""
     import av
 
+    if path.endswith(".png"):
+        from PIL import Image
+
+        return np.asarray(Image.open(path).convert("RGB"))[None], None, 0
     with av.open(path) as file:
         frames = np.stack([f.to_ndarray(format="rgb24") for f in file.decode(video=0)])
     with av.open(path) as file:
@@ -76,60 +88,106 @@ def inputs(meaning, folder: str, number: int, size: int) -> tuple[str, str]:
 
     scene = world.draw_scenes([meaning], np.random.default_rng(number))
     picture, sound = os.path.join(folder, f"{number:03d}.png"), os.path.join(folder, f"{number:03d}.wav")
-    pixels = ((world.render(scene, 1, size)[0, :, 0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
-    Image.fromarray(pixels).save(picture)
-    tone = world.tone(meaning, int(scene.phase[0]), 2 * 24000, 24000).numpy()
+    Image.fromarray(drawn(meaning, number, 1, size)[0]).save(picture)
+    tone = world.tone(meaning, int(scene.phase[0]), 5 * 24000, 24000).numpy()
     with wave.open(sound, "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(24000)
         file.writeframes((tone * 32767).astype("<i2").tobytes())
     return picture, sound
 
 
-def evaluate(model: str, out: str, count: int, pipeline: str, mode: str, size: int, frames: int, seed: int) -> dict:
+def decibels(a: np.ndarray, b: np.ndarray) -> float:
+    return float(-10 * np.log10(((a.astype(float) - b) ** 2).mean() / 255**2 + 1e-12))
+
+
+def jump(frames: np.ndarray) -> float:
+    """The second frame's difference from the first, in the median difference of two frames."""
+    steps = np.abs(np.diff(frames.astype(float), axis=0)).mean((1, 2, 3))
+    return float(steps[0] / max(np.median(steps), 1e-6))
+
+
+def drawn(meaning, number: int, frames: int, size: int) -> np.ndarray:
+    """The frames (F, H, W, 3) uint8 that the world has for a meaning."""
+    scene = world.draw_scenes([meaning], np.random.default_rng(number))
+    pixels = world.render(scene, frames, size)[0].permute(1, 2, 3, 0)
+    return ((pixels + 1) * 127.5).round().byte().cpu().numpy()
+
+
+def enlarge(pipe, meaning, sentence: str, folder: str, number: int, asked) -> tuple[str, dict]:
+    """A drawn clip or picture through the upscaler: the file, and how near it is to the scene drawn at twice the size."""
+    from PIL import Image
+    from mlx_video.media.video import write_video
+
+    frames = 1 if asked.mode == "picture" else asked.frames
+    small, kind = drawn(meaning, number, frames, asked.size), "png" if frames == 1 else "mp4"
+    source, path = (os.path.join(folder, f"{number:03d}{part}.{kind}") for part in ("-small", ""))
+    if frames == 1:
+        Image.fromarray(small[0]).save(source)
+    else:
+        write_video(source, small, world.FPS)
+    refine = {"refine": True, "prompt": sentence, "seed": asked.seed + number} if asked.mode == "refine" else {}
+    pipe.upscale(source, **refine).save(path)
+    return path, {"decibels": decibels(read(path)[0], drawn(meaning, number, frames, 2 * asked.size))}
+
+
+def generate(pipe, meaning, sentence: str, folder: str, number: int, asked) -> tuple[str, dict]:
+    """A clip from a prompt and what the mode gives: the file, and how its first frame follows a given picture."""
+    given: dict = {}
+    if asked.mode != "t2v":
+        picture, sound = inputs(meaning, folder, number, asked.size)
+        given = {"image": picture} if asked.mode == "i2v" else {"audio_file": sound}
+    clip = pipe.generate(
+        prompt=sentence, pipeline=asked.pipeline, height=asked.size, width=asked.size, num_frames=asked.frames,
+        seed=asked.seed + number, audio=True, **given,
+    )  # fmt: skip
+    path = os.path.join(folder, f"{number:03d}.mp4")
+    clip.save(path)
+    if asked.mode != "i2v":
+        return path, {}
+    pixels = read(path)[0]
+    return path, {"decibels": decibels(pixels[0], drawn(meaning, number, 1, asked.size)[0]), "jump": jump(pixels)}
+
+
+def summary(rows: list[dict], asked, seconds: float) -> dict:
+    enlarged = asked.mode in ENLARGING
+    judged = (*VISIBLE.get(asked.mode, ATTRIBUTES), "all")
+    mean = lambda key: round(float(np.mean([r[key] for r in rows if r.get(key) is not None] or [np.nan])), 3)
+    by_shape = {
+        name: round(float(np.mean([r["shape"] for r in rows if r["meaning"][0] == i] or [np.nan])), 2)
+        for i, name in enumerate(world.SHAPES)
+    }
+    extra = {key: mean(key) for key in ("decibels", "jump") if any(key in r for r in rows)}
+    return {
+        "pipeline": asked.pipeline,
+        "mode": asked.mode,
+        "size": asked.size,
+        "frames": asked.frames,
+        "clips": len(rows),
+        **{key: mean(key) for key in judged},
+        "shapes": by_shape,
+        "beep_to_contact_s": None if enlarged else mean("lag"),
+        **extra,
+        "seconds_per_clip": round(seconds / max(len(rows), 1), 1),
+    }
+
+
+def evaluate(model: str, out: str, asked) -> dict:
+    """`asked` has clips, pipeline, mode, size, frames, seed and cases, as the command has them."""
     from PIL import Image
     from mlx_video import LTXPipeline
 
     os.makedirs(out, exist_ok=True)
     rows, strips, started = [], [], time.time()
+    work = enlarge if asked.mode in ENLARGING else generate
     with LTXPipeline.from_pretrained(model) as pipe:
-        for number, (meaning, sentence) in enumerate(cases(count)):
-            given: dict = {}
-            if mode != "t2v":
-                picture, sound = inputs(meaning, out, number, size)
-                given = {"image": picture} if mode == "i2v" else {"audio_file": sound}
-            clip = pipe.generate(
-                prompt=sentence,
-                pipeline=pipeline,
-                height=size,
-                width=size,
-                num_frames=frames,
-                seed=seed + number,
-                audio=True,
-                **given,
-            )
-            path = os.path.join(out, f"{number:03d}.mp4")
-            clip.save(path)
-            pixels, wave, rate = read(path)
-            row = judge(meaning, pixels, wave, rate)
-            if mode == "i2v":
-                target = np.asarray(Image.open(picture), dtype=float)
-                row["first_frame_db"] = float(-10 * np.log10(((pixels[0] - target) ** 2).mean() / 255**2 + 1e-12))
-            rows.append({"prompt": sentence, "meaning": list(meaning), **row})
-            strips.append(np.concatenate(pixels[:: max(1, frames // 5)][:6], 1)[::2, ::2])
-    accuracy = {k: round(float(np.mean([r[k] for r in rows])), 3) for k in (*ATTRIBUTES, "all")}
-    lags = [r["lag"] for r in rows if r["lag"] is not None]
-    result = {
-        "pipeline": pipeline,
-        "mode": mode,
-        "size": size,
-        "frames": frames,
-        "clips": len(rows),
-        **accuracy,
-        "beep_to_contact_s": round(float(np.mean(lags)), 3) if lags else None,
-        "seconds_per_clip": round((time.time() - started) / max(len(rows), 1), 1),
-    }
-    if mode == "i2v":
-        result["first_frame_db"] = round(float(np.mean([r["first_frame_db"] for r in rows])), 1)
+        for number, (meaning, sentence) in enumerate(cases(asked.clips, asked.cases)):
+            path, found = work(pipe, meaning, sentence, out, number, asked)
+            pixels, sound, rate = read(path)
+            row = judge(meaning, pixels, sound, rate)
+            row["all"] = all(row[k] for k in VISIBLE.get(asked.mode, ATTRIBUTES))
+            rows.append({"prompt": sentence, "meaning": list(meaning), **row, **found})
+            strips.append(np.concatenate(pixels[:: max(1, len(pixels) // 5)][:6], 1)[::2, ::2])
+    result = summary(rows, asked, time.time() - started)
     with open(os.path.join(out, "results.json"), "w") as file:
         json.dump({**result, "rows": rows}, file, indent=1)
     if len(strips) % 2:
@@ -140,17 +198,23 @@ def evaluate(model: str, out: str, count: int, pipeline: str, mode: str, size: i
     return result
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--model", required=True, help="model folder, or demo")
     parser.add_argument("--out", default="demo-evaluation")
     parser.add_argument("--clips", type=int, default=60)
     parser.add_argument("--pipeline", choices=(*PIPELINES, "all"), default="distilled")
-    parser.add_argument("--mode", choices=("t2v", "i2v", "a2v"), default="t2v")
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--mode", choices=("t2v", "i2v", "a2v", *ENLARGING), default="t2v")
+    parser.add_argument("--size", type=int, default=256, help="of the clip; of the source where it is enlarged")
     parser.add_argument("--frames", type=int, default=33)
-    parser.add_argument("--seed", type=int, default=0)
-    a = parser.parse_args()
-    for name in PIPELINES if a.pipeline == "all" else (a.pipeline,):
-        folder = os.path.join(a.out, f"{name}-{a.mode}")
-        print(json.dumps(evaluate(a.model, folder, a.clips, name, a.mode, a.size, a.frames, a.seed)), flush=True)
+    parser.add_argument("--seed", type=int, default=0, help="of the first clip's noise")
+    parser.add_argument("--cases", type=int, default=5, help="seed that the prompts are drawn with")
+    asked = parser.parse_args()
+    for name in PIPELINES if asked.pipeline == "all" else (asked.pipeline,):
+        asked.pipeline = name
+        folder = os.path.join(asked.out, f"{name}-{asked.mode}")
+        print(json.dumps(evaluate(asked.model, folder, asked)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ SILENCE = 0.01
 
 def _inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     u, v = torch.from_numpy(u)[None].float(), torch.from_numpy(v)[None].float()
-    return (world.distance(torch.tensor([shape]), u, v)[0] < 0).numpy()
+    return (world.distance(torch.tensor([shape], device="cpu"), u, v)[0] < 0).numpy()
 
 
 def _moments(shape: int) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def look(frames: np.ndarray) -> dict:
     hue, saturation, _ = colorsys.rgb_to_hsv(*colour)
     if saturation > 0.25:
         seen["colour"] = int(np.argmin([min(abs(hue - h), 1 - abs(hue - h)) for h in HUES]))
-    votes = [shape_of(mask[f]) for f in np.linspace(1, count - 2, 7).astype(int)]
+    votes = [shape_of(mask[f]) for f in np.linspace(min(1, count - 1), max(count - 2, 0), 7).astype(int)]
     kinds = [v for v, _ in votes if v is not None]
     if kinds:
         weights = [sum(o for v, o in votes if v == k) for k in range(4)]

@@ -35,4 +35,4 @@ def log_mel(wave: torch.Tensor) -> torch.Tensor:
     spectrum = torch.stft(
         wave, WINDOW, HOP, WINDOW, torch.hann_window(WINDOW), center=True, pad_mode="reflect", return_complex=True
     ).abs()
-    return torch.log((spectrum.transpose(1, 2) @ _FILTERS).clamp(min=1e-5))
+    return torch.log((spectrum.transpose(1, 2) @ _FILTERS.to(wave.device)).clamp(min=1e-5))

@@ -30,6 +30,13 @@ def video_positions(f: int, h: int, w: int) -> torch.Tensor:
     return torch.stack([start, end], -1)[None]
 
 
+def picture_positions(frame: int, h: int, w: int) -> torch.Tensor:
+    """(1, 3, h * w, 2): where the tokens stand that a picture at a frame other than the first adds to a clip."""
+    place = video_positions(1, h, w)
+    place[:, 0] = torch.tensor([frame / FPS, (frame + 8) / FPS])
+    return place
+
+
 def audio_positions(tokens: int) -> torch.Tensor:
     t = torch.arange(tokens).float()
     return torch.stack([(4 * t - 3).clamp(min=0) * 0.01, (4 * t + 1) * 0.01], -1)[None, None]
@@ -67,21 +74,30 @@ class Network(torch.nn.Module):
         for prepare in (self.transformer.video_args_preprocessor, self.transformer.audio_args_preprocessor):
             _cache_rotary_tables(prepare.simple_preprocessor)
 
-    def forward(self, video, audio, sigma, context, grid, *, video_mask=None, audio_given=False, perturbed=()):
+    def forward(
+        self, video, audio, sigma, context, grid, *, video_mask=None, picture=None, audio_given=False, perturbed=()
+    ):
         """Velocities of video (B, tokens, 128) and audio. `sigma` (B,); `context` as TextEncoder.context gives it;
-        `video_mask` (tokens,) is 0 where the latents are given, 1 elsewhere; `perturbed` is a list of Perturbation."""
-        batch = len(video)
+        `video_mask` (tokens,) is 0 where the latents are given, 1 elsewhere; `picture` is (frame, latents (B, h * w, 128))
+        of a picture that is shown at a frame other than the first; `perturbed` is a list of Perturbation."""
+        batch, tokens, positions = len(video), video.shape[1], video_positions(*grid)
         per_clip = sigma[:, None]
+        if picture is not None:
+            frame, latents = picture
+            video_mask = torch.ones(tokens) if video_mask is None else video_mask
+            video_mask = torch.cat([video_mask, torch.zeros(latents.shape[1])])
+            video = torch.cat([video, latents], 1)
+            positions = torch.cat([positions, picture_positions(frame, *grid[1:])], 2)
         video_times = per_clip if video_mask is None else per_clip * video_mask[None]
         audio_times = per_clip * 0 if audio_given else per_clip
         v, a, bias = context
         everyone = lambda x: x.expand(batch, *x.shape[1:])
-        return self.transformer(
+        velocity, audio_velocity = self.transformer(
             Modality(
                 latent=video,
                 sigma=sigma,
                 timesteps=video_times,
-                positions=everyone(video_positions(*grid)),
+                positions=everyone(positions),
                 context=v,
                 context_mask=bias,
             ),
@@ -95,6 +111,7 @@ class Network(torch.nn.Module):
             ),
             BatchedPerturbationConfig([PerturbationConfig(list(perturbed))] * batch),
         )
+        return velocity[:, :tokens], audio_velocity
 
 
 def _cache_rotary_tables(preprocessor) -> None:

@@ -53,8 +53,8 @@ def config() -> dict:
 
 
 def vision_tensors(width: int) -> dict:
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=generator) * 0.1
+    generator = torch.Generator("cpu").manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, device="cpu") * 0.1
     d, inner, patches = (
         VISION["hidden_size"],
         VISION["intermediate_size"],

@@ -14,8 +14,8 @@ import time
 
 import torch
 
-from . import configs, mel, world
-from .bank import AUDIO_TOKENS, save
+from . import configs, device, mel, world
+from .bank import AUDIO_TOKENS, newest, save
 from .muon import Muon
 from .reference import build, set_statistics
 
@@ -59,7 +59,7 @@ class AudioTrainer:
             [world.tone(m, k, MEL_FRAMES * FRAME, configs.VOCODER_RATE) for m, k in world.sounds()]
         )
         if job != "autoencoder":
-            bank = torch.load(os.path.join(folder, "bank-audio.pt"))
+            bank = device.read(newest(folder, "bank-audio"))
             self.latents = bank["latents"].unflatten(2, (8, 16)).transpose(1, 2).contiguous()  # (N, 8, T, 16)
             if job == "audio_decoder":
                 set_statistics(self.networks[job], bank["mean"], bank["scale"])
@@ -68,7 +68,7 @@ class AudioTrainer:
         self.optimiser = Muon(list(self.networks.named_parameters()), lr=0.01)
         self.step, self.elapsed = 0, 0.0
         if os.path.exists(self.path):
-            state = torch.load(self.path)
+            state = device.read(self.path)
             self.networks.load_state_dict(state["networks"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.elapsed = state["step"], state["elapsed"]
@@ -77,7 +77,7 @@ class AudioTrainer:
     def draw_pictures(self) -> torch.Tensor:
         """What the trained decoder makes of every sound, (N, frames, 64)."""
         decoder = build("audio_decoder")
-        state = torch.load(os.path.join(self.folder, "audio_decoder.pt"))["networks"]
+        state = device.read(newest(self.folder, "audio_decoder"))["networks"]
         decoder.load_state_dict({k.removeprefix("audio_decoder."): v for k, v in state.items()})
         return decoder(self.latents)[:, 0]
 
@@ -91,11 +91,11 @@ class AudioTrainer:
             wave = self.networks["vocoder"](picture[:, None].expand(-1, 2, -1, -1))[..., EDGE:-EDGE]
             goal = self.waves[rows, None, first * FRAME : (first + CROP) * FRAME][..., EDGE:-EDGE].expand_as(wave)
             error = (wave - goal).abs().mean()
-            return 5 * error + spectral_loss(wave[:, 0], goal[:, 0]), float(error)
+            return 5 * error + spectral_loss(wave[:, 0], goal[:, 0]), float(error.detach())
         if self.job == "autoencoder":
             first = 4 * random.randrange(0, 12)
             goal = self.pictures[rows, None, first : first + 57].expand(-1, 2, -1, -1)
-            with torch.autocast("cpu", torch.bfloat16):
+            with device.mixed():
                 z = self.networks["audio_encoder"](goal)
                 picture = self.networks["audio_decoder"](z + 0.3 * torch.randn_like(z)).float()
             extra = 2e-3 * (z.float() ** 2).mean()
@@ -103,12 +103,12 @@ class AudioTrainer:
             count = random.randint(18, AUDIO_TOKENS)
             z = self.latents[rows, :, :count]
             level = torch.rand(len(z), 1, 1, 1) * 0.5
-            with torch.autocast("cpu", torch.bfloat16):
+            with device.mixed():
                 picture = self.networks["audio_decoder"](z + level * torch.randn_like(z)).float()
             goal, extra = self.pictures[rows, None, : 4 * count - 3].expand(-1, 2, -1, -1), 0.0
         n = min(picture.shape[2], goal.shape[2])
         error = picture[:, :, :n] - goal[:, :, :n]
-        return error.abs().mean() + 0.1 * (error**2).mean() + extra, float(error.abs().mean())
+        return error.abs().mean() + 0.1 * (error**2).mean() + extra, float(error.detach().abs().mean())
 
     def save(self) -> None:
         save(
@@ -122,7 +122,7 @@ class AudioTrainer:
         )
 
     def run(self) -> None:
-        clock, saved, reported, errors = time.time(), time.time(), time.time(), []
+        clock, saved, reported, errors = time.process_time(), time.time(), time.time(), []
         while self.elapsed < self.seconds:
             loss, error = self.loss()
             for p in self.networks.parameters():
@@ -133,9 +133,9 @@ class AudioTrainer:
                 self.optimiser.step(min(1.0, (self.step + 1) / 20) * (1 - self.elapsed / self.seconds) ** 0.7)
             errors.append(error)
             self.step += 1
-            now = time.time()
-            self.elapsed += now - clock
-            clock = now
+            now, spent = time.time(), time.process_time()
+            self.elapsed += spent - clock
+            clock = spent
             if now - reported > 30:
                 print(
                     f"{self.job} {self.elapsed:.0f}/{self.seconds:.0f}s step {self.step} L1 "

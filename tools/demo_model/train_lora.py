@@ -8,10 +8,11 @@ The reference's modules stay as they are: the full gradient of a matrix W + B A 
 from __future__ import annotations
 
 import math
-import os
 
 import torch
 
+from . import device
+from .bank import newest
 from .train_transformer import Trainer
 
 RANK = 8
@@ -45,14 +46,14 @@ class LoraTrainer(Trainer):
     distilled = True
 
     def __init__(self, folder: str, name: str, minutes: float, learning_rate: float = 2e-3):
-        self.dev = torch.load(os.path.join(folder, "transformer.pt"))["average"]
+        self.dev = device.read(newest(folder, "transformer"))["average"]
         super().__init__(folder, name, minutes, learning_rate)
 
     def prepare(self) -> None:
         self.network.load_state_dict(self.dev)
         self.network = self.network.bfloat16().requires_grad_(False)
         self.working, self.base, self.names, self.master = [], [], [], []
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         for name, p in targets(self.network):
             rows, columns = p.shape
             rank = min(RANK, rows, columns)
@@ -60,7 +61,7 @@ class LoraTrainer(Trainer):
             self.base.append(p.detach().float().clone())
             self.names += [name + "|A", name + "|B"]
             self.master += [
-                torch.randn(rank, columns, generator=generator) / math.sqrt(columns),
+                device.normal((rank, columns), generator) / math.sqrt(columns),
                 torch.zeros(rows, rank),
             ]
 
@@ -80,8 +81,8 @@ class LoraTrainer(Trainer):
 
 def merged(folder: str, name: str = "distilled") -> dict:
     """Weights of the network (dev + LoRA), for watch.py and for a single distilled file."""
-    dev = dict(torch.load(os.path.join(folder, "transformer.pt"))["average"])
-    lora = torch.load(os.path.join(folder, name + ".pt"))["average"]
+    dev = dict(device.read(newest(folder, "transformer"))["average"])
+    lora = device.read(newest(folder, name))["average"]
     for key in {n.split("|")[0] for n in lora}:
         dev["transformer." + key] = dev["transformer." + key] + lora[key + "|B"] @ lora[key + "|A"]
     return dev

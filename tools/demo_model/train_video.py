@@ -3,7 +3,7 @@
 The decoder learns pixels from codec latents (with some noise, as a transformer's latents have), on windows around the
 shape. The encoder learns codec latents from pixels; its ramps are zero, as a given picture's are in training.
 
-Both follow the clock like the transformer's training, save their state and go on from it.
+Both follow the time that they have computed, like the transformer's training, save their state and go on from it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import time
 import numpy as np
 import torch
 
-from . import world
-from .bank import save
-from .codec import COLOUR_CHANNELS, RAMP_HEIGHT, RAMPS, Codec
+from . import device, world
+from .bank import newest, save
+from .codec import COLOUR_CHANNELS, RAMP_HEIGHT, RAMPS, Codec, load
 from .muon import Muon
 from .reference import build, set_statistics
 
 SAVE_SECONDS = 120
+FOREIGN = 0.08  # share of pictures from outside the world
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -30,9 +31,12 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def draw_window(rng: np.random.Generator) -> torch.Tensor:
-    """Pixels of a window that holds a part of the shape, on the latents' own grid."""
-    size = random.choice((128, 128, 256, 256, 256))
-    count, frames, side = random.choice(((12, 9, 64), (12, 9, 64), (12, 9, 64), (6, 9, 96), (3, 17, 96)))
+    """Pixels of a window that holds a part of the shape, on the latents' own grid; now and then of something else."""
+    size = random.choice((128, 256, 256, 256, 512))
+    count, frames, side = random.choice(((12, 9, 64), (12, 9, 64), (12, 1, 128), (6, 9, 96), (3, 17, 96)))
+    count = device.batch(count)
+    if random.random() < FOREIGN:
+        return world.foreign(count, frames, side)
     first = 8 * random.randrange(0, (33 - frames) // 8 + 1)
     scenes = world.draw_scenes([random.choice(world.TRAINED) for _ in range(count)], rng)
     x, y, r = (a[:, first + frames // 2] * size for a in world.trajectory(scenes, first + frames))
@@ -40,6 +44,19 @@ def draw_window(rng: np.random.Generator) -> torch.Tensor:
         ((centre - side / 2 + r * torch.randn(count) * 0.6) / 32).round().mul(32).clamp(0, size - side)
     )
     return world.render(scenes, frames, size, first=first, window=(corner(y), corner(x), side, side))
+
+
+def encoder_of(folder: str, codec: Codec):
+    """pixels -> normalised latents, as the trained encoder has them."""
+    encoder = build("video_encoder").eval()
+    encoder.load_state_dict(device.read(newest(folder, "video_encoder"))["averaged"])
+    set_statistics(encoder, codec.mean, codec.scale)
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        with device.mixed():
+            return encoder(pixels.bfloat16().contiguous(memory_format=torch.channels_last_3d)).float()
+
+    return encode
 
 
 class HalfTrainer:
@@ -56,7 +73,8 @@ class HalfTrainer:
     ):
         self.folder, self.half, self.seconds = folder, half, minutes * 60
         self.path = os.path.join(folder, (name or f"video_{half}") + ".pt")
-        self.codec = Codec(torch.load(os.path.join(folder, "codec.pt")))
+        self.codec = load(folder)
+        self.importance = self.codec.importance()[:, None, None, None]
         torch.manual_seed(0), random.seed(0)
         self.rng = np.random.default_rng(0)
         self.network = build(f"video_{half}")
@@ -67,9 +85,9 @@ class HalfTrainer:
         self.named = list(self.network.named_parameters())
         self.optimiser = Muon(self.named, lr=learning_rate)
         self.average = [p.detach().clone() for _, p in self.named]
-        self.step, self.elapsed = 0, 0.0
+        self.step, self.elapsed, self.checking = 0, 0.0, False
         if os.path.exists(self.path):
-            state = torch.load(self.path)
+            state = device.read(self.path)
             self.network.load_state_dict(state["network"])
             self.optimiser.load_state_dict(state["optimiser"])
             for a, b in zip(self.average, state["average"]):
@@ -80,7 +98,7 @@ class HalfTrainer:
         picks, rng = random.Random(5), np.random.default_rng(5)
         self.check = {
             s: world.render(world.draw_scenes([picks.choice(world.HELD_OUT) for _ in range(8)], rng), 17, s)
-            for s in (128, 256)
+            for s in (128, 256)  # what is reported
         }
 
     def save(self) -> None:
@@ -99,7 +117,7 @@ class HalfTrainer:
         )
 
     def run_network(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with device.mixed():
             return self.network(x.bfloat16().contiguous(memory_format=torch.channels_last_3d)).float()
 
     def latents(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -111,18 +129,19 @@ class HalfTrainer:
         z = self.latents(pixels)
         if self.half == "encoder":
             error = (self.run_network(pixels) - z) ** 2
-            return error.mean(), float(error.mean())
+            colours = (error[:, :COLOUR_CHANNELS] * self.importance).mean()
+            return colours + 0.05 * error[:, COLOUR_CHANNELS:].mean(), float(colours.detach())
         level = torch.rand(len(z), 1, 1, 1, 1) * 0.4
         z[:, RAMPS] = (torch.rand(len(z), 3, 1, 1, 1) * 2 - 1) * RAMP_HEIGHT
         error = self.run_network(z + level * torch.randn_like(z)) - pixels
-        return error.abs().mean() + 0.5 * (error**2).mean(), float((error**2).mean()) / 4
+        return error.abs().mean() + 0.5 * (error**2).mean(), float((error.detach() ** 2).mean()) / 4
 
     @torch.no_grad()
     def validate(self) -> str:
         kept = [p.detach().clone() for _, p in self.named]
         for (_, p), a in zip(self.named, self.average):
             p.copy_(a)
-        words = []
+        words, self.checking = [], True
         for size, pixels in self.check.items():
             z = self.latents(pixels)
             if self.half == "decoder":
@@ -135,10 +154,11 @@ class HalfTrainer:
                 )
         for (_, p), k in zip(self.named, kept):
             p.copy_(k)
+        self.checking = False
         return ", ".join(words)
 
     def run(self) -> None:
-        clock, saved, reported, losses = time.time(), time.time(), time.time(), []
+        clock, saved, reported, losses = time.process_time(), time.time(), time.time(), []
         while self.elapsed < self.seconds:
             part = self.elapsed / self.seconds
             loss, measured = self.loss(draw_window(self.rng))
@@ -154,9 +174,9 @@ class HalfTrainer:
                 )
             losses.append(measured)
             self.step += 1
-            now = time.time()
-            self.elapsed += now - clock
-            clock = now
+            now, spent = time.time(), time.process_time()
+            self.elapsed += spent - clock
+            clock = spent
             if now - reported > 60:
                 mean = float(np.mean(losses))
                 shown = f"{-10 * np.log10(mean):.2f} dB" if self.half == "decoder" else f"mse {mean:.4f}"
@@ -165,7 +185,7 @@ class HalfTrainer:
                     f"held out {self.validate()}",
                     flush=True,
                 )
-                losses, reported, clock = [], time.time(), time.time()
+                losses, reported, clock = [], time.time(), time.process_time()
             if now - saved > SAVE_SECONDS:
                 self.save()
                 saved = time.time()

@@ -9,14 +9,15 @@ import os
 import numpy as np
 import torch
 
-from . import configs, evaluate, measure, text, world
+from . import configs, device, evaluate, measure, text, world
+from .bank import newest
 from .codec import COLOUR_CHANNELS, Codec
 from .network import Network, audio_tokens
 
 
 def load(path: str) -> Network:
     network = Network()
-    state = torch.load(path)
+    state = device.read(path)
     network.load_state_dict(state["average"])
     network.share = state.get("share", 1.0)
     return network.bfloat16().eval()
@@ -33,12 +34,8 @@ def denoise(network, video, audio, sigmas, context, grid, **options):
 
 
 def noise(count: int, grid, seed: int):
-    generator = torch.Generator().manual_seed(seed)
-    f, h, w = grid
-    return (
-        torch.randn(count, f * h * w, 128, generator=generator),
-        torch.randn(count, audio_tokens(f), 128, generator=generator),
-    )
+    generator, (f, h, w) = torch.Generator("cpu").manual_seed(seed), grid
+    return device.normal((count, f * h * w, 128), generator), device.normal((count, audio_tokens(f), 128), generator)
 
 
 def to_grid(tokens: torch.Tensor, grid) -> torch.Tensor:
@@ -61,7 +58,7 @@ def score(pairs, pixels: torch.Tensor, sounds) -> dict:
     """Share of clips that show what their meaning says; `sounds` are indices as in world.sounds()."""
     right = {k: 0 for k in ("shape", "colour", "motion", "background", "pitch", "beeping", "all")}
     for (meaning, _), clip, sound in zip(pairs, pixels, sounds):
-        frames = ((clip.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        frames = ((clip.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
         seen = measure.look(frames)
         heard, _ = world.sounds()[sound]
         good = {
@@ -83,16 +80,17 @@ def sheet(pixels: torch.Tensor, path: str, every: int = 6, columns: int = 2) -> 
     from PIL import Image
 
     strips = [
-        ((c[:, ::every].permute(2, 1, 3, 0).flatten(1, 2) + 1) * 127.5).clamp(0, 255).byte().numpy() for c in pixels
+        ((c[:, ::every].permute(2, 1, 3, 0).flatten(1, 2) + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()
+        for c in pixels
     ]
     rows = [np.concatenate(strips[i : i + columns], 1) for i in range(0, len(strips) - columns + 1, columns)]
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
 def watch(folder: str, count: int = 42, name: str = "transformer", frames: int = 5, decoder=None) -> dict:
-    network = load(os.path.join(folder, name + ".pt"))
-    codec = Codec(torch.load(os.path.join(folder, "codec.pt")))
-    table = torch.load(os.path.join(folder, "bank-audio.pt"))["latents"]
+    network = load(newest(folder, name))
+    codec = Codec(device.read(newest(folder, "codec")))
+    table = device.read(newest(folder, "bank-audio"))["latents"]
     pairs, grid = evaluate.cases(count), (frames, 4, 4)
     torch.manual_seed(1)
     (video, audio), _ = sample(network, [p for _, p in pairs], grid, 3, text.build_tokenizer())
@@ -116,8 +114,7 @@ if __name__ == "__main__":
     parser.add_argument("--name", default="transformer")
     parser.add_argument("--frames", type=int, default=5, help="latent frames")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    state = torch.load(os.path.join(arguments.folder, arguments.name + ".pt"))
+    state = device.read(newest(arguments.folder, arguments.name))
     print(
         f"step {state['step']} {state['elapsed']:.0f}s",
         watch(arguments.folder, arguments.count, arguments.name, arguments.frames),

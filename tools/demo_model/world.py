@@ -2,7 +2,8 @@
 
 A meaning is a tuple (shape, colour, motion, background, pitch) of indices into the lists below. Everything else about
 a clip (jitter of place and size, the phase of a bounce) is drawn at random and small, so that a prompt nearly decides
-the clip. Positions are functions of absolute time: a longer clip begins exactly like a shorter one.
+the clip. Positions are functions of absolute time: a longer clip begins exactly like a shorter one, and what moves or
+grows in it rests where it has come to after a second and a third.
 
 It does not know words (prompts.py), latents (codec.py) or files.
 """
@@ -10,7 +11,7 @@ It does not know words (prompts.py), latents (codec.py) or files.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ BOUNCE_PERIOD = 0.5  # seconds between two contacts
 BOUNCE_PHASES = 4
 SPEED = 0.40  # frame widths per second
 REACH = 0.26  # a path starts this far from the middle
+ARRIVAL = 32 / FPS  # seconds after which a path or a growth has come to its end, in the picture; only bounces go on
 FLOOR = 0.78  # where the centre is at a contact
 HOP = 0.34  # height of a bounce
 BEEP = 0.16  # seconds
@@ -67,11 +69,18 @@ class Scenes:
     def __len__(self):
         return len(self.meaning)
 
+    def __getitem__(self, rows) -> Scenes:
+        return Scenes(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def join(parts: list[Scenes]) -> Scenes:
+    return Scenes(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Scenes)))
+
 
 def draw_scenes(meanings, rng: np.random.Generator) -> Scenes:
     n = len(meanings)
-    uniform = lambda low, high, *size: torch.from_numpy(rng.uniform(low, high, (n, *size)).astype("float32"))
-    phase = torch.from_numpy(rng.integers(0, BOUNCE_PHASES, n))
+    uniform = lambda low, high, *size: torch.tensor(rng.uniform(low, high, (n, *size)).astype("float32"))
+    phase = torch.tensor(rng.integers(0, BOUNCE_PHASES, n))
     return Scenes(
         torch.tensor([tuple(m) + (0,) * (5 - len(m)) for m in meanings]),
         uniform(0.205, 0.215),
@@ -83,15 +92,16 @@ def draw_scenes(meanings, rng: np.random.Generator) -> Scenes:
 def trajectory(scenes: Scenes, frames: int):
     """Centre x, centre y and radius, each (N, frames)."""
     t = torch.arange(frames) / FPS
+    travelled = t.clamp(max=ARRIVAL)[None]
     motion = scenes.meaning[:, 2, None]
-    along = SPEED * t[None] - REACH
+    along = SPEED * travelled - REACH
     x = 0.5 + scenes.shift[:, :1] + along * ((motion == RIGHT).float() - (motion == LEFT).float())
     y = 0.5 + scenes.shift[:, 1:] + along * ((motion == DOWN).float() - (motion == UP).float())
     arc = (math.pi * (t[None] / BOUNCE_PERIOD + scenes.phase[:, None] / BOUNCE_PHASES)).sin().abs()
     y = torch.where(motion == BOUNCES, FLOOR + scenes.shift[:, 1:] * 0.5 - HOP * arc, y)
     radius = torch.where(
         motion == GROWS,
-        (0.11 + 0.13 * t[None]).expand_as(y) * scenes.radius[:, None] / 0.21,
+        (0.11 + 0.13 * travelled).expand_as(y) * scenes.radius[:, None] / 0.21,
         scenes.radius[:, None].expand_as(y),
     )
     return x, y, radius
@@ -136,8 +146,28 @@ def render(scenes: Scenes, frames: int, size: int, *, first: int = 0, window=Non
         (gx[:, None, None, :] - x[:, :, None, None]) / r, (gy[:, None, :, None] - y[:, :, None, None]) / r
     )
     cover = (0.5 - distance(scenes.meaning[:, 0], u, v) * r * size).clamp(0, 1)[:, None]
-    ground = BACKDROP[scenes.meaning[:, 3]][:, :, None, None, None]
-    return ground + (PALETTE[scenes.meaning[:, 1]][:, :, None, None, None] - ground) * cover
+    pick = lambda table, index: table.to(index.device)[index][:, :, None, None, None]
+    ground = pick(BACKDROP, scenes.meaning[:, 3])
+    return ground + (pick(PALETTE, scenes.meaning[:, 1]) - ground) * cover
+
+
+def foreign(count: int, frames: int, size: int) -> torch.Tensor:
+    """Pixels (count, 3, frames, size, size) of nothing in this world: soft or hard spots of any colours that drift. The
+    VAE and the upsampler see some, so that a picture from outside comes out plain rather than broken."""
+    out = torch.empty(count, 3, frames, size, size)
+    for clip in out:
+        cells = 2 ** int(torch.randint(1, 5, ()))
+        drift = (torch.rand(2) - 0.5) * 0.02
+        field = (
+            torch.randn(1, 3, cells + 2, cells + 2) if torch.rand(()) < 0.5 else torch.randn(1, 1, cells + 2, cells + 2)
+        )
+        colours, hardness = torch.rand(2, 3, 1, 1) * 2 - 1, 10 ** float(torch.rand(()) * 2)
+        line = (torch.arange(size) + 0.5) / size * 1.6 - 0.8
+        for t in range(frames):
+            grid = torch.stack(torch.meshgrid(line + drift[1] * t, line + drift[0] * t, indexing="ij")[::-1], -1)[None]
+            spots = torch.nn.functional.grid_sample(field, grid, "bicubic", "reflection", False)[0]
+            clip[:, t] = colours[0] + (colours[1] - colours[0]) * torch.sigmoid(hardness * spots)
+    return out.clamp(-1, 1)
 
 
 def tone(meaning, phase: int, samples: int, rate: int) -> torch.Tensor:
