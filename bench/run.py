@@ -66,6 +66,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Prints the tables that are asked for."""
     args = parse(argv)
+    os.environ.setdefault(linux_blas.SWITCH, "on")  # as the commands do: what is measured is what they run
     platform.prepare()
     kind = "CPU seconds" if clock().__name__ == "process_time" else "wall seconds"
     print(f"mlx {mx.__version__} on {mx.default_device()}, {kind}\n", flush=True)

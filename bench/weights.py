@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from bench.measure import table
-from mlx_video import platform
+from mlx_video import linux_blas, platform
 from mlx_video.pipelines.convert import Wishes, convert
 from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.pipelines.loader import Loader
@@ -120,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--convert", type=int, metavar="BLOCKS", help="also convert a file with so many blocks")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    os.environ.setdefault(linux_blas.SWITCH, "on")
     platform.prepare()
     if args.measure:
         kind, folder, generation, *numbers = args.measure

@@ -81,7 +81,7 @@ def _one(name: str, item: Any, kind: type) -> Any:
     if isinstance(item, (tuple, list)) and item and isinstance(item[0], (str, Path)):
         hints = list(kinds.hints_of(kind).values())
         if len(item) <= len(hints):
-            return kind(*(kinds.plain(value, hint) for value, hint in zip(item, hints, strict=False)))
+            return kind(*(kinds.plain(value, hint) for value, hint in zip(item, hints[: len(item)], strict=True)))
     if isinstance(item, kind):
         return item
     given, wanted = kinds.named(type(item)), kinds.named(kind)
