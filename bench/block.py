@@ -21,7 +21,7 @@ from mlx_video.models.ltx_2.transformer.adaln import Modulation
 from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, Block, Crossing, Surroundings, Treatment
 from mlx_video.models.ltx_2.transformer.prepared import place
 from mlx_video.types import MODALITIES, Tree
-from tests import real_keys
+from tests.support import real_keys
 
 
 def flops(config: TransformerConfig, tokens: dict[str, int]) -> float:

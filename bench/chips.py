@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from bench import fits
 from mlx_video import platform
-from tests import macs
+from tests.support import macs
 
 APPLE = {
     "M1, M1 Pro": "applegpu_g13g", "M1 Max": "applegpu_g13s", "M1 Ultra": "applegpu_g13d",

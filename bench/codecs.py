@@ -9,10 +9,10 @@ import mlx.core as mx
 import numpy as np
 
 from bench.measure import alternate, table
+from mlx_video.checkpoints import demo
 from mlx_video.models.ltx_2 import COMPONENTS, load
 from mlx_video.models.ltx_2.video_vae import Span, Tiling, decode_frames, encode_frames, plan_tiles
-from mlx_video.pipelines import demo
-from tests import small
+from tests.support import small
 
 TILES = Tiling(Span(32, 8), Span(128, 64), Span(128, 64))
 

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mlx_video.pipelines.plan import GIB
+from mlx_video.planning.plan import GIB
 from mlx_video.request import Request
-from tests import macs, real_keys
+from tests.support import macs, real_keys
 
 PROMPT = "A red fox walks through deep snow at dawn; its breath steams, the snow creaks, a raven calls. " * 5
 RUN = Request(prompt=PROMPT, width=768, height=512, num_frames=121)

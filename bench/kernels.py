@@ -22,7 +22,7 @@ from bench import block as one_block
 from bench.measure import table
 from mlx_video.models import layers
 from mlx_video.models.ltx_2.transformer import block as transformer_block
-from tests import macs
+from tests.support import macs
 
 VIEWS = {
     "Reshape", "Flatten", "Unflatten", "Transpose", "Slice", "Split", "Squeeze", "ExpandDims", "Broadcast",

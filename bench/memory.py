@@ -123,7 +123,7 @@ def _checkpoint(folder: Path, model: str) -> str:
     if model == "demo":
         return model
     from bench import middle
-    from tests import small
+    from tests.support import small
 
     kind, generation = model.split()
     path = folder / f"{kind}-{generation}"
@@ -134,7 +134,7 @@ def _checkpoint(folder: Path, model: str) -> str:
 
 def report(folder: Path) -> str:
     """Both tables; checkpoints are made in `folder`."""
-    from tests.pipelines.cases import write_inputs
+    from tests.support.cases import write_inputs
 
     os.environ["MLX_VIDEO_CACHE"] = "off"  # prompts are encoded anew
     write_inputs(folder)

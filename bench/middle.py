@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
 from mlx_video.weights import names
-from tests import real_keys, small, small_gemma
+from tests.support import real_keys, small, small_gemma
 
 WIDTH, AUDIO_WIDTH, BLOCKS, HEAD = 1024, 512, 8, 64
 TEXT_WIDTH, TEXT_LAYERS, TEXT_FEED = 1024, 8, 4096

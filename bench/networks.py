@@ -17,7 +17,7 @@ from mlx.utils import tree_map
 
 from bench.measure import MIB, alternate, multiply, table
 from mlx_video.models.ltx_2 import COMPONENTS
-from tests import real_keys
+from tests.support import real_keys
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d)
 PRODUCTS = 2e11

@@ -15,12 +15,12 @@ import mlx.core as mx
 
 from bench import middle
 from bench.measure import MIB, alternate, table
+from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.diffusion import conditioning
 from mlx_video.diffusion.noise import seeded
+from mlx_video.lending.loader import Loader, parameter_bytes
+from mlx_video.lending.visits import parts_of
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS
-from mlx_video.pipelines.layouts import open_checkpoint
-from mlx_video.pipelines.loader import Loader, parameter_bytes
-from mlx_video.pipelines.streaming import parts_of
 from mlx_video.types import AudioShape, Context, VideoShape
 from mlx_video.weights.quantize import Quantization
 

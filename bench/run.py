@@ -19,7 +19,8 @@ import mlx.core as mx
 
 from bench import block, codecs, memory, networks, phases, reading, steps, weights
 from bench.measure import alternate, clock, multiply, table
-from mlx_video import linux_blas, platform
+from mlx_video import platform
+from mlx_video.cpu import linux_blas
 
 PARTS = ["blas", "block", "steps", "codecs", "networks", "reading", "weights", "phases", "memory"]
 
@@ -38,7 +39,7 @@ def blas() -> str:
 
 def small(folder: Path, generation: str) -> str:
     """A whole run on a small official-style checkpoint, made in `folder`."""
-    from tests.small import make
+    from tests.support.small import make
 
     made = make(folder / generation, generation)
     title = f"distilled on a small LTX-{generation} checkpoint, 128 x 128, 17 frames, with sound"

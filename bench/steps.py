@@ -15,7 +15,7 @@ from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.types import AudioShape, Context, Guidance, VideoShape
-from tests import small
+from tests.support import small
 
 WIDTH = {
     "num_attention_heads": 8, "attention_head_dim": 64, "cross_attention_dim": 512, "audio_num_attention_heads": 8,

@@ -24,14 +24,15 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from bench.measure import table
-from mlx_video import linux_blas, platform
-from mlx_video.pipelines.convert import Wishes, convert
-from mlx_video.pipelines.layouts import open_checkpoint
-from mlx_video.pipelines.loader import Loader
-from mlx_video.pipelines.quality import block_errors
+from mlx_video import platform
+from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.cpu import linux_blas
+from mlx_video.jobs.convert import Wishes, convert
+from mlx_video.jobs.quality import block_errors
+from mlx_video.lending.loader import Loader
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.write import Pending, write
-from tests import real_keys, sparse
+from tests.support import real_keys, sparse
 
 _INSIDE = "model.diffusion_model."
 REST = ("vae.", "audio_vae.", "vocoder.", "text_embedding_projection.", f"{_INSIDE}video_emb", f"{_INSIDE}audio_emb")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_video.pipelines.api import LTXPipeline
-    from mlx_video.pipelines.clip import Clip
+    from mlx_video.api import LTXPipeline
+    from mlx_video.jobs.clip import Clip
     from mlx_video.request import Request
     from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 __all__ = ["AudioIn", "Clip", "ImageAt", "LTXPipeline", "Lora", "Request", "UserError", "__version__"]
 
 _PLACES = {
-    "LTXPipeline": "mlx_video.pipelines.api",
-    "Clip": "mlx_video.pipelines.clip",
+    "LTXPipeline": "mlx_video.api",
+    "Clip": "mlx_video.jobs.clip",
     "Request": "mlx_video.request",
     **dict.fromkeys(("AudioIn", "ImageAt", "Lora", "UserError"), "mlx_video.types"),
 }

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from mlx_video import early
 from mlx_video.bars import Bars, clock
-from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
+from mlx_video.models.ltx_2.recipes import GENERATIONS, RECIPES
 from mlx_video.types import RunError, UserError
 
 __all__ = ["Bars", "Parser", "clock", "run", "say", "show"]

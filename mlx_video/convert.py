@@ -1,6 +1,6 @@
 """The command `mlx_video.convert`: an official checkpoint to a folder with one part per component.
 
-Turns flags into one call of `pipelines.convert`. Decides nothing about formats.
+Turns flags into one call of `jobs.convert`. Decides nothing about formats.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def convert(args: argparse.Namespace) -> None:
     import mlx.core as mx
 
     from mlx_video import platform
-    from mlx_video.pipelines import locate
-    from mlx_video.pipelines.convert import Wishes
-    from mlx_video.pipelines.convert import convert as convert_checkpoint
-    from mlx_video.pipelines.layouts import open_checkpoint
-    from mlx_video.pipelines.quality import block_errors
-    from mlx_video.weights.hub import fetch
+    from mlx_video.checkpoints import locate
+    from mlx_video.checkpoints.hub.fetch import fetch
+    from mlx_video.checkpoints.layouts import open_checkpoint
+    from mlx_video.jobs.convert import Wishes
+    from mlx_video.jobs.convert import convert as convert_checkpoint
+    from mlx_video.jobs.quality import block_errors
     from mlx_video.weights.quantize import Quantization
 
     platform.prepare()

@@ -41,7 +41,7 @@ def build_parser() -> cli.Parser:
 def encode(args: argparse.Namespace) -> None:
     """Runs the command."""
     prompt = cli.prompt_of(args)
-    from mlx_video.pipelines.api import LTXPipeline
+    from mlx_video.api import LTXPipeline
 
     bars = cli.Bars(args.quiet)
     try:

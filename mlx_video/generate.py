@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video import cli
-from mlx_video.pipelines import demo
-from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.checkpoints import demo
+from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.request import Request
 from mlx_video.types import STAGE_LORA_OPTIONS, TILINGS, AudioIn, ImageAt, Lora, UserError
 
@@ -334,9 +334,9 @@ def generate(args: argparse.Namespace) -> None:
     request.check(RECIPES)
     if args.plan and args.placeholder:
         raise UserError("--plan and --placeholder exclude each other: a placeholder takes next to nothing.")
-    from mlx_video.pipelines.api import LTXPipeline
-    from mlx_video.pipelines.clip import check_outputs
-    from mlx_video.pipelines.conditions import files_of
+    from mlx_video.api import LTXPipeline
+    from mlx_video.jobs.clip import check_outputs
+    from mlx_video.jobs.inputs import files_of
 
     sound = _sound_path(args, request)
     check_outputs(

@@ -1,6 +1,6 @@
 """The command `mlx_video.info`: what lies at a path or in a repo, from file headers alone.
 
-Turns one argument into one call of `pipelines.describe`. Decides nothing about formats.
+Turns one argument into one call of `checkpoints.describe`. Decides nothing about formats.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def build_parser() -> cli.Parser:
 def info(args: argparse.Namespace) -> None:
     """Runs the command."""
     from mlx_video import platform
-    from mlx_video.pipelines import demo, locate
-    from mlx_video.pipelines.describe import describe, describe_repo
+    from mlx_video.checkpoints import demo, locate
+    from mlx_video.checkpoints.describe import describe, describe_repo
 
     hub_id = locate.is_hub_id(args.path)
     lines = describe_repo(args.path) if hub_id else describe(locate.existing(args.path, "PATH"))

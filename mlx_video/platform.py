@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_video import linux_blas
+from mlx_video.cpu import linux_blas
 from mlx_video.types import UserError
 
 log = logging.getLogger(__name__)

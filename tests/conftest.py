@@ -19,7 +19,7 @@ platform.prepare()
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory):
     """small_folder("2") is the folder of a whole small checkpoint, both variants, made when first asked for."""
-    from tests import small
+    from tests.support import small
 
     @functools.cache
     def make(generation: str) -> Path:
@@ -32,7 +32,7 @@ def small_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def upscale_folder(small_folder, tmp_path_factory):
     """As small_folder, with the x1.5 and temporal upsamplers beside it."""
-    from tests import small
+    from tests.support import small
 
     @functools.cache
     def make(generation: str) -> Path:
@@ -47,7 +47,7 @@ def upscale_folder(small_folder, tmp_path_factory):
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
     """A folder with picture.png and sound.wav."""
-    from tests.pipelines.cases import write_inputs
+    from tests.support.cases import write_inputs
 
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 

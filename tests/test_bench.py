@@ -8,7 +8,7 @@ from bench import block, kernels, measure, networks, phases
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
 from mlx_video.models.ltx_2.transformer.block import Block
 from mlx_video.types import Progress
-from tests import real_keys
+from tests.support import real_keys
 
 
 @pytest.mark.parametrize("generation", real_keys.GENERATIONS)

@@ -12,7 +12,7 @@ from mlx_video import platform
 from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
 from mlx_video.types import Context, Pass
-from tests import real_gemma, real_keys
+from tests.support import real_gemma, real_keys
 
 SLACK = 2.2
 """An evaluation comes after what goes over the bound, at most two large products (a feed-forward's) and their small

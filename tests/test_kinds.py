@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, Request, UserError, kinds
-from mlx_video.pipelines.recipes import RECIPES
-from mlx_video.pipelines.upscale import Upscaling
+from mlx_video.jobs.upscale import Upscaling
+from mlx_video.models.ltx_2.recipes import RECIPES
 
 WRONG = [
     None, True, 7, -3, 2.5, float("nan"), 10**400, "text", "", b"bytes", [1, 2], ["a", "b"], (), (1.5,), {"a": 1}, {1},
@@ -29,7 +29,7 @@ class Enough(Exception):
 @pytest.fixture
 def pipe(monkeypatch):
     """The demo, which stops where a run would begin: all that is told before is told."""
-    from mlx_video.pipelines import api
+    from mlx_video import api
 
     def stop(*args, **options):
         raise Enough

@@ -12,7 +12,7 @@ import pytest
 
 from mlx_video import platform
 from mlx_video.models.ltx_2 import COMPONENTS
-from tests import real_keys
+from tests.support import real_keys
 
 
 class Convolutions:

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from mlx_video import LTXPipeline
+from mlx_video.checkpoints import demo
+from mlx_video.jobs.decode import to_uint8
 from mlx_video.models.ltx_2 import load
 from mlx_video.models.ltx_2.video_vae import convolution
-from mlx_video.pipelines import demo
-from mlx_video.pipelines.decode import to_uint8
 from mlx_video.types import RunError
-from tests import metal_winograd
+from tests.support import metal_winograd
 
 CLIP = {
     "prompt": "a red ball bounces on grass",

@@ -227,7 +227,7 @@ WAYS = {
     "'-n', '1', '--no-audio', '--height', '64', '--width', '64', '-o', sys.argv[2], '--quiet']) == 0",
     "class": "from mlx_video import LTXPipeline; LTXPipeline.from_pretrained('demo').generate(prompt='a red ball', "
     "num_frames=1, audio=False, height=64, width=64)",
-    "one network": "from mlx_video.models.ltx_2 import load; from mlx_video.pipelines import demo; "
+    "one network": "from mlx_video.models.ltx_2 import load; from mlx_video.checkpoints import demo; "
     "mx.eval(load('audio_decoder', demo.folder()).parameters())",
 }
 

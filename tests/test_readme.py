@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import chips, fits
-from mlx_video.pipelines.recipes import GENERATIONS, RECIPES
+from mlx_video.models.ltx_2.recipes import GENERATIONS, RECIPES
 from mlx_video.types import Recipe, Stage
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_video import AudioIn, ImageAt, Lora, Request, UserError
-from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import AudioShape, VideoShape
 
 

@@ -29,8 +29,9 @@ class Enough(UserError):
 @pytest.fixture
 def tried(small_folder, inputs, tmp_path, monkeypatch, capsys):
     """tried(command, *words) is (status, what was said); nothing is fetched, read or written."""
-    from mlx_video.pipelines import api, describe, layouts, locate
-    from mlx_video.weights import hub
+    from mlx_video import api
+    from mlx_video.checkpoints import describe, layouts, locate
+    from mlx_video.checkpoints.hub import fetch as hub
 
     def stop(*args, **options):
         raise Enough("This is as far as it goes here.")

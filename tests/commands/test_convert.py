@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from mlx_video import LTXPipeline, convert, generate
-from mlx_video.pipelines import convert as converting
-from mlx_video.pipelines.layouts.converted import MARKER
+from mlx_video.checkpoints.layouts.converted import MARKER
+from mlx_video.jobs import convert as converting
 from mlx_video.types import UserError
 from mlx_video.weights import write
-from tests import small
-from tests.pipelines.cases import GENERATIONS
+from tests.support import small
+from tests.support.cases import GENERATIONS
 
 FOLDERS = ["audio_vae/decoder", "audio_vae/encoder", "text_projections", "transformer", "vae/decoder", "vae/encoder"]
 FOLDERS += ["vae/statistics", "vocoder"]

@@ -13,16 +13,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.jobs import convert as converting
+from mlx_video.jobs.convert import Wishes, convert
 from mlx_video.models.ltx_2 import COMPONENTS
-from mlx_video.pipelines import convert as converting
-from mlx_video.pipelines.convert import Wishes, convert
-from mlx_video.pipelines.layouts import open_checkpoint
 from mlx_video.types import UserError
 from mlx_video.weights import names
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import DTYPE_BYTES
 from mlx_video.weights.write import Pending, write
-from tests import real_keys, small, sparse, wide
+from tests.support import real_keys, small, sparse, wide
 
 
 def bytes_of(generation, bits):
@@ -89,8 +89,8 @@ MEASURE = """
     from pathlib import Path
     import mlx.core as mx
     from mlx_video import platform
-    from mlx_video.pipelines.convert import Wishes, convert
-    from mlx_video.pipelines.layouts import open_checkpoint
+    from mlx_video.jobs.convert import Wishes, convert
+    from mlx_video.checkpoints.layouts import open_checkpoint
     from mlx_video.weights.quantize import Quantization
     platform.prepare()
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mlx_video import encode, generate
-from mlx_video.pipelines import contexts, contexts_npz, loader
+from mlx_video.jobs import embeddings as contexts
+from mlx_video.jobs import embeddings_npz as contexts_npz
+from mlx_video.lending import loader
 
 SIZE = ["--height", 64, "--width", 64, "--num-frames", 9, "--quiet"]
 PROMPT = ["--prompt", "a red ball in the rain"]

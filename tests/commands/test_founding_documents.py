@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from mlx_video import Request
-from mlx_video.pipelines.recipes import RECIPES
-from tests import small
-from tests.pipelines import films
-from tests.pipelines.readback import read
+from mlx_video.models.ltx_2.recipes import RECIPES
+from tests.support import films, small
+from tests.support.readback import read
 
 COMMANDS = {
     "first": """

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from mlx_video import cli, generate
-from mlx_video.pipelines import loader
-from tests import small
-from tests.pipelines.readback import read
-from tests.small_gemma import make_gemma
+from mlx_video.lending import loader
+from tests.support import small
+from tests.support.readback import read
+from tests.support.small_gemma import make_gemma
 
 SMALL = ["--prompt", "a red ball", "--height", 64, "--width", 64, "--num-frames", 9]
 CHECKPOINT = small.NAMES["2"].format("distilled")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mlx_video import convert, encode, generate, info, upscale
-from mlx_video.pipelines.layouts import open_checkpoint
-from tests import played_hub, real_gemma, small, sparse
-from tests.pipelines.readback import read
-from tests.small_gemma import make_gemma
+from mlx_video.checkpoints.layouts import open_checkpoint
+from tests.support import played_hub, real_gemma, small, sparse
+from tests.support.readback import read
+from tests.support.small_gemma import make_gemma
 
 MODEL = "Lightricks/LTX-2"
 SMALL = ["--prompt", "a red ball", "--height", 64, "--width", 64, "--num-frames", 9]
@@ -83,7 +83,7 @@ def test_a_plan_fetches_headers_and_says_what_a_run_would_fetch(server, capsys, 
 
 
 def test_a_plan_of_files_that_are_here_asks_for_none(server, capsys, tmp_path):
-    from mlx_video.weights import repos
+    from mlx_video.checkpoints.hub import repos
 
     repos.fetch_checkpoint(MODEL, "distilled")
     server.forget()

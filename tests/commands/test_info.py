@@ -7,12 +7,12 @@ import mlx.core as mx
 import pytest
 
 from mlx_video import UserError, generate, info
-from mlx_video.pipelines.convert import Wishes, convert
-from mlx_video.pipelines.layouts import open_checkpoint
-from mlx_video.pipelines.layouts.neighbours import kind_of
+from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.checkpoints.layouts.neighbours import kind_of
+from mlx_video.jobs.convert import Wishes, convert
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
-from tests import foreign, small, sparse
+from tests.support import foreign, small, sparse
 
 
 @pytest.fixture

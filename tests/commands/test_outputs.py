@@ -10,7 +10,7 @@ import pytest
 from mlx_video import LTXPipeline, UserError, encode, generate, upscale
 from mlx_video.media.image import save_image
 from mlx_video.media.video import write_video
-from tests.pipelines import films
+from tests.support import films
 
 SIZE = ("--height", 64, "--width", 64, "--num-frames", 9)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import played_hub, small
+from tests.support import played_hub, small
 
 ROOT = Path(__file__).parents[2]
 PAGES = {

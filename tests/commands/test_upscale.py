@@ -13,8 +13,8 @@ from PIL import Image
 from mlx_video import LTXPipeline, upscale
 from mlx_video.media.image import read_image
 from mlx_video.media.video import read_video
-from tests.pipelines import films
-from tests.pipelines.cases import GENERATIONS
+from tests.support import films
+from tests.support.cases import GENERATIONS
 
 FPS = Fraction(30000, 1001)
 

@@ -26,7 +26,7 @@ from mlx_video.media.video import (
     write_video,
 )
 from mlx_video.types import RunError, UserError
-from tests.pipelines import films
+from tests.support import films
 
 RATE = 24_000
 COLOURS = {

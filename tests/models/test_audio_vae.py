@@ -10,8 +10,8 @@ from mlx_video.models.ltx_2.audio_vae import AudioDecoder, AudioEncoder, blocks
 from mlx_video.models.ltx_2.config import AudioVAEConfig
 from mlx_video.types import AudioShape, UserError
 from mlx_video.weights import names
-from tests import real_keys, small
 from tests.models.test_vocoder import GENERATIONS, RECORDED, error, given, normal
+from tests.support import real_keys, small
 
 CODERS = {"decoder": AudioDecoder, "encoder": AudioEncoder}
 

@@ -18,7 +18,7 @@ from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig, SpeechConfig
 from mlx_video.types import UserError
 from mlx_video.weights import names
-from tests import real_keys, small
+from tests.support import real_keys, small
 
 HUGE = (10**9, 10**30, -(10**30))
 NO_NUMBERS = ("4", "", [4], {"a": 1}, True, math.nan, math.inf, -math.inf, -1)

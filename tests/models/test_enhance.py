@@ -10,9 +10,9 @@ import pytest
 from mlx.utils import tree_flatten
 from PIL import Image
 
+from mlx_video.lending.loader import text_tensors
 from mlx_video.models.ltx_2.text_encoder import enhance as module
 from mlx_video.models.ltx_2.text_encoder.enhance import IMAGE_INSTRUCTIONS, TEXT_INSTRUCTIONS, clean
-from mlx_video.pipelines.loader import text_tensors
 from mlx_video.types import UserError
 from tests.models import test_text_encoder as small
 

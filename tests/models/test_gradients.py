@@ -9,13 +9,13 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from mlx_video.checkpoints import demo
 from mlx_video.diffusion.tokens import positions
 from mlx_video.models import layers
 from mlx_video.models.layers import KeysValues, Rotation
 from mlx_video.models.ltx_2 import load
 from mlx_video.models.ltx_2.transformer import adaln
 from mlx_video.models.ltx_2.vocoder import snake
-from mlx_video.pipelines import demo
 from mlx_video.types import AudioShape, Context, VideoShape
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -14,7 +14,7 @@ import pytest
 from mlx_video.models.ltx_2.audio_vae import log_mel, mel
 from mlx_video.models.ltx_2.config import AudioVAEConfig
 from mlx_video.types import UserError
-from tests import real_keys
+from tests.support import real_keys
 
 CONFIG = AudioVAEConfig.read(real_keys.config("2"))
 RECORDED = Path(__file__).parents[1] / "fixtures" / "mel.npz"

@@ -25,7 +25,7 @@ from mlx_video.models.ltx_2.text_encoder.tokens import Tokenizer
 from mlx_video.types import UserError
 from mlx_video.weights import names
 from mlx_video.weights.store import Tensors
-from tests import real_keys
+from tests.support import real_keys
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "text.npz"
 PROMPTS = ("a red fox runs through deep snow, breathing hard; wind in the pines", "")
@@ -539,7 +539,7 @@ def test_a_damaged_tokenizer_is_read_or_refused(tmp_path):
 
 
 def test_a_text_encoder_of_other_kinds_of_numbers_is_refused(tmp_path):
-    from mlx_video.pipelines.loader import text_tensors
+    from mlx_video.lending.loader import text_tensors
 
     for dtype in (mx.int32, mx.bool_, mx.uint8, mx.complex64, mx.uint32):
         tensors = {"model.norm.weight": mx.zeros((4,), dtype)}

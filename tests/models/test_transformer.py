@@ -23,7 +23,7 @@ from mlx_video.models.ltx_2.transformer import Prepared, Transformer, adaln, net
 from mlx_video.models.ltx_2.transformer.block import Block, step_operations
 from mlx_video.types import MODALITIES, Context, Pass, Tree, UserError
 from mlx_video.weights import names
-from tests import real_keys
+from tests.support import real_keys
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "transformer.npz"
 PREFIX = "model.diffusion_model."

@@ -18,7 +18,7 @@ from mlx_video.models.ltx_2.upsampler_pieces import Walk
 from mlx_video.models.ltx_2.video_vae.patches import depth_to_space
 from mlx_video.types import UserError
 from mlx_video.weights import names
-from tests import real_keys, small
+from tests.support import real_keys, small
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "upsampler.npz"
 BASE = {"in_channels": 16, "mid_channels": 32, "num_blocks_per_stage": 1, "dims": 3}

@@ -21,8 +21,8 @@ from mlx_video.models.ltx_2.video_vae.patches import depth_to_space, patchify, s
 from mlx_video.models.ltx_2.video_vae.stream import Stream
 from mlx_video.types import UserError
 from mlx_video.weights import names
-from tests import real_keys, small
 from tests.models import video_vae_cases as cases
+from tests.support import real_keys, small
 
 NETWORKS = {"decoder": VideoDecoder, "encoder": VideoEncoder, "statistics": LatentStatistics}
 UNREAD = ("mean-of-stds", "channel", "mean-of-stds_over_std-of-means")

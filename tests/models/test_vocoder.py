@@ -18,7 +18,7 @@ from mlx_video.models.ltx_2.tiles import in_tiles
 from mlx_video.models.ltx_2.vocoder import Vocoder, bandwidth, convolution, generator, snake
 from mlx_video.types import UserError
 from mlx_video.weights import names
-from tests import real_keys, small
+from tests.support import real_keys, small
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "audio.npz"
 GENERATIONS = ("2", "2.3")

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from mlx_video.diffusion.noise import seeded
-from tests import small
 from tests.parity import reference
+from tests.support import small
 
 
 def modules(config: dict) -> dict:
@@ -59,7 +59,7 @@ def names(config: dict) -> dict[str, list[int]]:
 def runs(generation: str, folder: Path) -> dict[str, np.ndarray]:
     """Final latents of the reference's runs of RECORDED; of the first one also some frames and the sound's start."""
     from tests.parity import reference_pipelines
-    from tests.pipelines.cases import FRAMES_KEPT, RECORDED, SAMPLES_KEPT, write_inputs
+    from tests.support.cases import FRAMES_KEPT, RECORDED, SAMPLES_KEPT, write_inputs
 
     small.make(folder / "small", generation, ("distilled", "dev"))
     write_inputs(folder / "inputs")

@@ -10,9 +10,9 @@ from ltx_core.model.video_vae.video_vae import prepare_tiles_for_encoding
 from ltx_core.tiling import DimensionSizeConfig, TileSizeConfig
 from ltx_core.types import VIDEO_SCALE_FACTORS
 
-from tests import small
 from tests.models import video_vae_cases as cases
 from tests.parity import reference
+from tests.support import small
 
 torch = reference.torch
 

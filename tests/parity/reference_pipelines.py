@@ -24,9 +24,9 @@ import pytest
 
 from mlx_video.diffusion.noise import draw_tokens
 from mlx_video.types import MODALITIES, AudioShape, Noise, VideoShape
-from tests import small
 from tests.parity.reference import torch
-from tests.pipelines.cases import Case
+from tests.support import small
+from tests.support.cases import Case
 
 ledgers = pytest.importorskip("ltx_pipelines.utils.model_ledger")
 transformers = pytest.importorskip("transformers")

@@ -19,10 +19,10 @@ from mlx_video.models.ltx_2.config import AudioVAEConfig, VocoderConfig
 from mlx_video.models.ltx_2.vocoder import Vocoder, generator
 from mlx_video.weights import names
 from mlx_video.weights.store import Tensors
-from tests import small
 from tests.models import test_mel as front_end
 from tests.models import test_vocoder as recorded
 from tests.parity.reference import build, error, normal, randomize, save, torch
+from tests.support import small
 
 pytestmark = pytest.mark.parity
 LIMIT = 5e-6

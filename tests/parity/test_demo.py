@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from mlx_video.checkpoints import demo
 from mlx_video.diffusion.noise import seeded
-from mlx_video.pipelines import demo
 from mlx_video.types import VideoShape
-from tests import small
 from tests.parity import reference_pipelines
-from tests.pipelines.cases import Case, error, generate
+from tests.support import small
+from tests.support.cases import Case, error, generate
 
 pytestmark = pytest.mark.parity
 

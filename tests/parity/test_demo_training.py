@@ -7,7 +7,7 @@ from ltx_core.components.patchifiers import VideoLatentPatchifier, get_pixel_coo
 from ltx_core.types import SpatioTemporalScaleFactors, VideoLatentShape
 from safetensors.torch import load_file
 
-from mlx_video.pipelines import demo
+from mlx_video.checkpoints import demo
 from tools.demo_model import bank, codec, configs, network, pack, train, unpack, world
 from tools.demo_model.reference import build
 

@@ -6,7 +6,7 @@ import pytest
 from mlx_video.diffusion.noise import seeded
 from mlx_video.types import VideoShape
 from tests.parity import reference_pipelines
-from tests.pipelines.cases import GENERATIONS, Case, error, generate, levels_apart
+from tests.support.cases import GENERATIONS, Case, error, generate, levels_apart
 
 pytestmark = pytest.mark.parity
 

@@ -7,10 +7,9 @@ import pytest
 
 from mlx_video import LTXPipeline
 from mlx_video.models.ltx_2 import upsampler
-from tests import small
 from tests.parity.reference import torch
-from tests.pipelines import films
-from tests.pipelines.cases import GENERATIONS, error, levels_apart
+from tests.support import films, small
+from tests.support.cases import GENERATIONS, error, levels_apart
 
 pytestmark = pytest.mark.parity
 ledgers = pytest.importorskip("ltx_pipelines.utils.model_ledger")

@@ -75,9 +75,8 @@ class Material:
         if (self.root / "ready").exists():
             return self
         from mlx_video import convert, encode
-        from tests import small
-        from tests.pipelines import films
-        from tests.pipelines.cases import write_inputs
+        from tests.support import films, small
+        from tests.support.cases import write_inputs
 
         self.root.mkdir(parents=True, exist_ok=True)
         small.make(self.model, GENERATION, ("distilled", "dev"))

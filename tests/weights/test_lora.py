@@ -18,7 +18,7 @@ from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.types import UserError
 from mlx_video.weights import lora, lora_file
 from mlx_video.weights.patterns import Pattern
-from tests import real_keys
+from tests.support import real_keys
 
 LAYERS = {
     "transformer_blocks.0.attn1.to_q": (24, 16),

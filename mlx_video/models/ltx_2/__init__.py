@@ -87,6 +87,6 @@ def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any
     component: a key of COMPONENTS or "text_encoder"; dtype: of the weights and the computation, float32 if left out.
     The caller keeps the network; `network.clear()` frees it. Axis orders are stated by each class.
     """
-    from mlx_video.pipelines.loader import load_component
+    from mlx_video.lending.loader import load_component
 
     return load_component(component, path, dtype)

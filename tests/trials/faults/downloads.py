@@ -30,7 +30,7 @@ def hub(material: Material, pause: float, cut: int | None) -> Iterator[tuple[str
 
     pause: seconds between pieces of a file; cut: bytes after which every connection breaks.
     """
-    from tests import played_hub
+    from tests.support import played_hub
 
     state = {"pause": pause, "cut": cut}
 

@@ -7,7 +7,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import GUIDANCE_OPTIONS, STAGE_LORA_OPTIONS
 from tests.trials.case import Case
 from tests.trials.draw import nth, source

@@ -114,7 +114,7 @@ def _as_matroska(film: Path) -> bytes:
 def _remade(kind: str) -> bytes | None:
     import av
 
-    from tests.pipelines import films
+    from tests.support import films
 
     made = io.BytesIO()
     codec, pixels = {"gif": ("gif", "rgb8"), "avi": ("mpeg4", "yuv420p"), "webm": ("libvpx-vp9", "yuv420p")}[kind]

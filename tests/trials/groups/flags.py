@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mlx_video.pipelines.recipes import RECIPES
+from mlx_video.models.ltx_2.recipes import RECIPES
 from tests.trials.case import Case
 from tests.trials.draw import nth, source
 from tests.trials.material import PROMPT, Material, clip, enlarge

@@ -75,6 +75,6 @@ def silent_film(
     folder: Path, frames: int = 5, height: int = 64, width: int = 64, rate: Fraction = Fraction(24)
 ) -> Path:
     """A film without sound."""
-    from tests.pipelines import films
+    from tests.support import films
 
     return films.write(folder / "silent.mp4", frames, height, width, rate, sound=None)

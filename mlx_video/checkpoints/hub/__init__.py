@@ -1,0 +1,1 @@
+"""Files on the Hugging Face hub: which are needed, their headers, and their download."""

@@ -1,0 +1,161 @@
+"""A place where a checkpoint may lie, and what lies beside one in every layout: upsamplers, LoRAs, the text encoder.
+
+Each file is known by its header, and a header is read once. Knows no component's names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlx_video.checkpoints.checkpoint import Part
+from mlx_video.models.ltx_2.config import Stated
+from mlx_video.reading import read_json
+from mlx_video.types import UserError
+from mlx_video.weights.store import Tensors
+
+UPSAMPLER_KINDS = ("spatial x2", "spatial x1.5", "temporal x2")
+TEXT_ENCODER_FOLDERS = ("gemma", "text_encoder", "gemma-3-12b-it-qat-q4_0-unquantized", "gemma-3-12b-it")
+OLDER = "LTX-Video 0.9.x (an older family, not read yet)"
+_OFFICIAL_BLOCKS = "model.diffusion_model.transformer_blocks."
+_BLOCKS = re.compile(r"(transformer\.)?transformer_blocks\.")
+
+
+class Place:
+    """A path that a user gave: a file, or a folder."""
+
+    def __init__(self, path: Path):
+        """Reads nothing yet."""
+        self.path = path
+        self.folder = path if path.is_dir() else path.parent
+
+    @cached_property
+    def own(self) -> Files:
+        """The file itself, or the safetensors files of the folder."""
+        return Files.read([self.path] if self.path.is_file() else sorted(self.folder.glob("*.safetensors")))
+
+    @cached_property
+    def all(self) -> Files:
+        """The safetensors files of the folder; where a file was given, unreadable others do not matter."""
+        if self.path.is_dir():
+            return self.own
+        others = Files.read(file for file in sorted(self.folder.glob("*.safetensors")) if file != self.path)
+        return Files({**self.own.found, **others.found}, self.own.faults)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file of the folder, empty where there is none; UserError where it cannot be read."""
+        return object_in(self.folder / name)
+
+
+class Files(NamedTuple):
+    """Safetensors files by path: what each is and its tensors; and what could not be read."""
+
+    found: dict[Path, tuple[str, Tensors]]
+    faults: list[UserError]
+
+    @classmethod
+    def read(cls, files: Iterable[Path]) -> Files:
+        """Reads the headers of `files`."""
+        found, faults = {}, []
+        for file in files:
+            try:
+                tensors = Tensors([file])
+            except UserError as fault:
+                faults.append(fault)
+            else:
+                found[file] = (kind_of(tensors), tensors)
+        return cls(found, faults)
+
+    def of(self, kind: str) -> dict[Path, Tensors]:
+        """The files of one kind."""
+        return {file: tensors for file, (found, tensors) in self.found.items() if found == kind}
+
+    @property
+    def upsamplers(self) -> dict[str, Part]:
+        """The upsamplers in official form, the latest of each kind."""
+        found = {kind: self.of(kind) for kind in UPSAMPLER_KINDS}
+        latest = {kind: _latest(files) for kind, files in found.items()}
+        return {kind: _upsampler(file, found[kind][file]) for kind, file in latest.items() if file is not None}
+
+    @property
+    def distilled_lora(self) -> Path | None:
+        """The distilled LoRA."""
+        return _latest(file for file in self.of("lora") if "distilled" in file.name)
+
+
+def kind_of(tensors: Tensors) -> str:
+    """What one safetensors file is.
+
+    "lora"; "checkpoint", an official one; "pack", the transformer of another converter; an official upsampler by its
+    scale ("spatial x2", "spatial x1.5", "temporal x2"); OLDER; or "other".
+    """
+    config, names = tensors.metadata.get("config"), tensors.entries
+    if any(".lora_" in name or name.startswith("lora_") for name in names):
+        return "lora"
+    if any(_BLOCKS.match(name) for name in names):
+        return "pack"
+    said = config.get("transformer") if isinstance(config, Mapping) else None
+    known = [*names, *(said if isinstance(said, Mapping) else ())]
+    if any(name.startswith(_OFFICIAL_BLOCKS) for name in names) and not any("audio" in name for name in known):
+        # Every LTX-2 has a stream for sound, or says in its config that it had one. The older family's early files say
+        # nothing of themselves.
+        return OLDER
+    if isinstance(config, Mapping) and "transformer" in config:
+        return "checkpoint"
+    if isinstance(config, Mapping) and "spatial_upsample" in config and "initial_conv.weight" in names:
+        return upsampler_kind(config)
+    return "other"
+
+
+def upsampler_kind(config: Mapping[str, Any]) -> str:
+    """Names an upsampler by its config: one of UPSAMPLER_KINDS, or another of that form, which nothing uses."""
+    if config.get("temporal_upsample"):
+        return "temporal x2" if config.get("spatial_upsample") is False else "spatial and temporal x2"
+    scale = config.get("spatial_scale") if config.get("rational_resampler") else None
+    if scale is not None and type(scale) not in (int, float):
+        return "other"
+    return f"spatial x{scale or 2.0:g}"
+
+
+def upsampler_part(path: Path) -> Part:
+    """The tensors of one official upsampler file; raises UserError where it is not one."""
+    return _upsampler(path, Tensors([path]))
+
+
+def _upsampler(path: Path, tensors: Tensors) -> Part:
+    config = tensors.metadata.get("config")
+    if not isinstance(config, Mapping) or "initial_conv.weight" not in tensors:
+        raise UserError(f"{path} is not a latent upsampler: its metadata has no upsampler config.")
+    return Part(tensors, "official", Stated(config, str(path)))
+
+
+def text_encoder_beside(folder: Path) -> str | None:
+    """Gemma's folder in `folder`, if it is there under a known name."""
+    for name in TEXT_ENCODER_FOLDERS:
+        if (folder / name / "config.json").is_file():
+            return str(folder / name)
+    return None
+
+
+def variant_of(name: str) -> str | None:
+    """The variant that a file's or folder's name tells."""
+    name = name.lower()
+    return "distilled" if "distilled" in name else "dev" if "dev" in name else None
+
+
+def repo_name(folder: Path) -> str:
+    """The folder's name; in Hugging Face's cache, where folders are named after commits, that of the repo."""
+    return folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
+
+
+def object_in(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, empty where there is no such file; raises UserError where it cannot be read."""
+    return read_json(path) if path.is_file() else {}
+
+
+def _latest(files: Iterable[Path]) -> Path | None:
+    # Later versions sort later by name: "...-x2-1.1" after "...-x2-1.0".
+    return max(files, key=lambda file: file.name, default=None)

@@ -1,0 +1,45 @@
+"""The official single file, in its folder with the upsampler, the distilled LoRA and the text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_video.checkpoints.checkpoint import Checkpoint, Part, version_of
+from mlx_video.checkpoints.layouts.neighbours import Place, text_encoder_beside, variant_of
+from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.ltx_2.config import Stated
+
+
+def recognise(place: Place) -> bool:
+    """By a file that has a transformer's config in its metadata."""
+    return bool(place.own.of("checkpoint"))
+
+
+def describe(place: Place, variant: str) -> Checkpoint:
+    """The checkpoint at `place`, of `variant` and in 16 bit where a folder has several."""
+    checkpoints = place.own.of("checkpoint")
+    file = min(checkpoints, key=lambda file: (variant_of(file.name) != variant, "fp8" in file.name, file.name))
+    if variant_of(file.name) not in (variant, None) and place.own.faults:
+        # Rather than call the other variant wrong: the one that was meant may be the one that cannot be read.
+        raise place.own.faults[0]
+    tensors = checkpoints[file]
+    config = Stated(tensors.metadata["config"], str(file))  # type: ignore[arg-type]
+    return Checkpoint(
+        source=file,
+        config=config,
+        version=version_of(tensors.metadata.get("model_version")),
+        variant=variant_of(file.name),
+        parts={name: Part(tensors, "official", config) for name in components_in(tensors.entries)},
+        upsamplers=place.all.upsamplers,
+        distilled_lora=place.all.distilled_lora,
+        distilled_by_lora=tensors.metadata.get("distilled_by") == "lora",
+        text_encoder=text_encoder_beside(place.folder),
+        faults=tuple(place.all.faults),
+    )
+
+
+def components_in(names: Mapping[str, Any]) -> list[str]:
+    """The components that there are tensors of, by official names."""
+    own = {name: component.prefixes[0] for name, component in COMPONENTS.items() if component.prefixes != ("",)}
+    return [name for name, prefix in own.items() if any(key.startswith(prefix) for key in names)]

@@ -1,0 +1,112 @@
+"""From what a user writes (a path, a Hugging Face id, `demo`) to a folder or file on this machine.
+
+Knows how to tell the three apart and what a run needs of a repo; fetching itself is `hub.fetch`'s. `take` says how
+files of a repo are had: `hub.fetch.fetch`, or `Outlines.take` while a run is only planned.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+
+from mlx_video.checkpoints import demo
+from mlx_video.checkpoints.checkpoint import Checkpoint
+from mlx_video.checkpoints.hub import repos
+from mlx_video.checkpoints.hub.fetch import Take, fetch, find
+from mlx_video.checkpoints.hub.rules import choose
+from mlx_video.models.ltx_2.config import TextConfig
+from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
+from mlx_video.reading import check_kind, is_there, path_of, shown
+from mlx_video.types import Recipe, UserError
+from mlx_video.weights.store import Tensors
+
+
+def is_hub_id(where: str) -> bool:
+    """Whether `where` has the form of a Hugging Face id and is nothing on this machine: "owner/name"."""
+    parts = where.split("/")
+    return not is_there(where) and len(parts) == 2 and all(parts) and not where.startswith((".", "~"))
+
+
+def existing(where: str, flag: str) -> Path:
+    """The path that `where` names; UserError naming near neighbours where nothing is there."""
+    if where == demo.NAME:
+        return demo.folder()
+    path = path_of(where, flag)
+    if not path.exists():
+        parent = path.parent
+        near = difflib.get_close_matches(path.name, _names_in(parent), n=2)
+        hint = f" Did you mean {' or '.join(str(parent / name) for name in near)}?" if near else ""
+        raise UserError(f"{flag} {where} is neither a file or folder here nor a Hugging Face id (owner/name).{hint}")
+    check_kind(path, flag)
+    return path
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def checkpoint(
+    where: str,
+    recipe: Recipe,
+    *,
+    text_encoder: bool = True,
+    lora: bool = True,
+    upsamplers: Collection[str] = (),
+    take: Take = fetch,
+) -> Path:
+    """The checkpoint that `--model-repo` names; of a Hugging Face repo, what `recipe` needs of it.
+
+    text_encoder: False where the run takes its contexts or its text encoder from elsewhere; lora: False where it takes
+    the distilled LoRA from elsewhere; upsamplers: kinds that are needed besides the recipe's own.
+    """
+    if is_hub_id(where):
+        others = ["upsampler" if kind == "spatial x2" else kind for kind in upsamplers]
+        wanted = {
+            "upsampler": len(recipe.stages) > 1,
+            "lora": lora and recipe.distilled_lora,
+            "text_encoder": text_encoder,
+        }
+        return repos.fetch_checkpoint(where, recipe.variant, **wanted, others=others, take=take)
+    return existing(where, "--model-repo")
+
+
+def source(where: str, variant: str, take: Take = fetch) -> Path:
+    """The checkpoint that `convert --source` names, with all that a converted folder holds of it."""
+    if is_hub_id(where):
+        dev = variant == "dev"
+        return repos.fetch_checkpoint(where, variant, upsampler=True, lora=dev, text_encoder=False, take=take)
+    return existing(where, "--source")
+
+
+def own_text_encoder(where: str) -> str | None:
+    """The id of a repo that has a text encoder of its own, which `source` leaves there; None for all else."""
+    if not is_hub_id(where):
+        return None
+    return where if find(where, lambda files: choose(files, "text_encoder")).files else None
+
+
+def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> Path:
+    """Gemma's folder: the one the user names, else the one that the checkpoint has; checked to belong to it."""
+    advice = "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it)."
+    name = where if where is not None else found.need("text encoder", found.text_encoder, advice)
+    if where is None and not is_there(name) and not is_hub_id(name) and name != demo.NAME:
+        raise UserError(f"{found.source} names {shown(name)} as its text encoder, which is not there; {advice}")
+    folder = repos.fetch_text_encoder(name, take) if is_hub_id(name) else existing(name, "--text-encoder-repo")
+    folder = folder / "gemma" if name == demo.NAME else folder
+    config = GemmaConfig.of_folder(folder)
+    tensors = Tensors.of_folder(folder)
+    config.check_names(tensors.entries, folder)
+    tensors.check_floats(tensors.entries, float8=False)
+    shapes = {key: entry.shape for key, entry in found.part("connectors").tensors.entries.items()}
+    TextConfig.read(found.config, features=feature_width(shapes)).check_encoder(config.width, config.layers)
+    return folder
+
+
+def lora(where: str, take: Take = fetch) -> Path:
+    """A LoRA's file or folder; of a Hugging Face repo its one file."""
+    return repos.fetch_lora(where, take) if is_hub_id(where) else existing(where, "--lora")

@@ -1,0 +1,1 @@
+"""What only CPUs need; on a Mac none of it runs."""

@@ -1,0 +1,236 @@
+"""Writes a checkpoint as a converted folder: one folder per component, MLX's own names and axis order.
+
+Peak memory is about the largest tensor, whatever the source's size: tensors are read, written and dropped one by one.
+The folder appears whole or not at all; its marker says what it is, so it is never renamed a second time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_video import platform
+from mlx_video.checkpoints import demo, locate
+from mlx_video.checkpoints.checkpoint import Checkpoint, Part
+from mlx_video.checkpoints.layouts.converted import FOLDERS, MARKER
+from mlx_video.jobs import convert_text
+from mlx_video.lending.loader import release
+from mlx_video.media.files import check_new_folder, replacing_folder
+from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.types import Listener, Progress, UserError
+from mlx_video.weights import names, quantize
+from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.store import state_of
+from mlx_video.weights.write import Pending, write, write_shards
+
+log = logging.getLogger(__name__)
+
+SPARE_BYTES = 64 << 20
+"""Room that a conversion leaves on the disk beyond what it writes."""
+SOUND = ("audio_decoder", "audio_encoder", "vocoder")
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a checkpoint is to be written.
+
+    dtype: of the 16-bit tensors; None keeps the source's. float32 tensors (the scale-shift tables) stay float32, and
+    the vocoder keeps its own precision, because it computes in float32 always. audio: False leaves everything for
+    sound out. text_encoder: noted as the folder's, or quantized into it where `text_quantization` is given.
+    """
+
+    dtype: mx.Dtype | None = None
+    audio: bool = True
+    quantization: Quantization | None = None
+    text_encoder: str | None = None
+    text_quantization: Quantization | None = None
+
+
+@dataclass
+class _Job:
+    """One folder or file to write; `tensors` are lazy, and gone once written."""
+
+    name: str
+    place: str
+    tensors: dict[str, Pending]
+    metadata: dict[str, str]
+    files: list[Path] = field(default_factory=list)
+    """Copied beside them."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Written beside them, by name."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to write."""
+        return sum(tensor.nbytes for tensor in self.tensors.values()) + sum(file.stat().st_size for file in self.files)
+
+
+def convert(
+    checkpoint: Checkpoint,
+    output: Path,
+    wishes: Wishes | None = None,
+    report: Listener = lambda progress: None,
+) -> None:
+    """Writes `checkpoint` to the folder `output`, which must not exist.
+
+    Raises UserError where the output is there already, cannot be written or does not fit on the disk, where a value
+    does not fit the precision asked for, and where the source changes meanwhile; nothing is left then.
+    """
+    with platform.computing():
+        _convert(checkpoint, output, wishes or Wishes(), report)
+
+
+def _convert(checkpoint: Checkpoint, output: Path, wishes: Wishes, report: Listener) -> None:
+    if any(part.form == "native" for part in checkpoint.parts.values()) and not (wishes.dtype or wishes.quantization):
+        raise UserError(f"{checkpoint.source} is converted already.")
+    before = {file: state_of(file) for file in _files_of(checkpoint, wishes)}
+    components = [name for name in FOLDERS if name in checkpoint.parts and (wishes.audio or name not in SOUND)]
+    jobs, how = [], None
+    for name in components:
+        job, found = _component(checkpoint, name, wishes)
+        how = found if name == "transformer" else how
+        jobs.append(job)
+    jobs += _extras(checkpoint, wishes)
+    check_new_folder(output, needed=sum(job.nbytes for job in jobs) + SPARE_BYTES)
+    with replacing_folder(output) as folder:
+        for job in jobs:
+            with _unchanged(before):
+                _write(job, folder, report)
+        marker = {
+            "format": 1,
+            "source": checkpoint.source.name,
+            "variant": checkpoint.variant,
+            "model_version": checkpoint.version,
+            "distilled_by": "lora" if checkpoint.distilled_by_lora else None,
+            "text_encoder": _noted(wishes, checkpoint),
+            "components": components,
+            "quantization": None if how is None else how._asdict(),
+            "config": checkpoint.config,
+        }
+        (folder / MARKER).write_text(json.dumps(marker, indent=1))
+
+
+def _noted(wishes: Wishes, checkpoint: Checkpoint) -> str | None:
+    """What a folder notes of its text encoder: where it lies inside, or an id; never a path of this machine."""
+    if wishes.text_quantization is not None:
+        return convert_text.FOLDER
+    where = wishes.text_encoder or checkpoint.text_encoder
+    if where is None or where == demo.NAME or locate.is_hub_id(where):
+        return where
+    path = Path(where).expanduser().resolve()
+    if demo.FOLDER.resolve() in path.parents:
+        return demo.NAME
+    cached = [part for part in Path(where).expanduser().absolute().parts if part.startswith("models--")]
+    if cached:
+        return cached[-1].removeprefix("models--").replace("--", "/", 1)
+    log.warning(
+        "%s is not noted in the folder, which may be moved away from it: put it there as gemma/, or name it with "
+        "--text-encoder-repo in each run.", where,
+    )  # fmt: skip
+    return None
+
+
+def _files_of(checkpoint: Checkpoint, wishes: Wishes) -> Iterator[Path]:
+    for part in (*checkpoint.parts.values(), *checkpoint.upsamplers.values()):
+        yield from part.tensors.paths
+    if checkpoint.distilled_lora is not None:
+        yield checkpoint.distilled_lora
+    if wishes.text_quantization is not None and wishes.text_encoder is not None:
+        yield from sorted(Path(wishes.text_encoder).iterdir())
+
+
+@contextmanager
+def _unchanged(before: Mapping[Path, object]) -> Iterator[None]:
+    """Raises UserError where a file of the source changed meanwhile, and not what reading it then raised."""
+    try:
+        yield
+    except (RuntimeError, FileNotFoundError) as error:
+        _check_unchanged(before, error)
+        raise
+    _check_unchanged(before, None)
+
+
+def _check_unchanged(before: Mapping[Path, object], cause: Exception | None) -> None:
+    for file, state in before.items():
+        if state_of(file) != state:
+            raise UserError(f"{file} changed while it was being converted; nothing was written.") from cause
+
+
+def _component(checkpoint: Checkpoint, name: str, wishes: Wishes) -> tuple[_Job, Quantization | None]:
+    """What to write of a component, and how its layers are quantized."""
+    part = checkpoint.part(name)
+    options: dict[str, Any] = {"audio": wishes.audio and checkpoint.audio} if name == "transformer" else {}
+    network = checkpoint.build(name, **options)
+    dtype = None if COMPONENTS[name].always_float32 else wishes.dtype
+    arrays = names.native_arrays(network, part.load(name, dtype or mx.bfloat16), name.replace("_", " "), form=part.form)
+    how = quantize.used(network)
+    if name == "transformer" and wishes.quantization is not None:
+        if how is not None:
+            raise UserError(f"{checkpoint.source} is quantized already ({how}); leave --quantize out.")
+        how = wishes.quantization
+        blocks = quantize.chosen(network.transformer_blocks, how)
+        paths = {f"transformer_blocks.{i}.{path}" for i, found in enumerate(blocks) for path in found}
+        arrays = quantize.pack(arrays, paths, how)
+    release(network)
+    pending = {path: Pending(array, _kept(array, dtype)) for path, array in sorted(arrays.items())}
+    return _Job(name, FOLDERS[name], pending, {"format": "mlx", "component": name}), how
+
+
+def _kept(array: mx.array, dtype: mx.Dtype | None) -> mx.Dtype:
+    narrow = mx.issubdtype(array.dtype, mx.floating) and array.dtype != mx.float32
+    return dtype if narrow and dtype is not None else array.dtype
+
+
+def _extras(checkpoint: Checkpoint, wishes: Wishes) -> list[_Job]:
+    jobs = [_upsampler(kind, part) for kind, part in checkpoint.upsamplers.items()]
+    if checkpoint.distilled_lora is not None:
+        jobs.append(_Job("distilled lora", "", {}, {}, [checkpoint.distilled_lora]))
+    if wishes.text_quantization is not None:
+        folder = Path(checkpoint.need("text encoder", wishes.text_encoder, "name it with --text-encoder-repo."))
+        tensors, files, texts = convert_text.plan(folder, wishes.text_quantization, wishes.dtype)
+        jobs.append(_Job("text encoder", convert_text.FOLDER, tensors, {"format": "mlx"}, files, texts))
+    return jobs
+
+
+def _upsampler(kind: str, part: Part) -> _Job:
+    if part.form == "official":
+        return _Job(f"{kind} upsampler", "", {}, {}, part.tensors.paths)
+    # The file beside a converted folder is an official one, so that all layouts read it alike.
+    network = part.build("upsampler")
+    arrays = names.official_arrays(network, part.load("upsampler"), "upsampler", form=part.form)
+    pending = {name: Pending(array, array.dtype) for name, array in sorted(arrays.items())}
+    file = f"{kind.replace(' ', '-upscaler-')}.safetensors"
+    return _Job(f"{kind} upsampler", file, pending, {"config": json.dumps(dict(part.settings))})
+
+
+def _write(job: _Job, folder: Path, report: Listener) -> None:
+    total, done = max(job.nbytes // MEGABYTE, 1), 0
+    phase = job.name.replace("_", " ")
+    platform.peak_memory()
+
+    def told(count: int) -> None:
+        nonlocal done
+        done += count
+        report(Progress(phase, min(done // MEGABYTE, total), total))
+
+    told(0)
+    place = folder / job.place
+    if place.suffix == ".safetensors":
+        write(place, job.tensors, job.metadata, told)
+    elif job.tensors:
+        place.mkdir(parents=True)
+        write_shards(place, job.tensors, job.metadata, told)
+    for file in job.files:
+        shutil.copyfile(file, place / file.name)
+    for name, text in job.texts.items():
+        (place / name).write_text(text, encoding="utf-8")
+    report(Progress(phase, total, total, platform.peak_memory()))

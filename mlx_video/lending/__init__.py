@@ -1,0 +1,1 @@
+"""A part of a checkpoint becomes a network with weights, and goes again."""

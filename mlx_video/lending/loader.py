@@ -1,0 +1,248 @@
+"""Lends networks: builds one, gives it its weights, and empties it when the borrower is done.
+
+`with loader.borrow("video_decoder") as decoder:` is how every pipeline gets a network; on exit it is emptied with
+`clear()`, because `del` frees nothing while a closure still holds the module. Knows checkpoints and components; knows
+no recipe.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
+
+from mlx_video import platform
+from mlx_video.checkpoints import locate
+from mlx_video.checkpoints.checkpoint import Checkpoint, Part
+from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.checkpoints.layouts.neighbours import upsampler_part
+from mlx_video.lending import geometry
+from mlx_video.lending.visits import Files, Streamed, Ways
+from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.types import UserError
+from mlx_video.weights import names, quantize
+from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.store import Tensors
+
+if TYPE_CHECKING:
+    from mlx_video.models.ltx_2.text_encoder.gemma import TextEncoder
+
+log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Lends the networks of one checkpoint, each in its own precision of the run."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: mx.Dtype | None = None,
+        quantization: Quantization | None = None,
+        ways: Ways | None = None,
+        vae_dtype: mx.Dtype | None = None,
+    ):
+        """dtype: of transformer and text; vae_dtype: of autoencoders and upsamplers; quantization: of the
+        transformer's blocks. What is None is as the platform computes best.
+        """
+        self.checkpoint, self.ways = checkpoint, ways or Ways()
+        self.dtype = dtype or platform.compute_dtype()
+        self.vae_dtype = vae_dtype or platform.autoencoder_dtype(dtype)
+        # Gemma's activations leave float16's range.
+        self.text_dtype = platform.compute_dtype(wide_range=True) if self.dtype == mx.float16 else self.dtype
+        self.quantization = quantization
+
+    def check(self, component: str, **options: Any) -> None:
+        """Raises UserError where a component's tensors do not fit its network; reads headers, and no tensor.
+
+        A run checks all that it will borrow before it borrows the first: a decoder that does not fit would else be
+        found after an hour of denoising.
+        """
+        if component == "upsampler":
+            part = self.upsampler(**options)
+            network = part.build(component)
+        else:
+            part = self.checkpoint.part(component)
+            network = self.checkpoint.build(component, **options)
+        names.match(network, part.shapes(component), _what(component, part), form=part.form)
+        whose = str(part.tensors.paths[0])
+        if component == "connectors":
+            transformer = COMPONENTS["transformer"].read(part.settings, audio=self.checkpoint.audio)
+            geometry.check_contexts(network.config, transformer, whose)
+        else:
+            known = {"audio": options["audio"]} if "audio" in options else {}
+            geometry.check(component, COMPONENTS[component].read(part.settings, **known), whose)
+
+    def dtype_of(self, component: str) -> mx.Dtype:
+        """What a component computes in."""
+        kind = COMPONENTS[component]
+        if kind.always_float32:
+            return mx.float32
+        return self.vae_dtype if kind.autoencoder else self.dtype
+
+    @contextmanager
+    def borrow(self, component: str, *, streamed: bool | None = None, **options: Any) -> Iterator[nn.Module]:
+        """One network with its weights, emptied on exit. `options` go to the reader of its config.
+
+        streamed: read it part by part whenever it is called (transformer and connectors); None: as the run's ways say.
+        """
+        network = self.checkpoint.build(component, **options)
+        part, transformer = self.checkpoint.part(component), component == "transformer"
+        how = self.quantization if transformer else None
+        dtype = self.dtype_of(component)
+        if self.ways.streams(component) if streamed is None else streamed:
+            stream_weights(network, component, part, dtype, how)
+        else:
+            give_weights(network, component, part, dtype, how)
+        if transformer:
+            network.keep_text = self.ways.keep_text
+        try:
+            yield network
+        finally:
+            release(network)
+
+    @contextmanager
+    def borrow_upsampler(self, kind: str = "spatial x2") -> Iterator[nn.Module]:
+        """An upsampler, from its own file. `kind`: "spatial x2", "spatial x1.5" or "temporal x2"."""
+        network = read_upsampler(self.upsampler(kind), self.vae_dtype)
+        try:
+            yield network
+        finally:
+            release(network)
+
+    def upsampler(self, kind: str = "spatial x2") -> Part:
+        """The tensors of an upsampler; raises UserError where there is none of that kind."""
+        return self.checkpoint.need(
+            f"{kind} upsampler",
+            self.checkpoint.upsamplers.get(kind),
+            f"put Lightricks' {kind.replace(' ', '-upscaler-')} .safetensors file there.",
+        )
+
+    @contextmanager
+    def borrow_text_encoder(self, folder: Path, *, streamed: bool | None = None) -> Iterator[TextEncoder]:
+        """The Gemma model in `folder`, closed on exit. `streamed`: read layer by layer; None: as the run's ways say."""
+        encoder = read_text_encoder(folder, self.text_dtype, self.ways.stream_text if streamed is None else streamed)
+        try:
+            yield encoder
+        finally:
+            encoder.close()
+            mx.clear_cache()
+
+
+def give_weights(
+    network: nn.Module, component: str, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None
+) -> None:
+    """Gives a network its tensors, lazily; raises UserError where they do not fit one to one.
+
+    quantization: of the network's `transformer_blocks`, which are then evaluated one after the other.
+    """
+    dtype = mx.float32 if COMPONENTS[component].always_float32 else dtype
+    what = _what(component, part)
+    making = _to_make(network, quantization, what)
+    names.assign(network, part.load(component), what, dtype=None if making else dtype, form=part.form)
+    if making is not None:
+        quantize.quantize(network.transformer_blocks, making, dtype)
+        network.update(tree_map(lambda array: names.cast(array, dtype), network.parameters()))
+    network.eval()
+    log.debug("%s: %.2f GB", component, parameter_bytes(network) / 1e9)
+
+
+def _to_make(network: nn.Module, quantization: Quantization | None, what: str) -> Quantization | None:
+    """What is left to be made of a quantization that is asked for; raises UserError where there is another one."""
+    there = quantize.used(network)
+    if quantization not in (None, there) and there is not None:
+        raise UserError(f"The {what} is quantized already ({there}); {quantization} cannot be made of it.")
+    return quantization if there is None else None
+
+
+def stream_weights(
+    network: nn.Module, component: str, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None
+) -> None:
+    """Gives a network its tensors, a part's only while it is visited; raises UserError as `give_weights` does."""
+    what = _what(component, part)
+    files = Files(part.tensors, part.prefixes(component), part.form)
+    making = _to_make(network, quantization, what)
+    network.parts = Streamed(network, files, what, dtype=dtype, quantization=making)
+    network.eval()
+    log.debug("%s: %.2f GB, read part by part", component, part.tensors.nbytes(files.prefixes) / 1e9)
+
+
+def _what(component: str, part: Part) -> str:
+    return f"{component.replace('_', ' ')} of {part.tensors.paths[0].name}"
+
+
+def read_upsampler(part: Part, dtype: mx.Dtype) -> nn.Module:
+    """An upsampler with its weights."""
+    network = part.build("upsampler")
+    give_weights(network, "upsampler", part, dtype)
+    return network
+
+
+def text_tensors(folder: Path) -> Tensors:
+    """The tensors of a text encoder's folder; UserError where they are none that weights can be."""
+    tensors = Tensors.of_folder(folder)
+    tensors.check_floats(tensors.entries, float8=False)
+    return tensors
+
+
+def read_text_encoder(folder: Path, dtype: mx.Dtype, streamed: bool = False) -> TextEncoder:
+    """Gemma with its weights, from a folder in Hugging Face form; `streamed`: a layer's only while it is visited."""
+    from mlx_video.models.ltx_2.text_encoder.gemma import TextEncoder
+
+    tensors = text_tensors(folder)
+    encoder = TextEncoder.open(folder, tensors.entries)
+    quantize.take_over(encoder.network)
+    what = f"text encoder of {folder}"
+    if streamed:
+        files = Files(tensors, ("",), "official")
+        encoder.network.parts = Streamed(encoder.network, files, what, dtype=dtype)  # type: ignore[method-assign]
+    else:
+        names.assign(encoder.network, tensors.load(), what, dtype=dtype)
+    return encoder
+
+
+def release(network: nn.Module) -> None:
+    """Empties a network, whoever still holds it, and gives its memory back."""
+    network.clear()
+    mx.clear_cache()
+
+
+def parameter_bytes(network: nn.Module) -> int:
+    """Bytes that a network's parameters take, evaluated or not."""
+    arrays: list[tuple[str, mx.array]] = tree_flatten(network.parameters())  # type: ignore[assignment]
+    return sum(array.nbytes for _, array in arrays)
+
+
+def load_component(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any:
+    """See `mlx_video.models.ltx_2.load`."""
+    platform.prepare()
+    with platform.computing():
+        return _load_component(component, str(path), dtype or mx.float32)
+
+
+def _load_component(component: str, where: str, dtype: mx.Dtype) -> Any:
+    if component not in (*COMPONENTS, "text_encoder"):
+        raise UserError(f"There is no component {component!r}; there are {', '.join([*COMPONENTS, 'text_encoder'])}.")
+    if locate.is_hub_id(where):
+        path = locate.checkpoint(where, RECIPES["distilled"], text_encoder=component == "text_encoder")
+    else:
+        path = locate.existing(where, "path")
+    if component == "text_encoder":
+        inside = path if (path / "config.json").is_file() else None
+        folder = inside or locate.text_encoder(None, open_checkpoint(path, "distilled"))
+        return read_text_encoder(folder, dtype)
+    if component == "upsampler":
+        if path.is_file():
+            return read_upsampler(upsampler_part(path), dtype)
+        checkpoint = open_checkpoint(path, "distilled")
+        return read_upsampler(checkpoint.need("spatial x2 upsampler", checkpoint.upsampler, "give its file."), dtype)
+    checkpoint = open_checkpoint(path, "distilled")
+    network = checkpoint.build(component)
+    give_weights(network, component, checkpoint.part(component), dtype)
+    return network

@@ -1,1 +1,0 @@
-"""The only place where mathematics, networks, weights and media meet."""

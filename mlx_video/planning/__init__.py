@@ -1,0 +1,1 @@
+"""How a run keeps within its memory, or why it cannot."""

@@ -1,0 +1,235 @@
+"""Fills in what a request leaves open, from the recipe and then the checkpoint's generation, and checks them together.
+
+Everything here costs a header at most. Knows no arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mlx_video.checkpoints.checkpoint import Checkpoint
+from mlx_video.diffusion.schedules import SCHEDULES
+from mlx_video.models.ltx_2.config import TransformerConfig, VideoVAEConfig
+from mlx_video.models.ltx_2.recipes import GENERATIONS, NEGATIVE_PROMPT
+from mlx_video.request import Request
+from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, Stage, UserError, VideoShape
+
+BASE_TOKENS = 4096
+"""What schedules are shifted by in stages that do not go by their own size."""
+APG_ETA = 0.0
+"""Share of the parallel part that adaptive projected guidance keeps (arXiv 2410.02416, which recommends none)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A request with nothing left open."""
+
+    request: Request
+    recipe: Recipe
+    steps: int | None
+    """Of the computed schedules; None where the recipe has fixed ones."""
+    guidance: dict[Modality, Guidance]
+    """Empty where no stage is guided."""
+    negative_prompt: str | None
+    batched: bool
+    lora_strengths: tuple[float, ...]
+    """Of the distilled LoRA, stage by stage; 0 where a stage does without."""
+    image_crf: int
+    modalities: tuple[Modality, ...]
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the request is met, a sentence each."""
+    original_prompt: str | None = None
+    """What the user wrote, where the request's prompt is what Gemma made of it."""
+
+    @property
+    def shape(self) -> VideoShape:
+        """The clip as it is denoised and decoded: each side of the request rounded up to what every stage can have."""
+        return _made(self.request, self.recipe)
+
+    def sigmas(self, stage: Stage, tokens: int) -> tuple[float, ...]:
+        """The noise levels of one of the recipe's stages, for a clip of so many latent tokens at its size.
+
+        A stage that takes a share of the steps takes at least one.
+        """
+        steps = None
+        if stage.share is not None and self.steps is not None:
+            steps = max(1, math.floor(self.steps * stage.share + 0.5))
+        return SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else BASE_TOKENS)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The networks that the run will borrow, the text encoder apart."""
+        sound = self.request.audio_file is not None
+        wanted = {
+            "connectors": self.request.embedding is None,
+            "video_encoder": bool(self.request.image),
+            "audio_encoder": sound,
+            "transformer": True,
+            "latent_statistics": len(self.recipe.stages) > 1,
+            "upsampler": len(self.recipe.stages) > 1,
+            "video_decoder": True,
+            "audio_decoder": "audio" in self.modalities and not sound,
+            "vocoder": "audio" in self.modalities and not sound,
+        }
+        return tuple(name for name, used in wanted.items() if used)
+
+    def build_options(self, component: str) -> dict[str, Any]:
+        """How the run wants a network built: a silent one leaves the transformer's sound where it is."""
+        return {"audio": "audio" in self.modalities} if component == "transformer" else {}
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The texts to encode, by name."""
+        return {
+            name: t
+            for name, t in (("positive", self.request.prompt), ("negative", self.negative_prompt))
+            if t is not None
+        }
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Plain values for the file's metadata: what was asked and what was filled in."""
+        asked = {key: value for key, value in asdict(self.request).items() if value not in (None, (), False)}
+        filled: dict[str, Any] = {
+            "steps": self.steps,
+            "negative_prompt": self.negative_prompt,
+            "original_prompt": self.original_prompt,
+        }
+        for modality, guidance in self.guidance.items():
+            filled[f"{modality}_guidance"] = asdict(guidance)
+        if any(self.lora_strengths):
+            filled["lora_strengths"] = self.lora_strengths
+        return {**asked, **{key: value for key, value in filled.items() if value is not None}}
+
+
+def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Settings:
+    """The settings of a run; raises UserError where request, recipe and checkpoint do not go together."""
+    _check_variant(recipe, checkpoint)
+    request, notes = _sounding(request, checkpoint)
+    modalities: tuple[Modality, ...] = ("video", "audio") if request.audio else ("video",)
+    defaults = {**GENERATIONS[checkpoint.generation], **recipe.defaults}
+    guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
+    strengths = tuple(_lora_strength(request, stage.lora, number) for number, stage in enumerate(recipe.stages, 1))
+    if recipe.variant == "distilled" and checkpoint.distilled_by_lora:
+        strengths = (1.0,) * len(recipe.stages)
+    if any(strengths):
+        checkpoint.need(
+            "distilled LoRA", checkpoint.distilled_lora,
+            f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint (or --pipeline dev).",
+        )  # fmt: skip
+    if len(recipe.stages) > 1:
+        checkpoint.need(
+            "spatial x2 upsampler", checkpoint.upsampler,
+            f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint.",
+        )  # fmt: skip
+    negative = request.negative_prompt if request.negative_prompt is not None else NEGATIVE_PROMPT
+    steered = _steered_by_negative(request, guidance)
+    _check_decoder(_made(request, recipe), checkpoint)
+    settings = Settings(
+        request=request,
+        recipe=recipe,
+        steps=_first(request.steps, defaults["steps"]) if recipe.counted else None,
+        guidance=guidance,
+        negative_prompt=negative if steered else None,
+        batched=_first(request.guidance_batch, defaults.get("guidance_batch", False)),
+        lora_strengths=strengths,
+        image_crf=defaults["image_crf"],
+        modalities=modalities,
+        notes=notes,
+    )
+    return noted(settings)
+
+
+def noted(settings: Settings) -> Settings:
+    """The same, with a note where more is made than is asked for and the clip is cut out of it."""
+    asked, made, recipe = settings.request, settings.shape, settings.recipe
+    if made == asked.shape:
+        return settings
+    cropped = (
+        f"{asked.width}x{asked.height} is made as {made.width}x{made.height} and cut back: the {recipe.name} pipeline "
+        f"works in multiples of {recipe.size_unit}."
+    )
+    return replace(settings, notes=(*settings.notes, cropped))
+
+
+def _made(request: Request, recipe: Recipe) -> VideoShape:
+    asked, unit = request.shape, recipe.size_unit
+    return asked._replace(height=-(-asked.height // unit) * unit, width=-(-asked.width // unit) * unit)
+
+
+def _sounding(request: Request, checkpoint: Checkpoint) -> tuple[Request, tuple[str, ...]]:
+    """The request with its sound decided, and what to tell of it."""
+    if checkpoint.audio:
+        return replace(request, audio=request.audio is not False), ()
+    if request.audio_file is not None:
+        raise UserError(f"{checkpoint.source} was converted without sound and cannot follow any; drop --audio-file.")
+    if request.audio:
+        raise UserError(f"{checkpoint.source} was converted without sound; add --no-audio.")
+    told = () if request.audio is False else (f"{checkpoint.source} has no sound, so the clip is silent.",)
+    return replace(request, audio=False), told
+
+
+def _steered_by_negative(request: Request, guidance: Mapping[Modality, Guidance]) -> bool:
+    """Whether the negative prompt has an effect; UserError where one is given and has none."""
+    steered = any(one.cfg_scale != 1.0 for one in guidance.values())
+    if request.negative_prompt is not None and not steered:
+        scales = "--cfg-scale is 1" if "audio" not in guidance else "--cfg-scale and --audio-cfg-scale are 1"
+        raise UserError(f"--negative-prompt has no effect where {scales}, which is off.")
+    return steered
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _check_variant(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    if checkpoint.variant is not None and checkpoint.variant != recipe.variant:
+        others = "distilled" if checkpoint.variant == "distilled" else "dev, dev-two-stage or dev-two-stage-hq"
+        raise UserError(
+            f"{checkpoint.source.name} is a {checkpoint.variant} checkpoint, but the {recipe.name} pipeline needs a "
+            f"{recipe.variant} one; use --pipeline {others}, or another --model-repo."
+        )
+
+
+def _check_decoder(shape: VideoShape, checkpoint: Checkpoint) -> None:
+    # A decoder that pads by reflection has nothing to reflect in a single latent row or column.
+    reflects = VideoVAEConfig.read(checkpoint.config).decoder_padding == "reflect"
+    for name, side in (("height", shape.height), ("width", shape.width)):
+        if reflects and side < 2 * SPACE_SCALE:
+            raise UserError(f"--{name} {side} is too small for this checkpoint; the least is {2 * SPACE_SCALE}.")
+
+
+def _guidance(
+    request: Request, defaults: dict[str, Any], checkpoint: Checkpoint, modalities: tuple[Modality, ...]
+) -> dict[Modality, Guidance]:
+    layers = TransformerConfig.read(checkpoint.config).layers
+    blocks = _first(request.stg_blocks, (min(int(defaults["stg_block"] * layers), layers - 1),))
+    for block in blocks:
+        if not 0 <= block < layers:
+            raise UserError(f"--stg-blocks {block} is out of range; this checkpoint has blocks 0 to {layers - 1}.")
+    shared: dict[str, Any] = {
+        "stg_scale": _first(request.stg_scale, defaults["stg_scale"]),
+        "stg_blocks": tuple(blocks),
+        "modality_scale": _first(request.modality_scale, defaults["modality_scale"]),
+        "apg_eta": APG_ETA if _first(request.apg, defaults["apg"]) else 1.0,
+    }
+    scales = {
+        "video": (
+            _first(request.cfg_scale, defaults["cfg_scale"]),
+            _first(request.cfg_rescale, defaults["cfg_rescale"]),
+        ),
+        "audio": (
+            _first(request.audio_cfg_scale, defaults["audio_cfg_scale"]),
+            _first(request.cfg_rescale, defaults["audio_cfg_rescale"]),
+        ),
+    }
+    return {m: Guidance(cfg_scale=scales[m][0], rescale=scales[m][1], **shared) for m in modalities}
+
+
+def _lora_strength(request: Request, recipes_own: float | None, stage: int) -> float:
+    if recipes_own is None:
+        return 0.0
+    return _first(getattr(request, f"lora_strength_stage_{stage}"), recipes_own)
