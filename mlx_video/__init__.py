@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlx_video.api import LTXPipeline
-    from mlx_video.jobs.clip import Clip
+    from mlx_video.jobs.result import Clip
     from mlx_video.request import Request
     from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
@@ -18,7 +18,7 @@ __all__ = ["AudioIn", "Clip", "ImageAt", "LTXPipeline", "Lora", "Request", "User
 
 _PLACES = {
     "LTXPipeline": "mlx_video.api",
-    "Clip": "mlx_video.jobs.clip",
+    "Clip": "mlx_video.jobs.result",
     "Request": "mlx_video.request",
     **dict.fromkeys(("AudioIn", "ImageAt", "Lora", "UserError"), "mlx_video.types"),
 }

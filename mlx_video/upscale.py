@@ -62,13 +62,11 @@ def build_parser() -> cli.Parser:
 def upscale(args: argparse.Namespace) -> None:
     """Runs the command: everything cheap is checked before anything heavy is loaded."""
     from mlx_video.api import LTXPipeline
-    from mlx_video.jobs.upscale import Upscaling, check_output
+    from mlx_video.jobs.upscale import Upscaling
 
     asked = Upscaling(
         args.input, args.scale, args.fps_scale, args.refine, args.prompt, args.steps, args.seed, args.tiling
     )
-    asked.check()
-    check_output(args.input, args.output_path)
     bars = cli.Bars(args.quiet)
     try:
         with LTXPipeline.from_pretrained(

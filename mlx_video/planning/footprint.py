@@ -142,12 +142,10 @@ class Footprint:
         latents = AudioShape.of(request.shape).frames
         if "audio_encoder" in used:
             found.append(self._simple("sound", "audio_encoder", self._sounding(latents, 0)))
-        before = settings.recipe.stages[0]
         for number, stage in enumerate(settings.recipe.stages, 1):
-            if stage.scale != before.scale:
+            if stage.upsample:
                 found.append(self._upsample(settings, ways))
             found.append(self._stage(number, stage, settings, ways))
-            before = stage
         if "vocoder" in used:
             network = self.weights("vocoder").whole
             work = round(estimates.VOCODER_HELD * network + estimates.VOCODER_LATENT * latents)
