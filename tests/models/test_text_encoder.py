@@ -16,9 +16,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_video import platform
-from mlx_video.models.ltx_2.config import TextConfig
+from mlx_video.models.ltx_2.config import TextConfig, feature_width
 from mlx_video.models.ltx_2.text_encoder import connectors as connectors_module
-from mlx_video.models.ltx_2.text_encoder.connectors import Connectors, feature_width
+from mlx_video.models.ltx_2.text_encoder.connectors import Connectors
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma, TextEncoder
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig, Rotary
 from mlx_video.models.ltx_2.text_encoder.tokens import Tokenizer
