@@ -51,6 +51,15 @@ def marker(small_folder, tmp_path_factory):
     return write
 
 
+def test_a_part_of_a_converted_folder_without_tensors_is_named(marker, tmp_path):
+    folder = shutil.copytree(marker(), tmp_path / "copy", symlinks=True)
+    shutil.rmtree(folder / "vae" / "statistics")
+    for said in ("is missing", r"holds no \.safetensors file"):
+        with pytest.raises(UserError, match=rf"copy is incomplete: vae/statistics/ {said}; convert the"):
+            open_checkpoint(folder, "distilled")
+        (folder / "vae" / "statistics").mkdir(exist_ok=True)
+
+
 def test_every_version_is_read_as_one_that_is_known_and_doubts_are_told(marker):
     for version, (generation, doubtful) in VERSIONS.items():
         found = open_checkpoint(marker(model_version=version), "distilled")

@@ -51,9 +51,9 @@ def describe(place: Place, variant: str) -> Checkpoint:
     config = Stated(config, str(path / MARKER))
     folders = {name: path / FOLDERS[name] for name in components}
     for folder in folders.values():
-        if not folder.is_dir():
-            missing = folder.relative_to(path)
-            raise UserError(f"{path} is incomplete: {missing}/ is missing; convert the checkpoint again.")
+        if not any(folder.glob("*.safetensors")):
+            said = "holds no .safetensors file" if folder.is_dir() else "is missing"
+            raise UserError(f"{path} is incomplete: {folder.relative_to(path)}/ {said}; convert the checkpoint again.")
     return Checkpoint(
         family=place.family,
         source=path,

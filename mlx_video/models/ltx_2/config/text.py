@@ -115,4 +115,7 @@ def feature_width(shapes: Mapping[str, Sequence[int]]) -> int:
     found = sorted(name for name, shape in shapes.items() if name.endswith("aggregate_embed.weight") and shape)
     if not found:
         raise UserError("The checkpoint has no text projection (text_embedding_projection.*aggregate_embed.weight).")
-    return shapes[found[0]][-1]
+    shape = shapes[found[0]]
+    if len(shape) != 2:
+        raise UserError(f"{found[0]} has the shape {tuple(shape)}; a matrix of two axes is needed.")
+    return shape[-1]
