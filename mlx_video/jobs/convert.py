@@ -27,7 +27,6 @@ from mlx_video.jobs.quality import block_errors
 from mlx_video.lending.loader import release
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_new_folder, replacing_folder
-from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.reading import read_json
 from mlx_video.types import Listener, Progress, UserError, Watch
 from mlx_video.weights import names, quantize
@@ -215,8 +214,8 @@ def _component(checkpoint: Checkpoint, name: str, wishes: Wishes) -> tuple[_Job,
     part = checkpoint.part(name)
     options: dict[str, Any] = {"audio": wishes.audio and checkpoint.audio} if name == "transformer" else {}
     network = checkpoint.build(name, **options)
-    dtype = None if COMPONENTS[name].always_float32 else wishes.dtype
-    arrays = names.native_arrays(network, part.load(name, dtype or mx.bfloat16), name.replace("_", " "), form=part.form)
+    dtype = None if part.component.always_float32 else wishes.dtype
+    arrays = names.native_arrays(network, part.load(dtype or mx.bfloat16), part.component.label, form=part.form)
     how = quantize.used(network)
     if name == "transformer" and wishes.quantization is not None:
         if how is not None:
@@ -280,8 +279,8 @@ def _upsampler(kind: str, part: Part) -> _Job:
     if part.form == "official":
         return _Job(f"{kind} upsampler", "", {}, {}, part.tensors.paths)
     # The file beside a converted folder is an official one, so that all layouts read it alike.
-    network = part.build("upsampler")
-    arrays = names.official_arrays(network, part.load("upsampler"), "upsampler", form=part.form)
+    network = part.build()
+    arrays = names.official_arrays(network, part.load(), "upsampler", form=part.form)
     file = f"{kind.replace(' ', '-upscaler-')}.safetensors"
     return _Job(f"{kind} upsampler", file, _pending(arrays, None), {"config": json.dumps(dict(part.settings))})
 
