@@ -28,7 +28,7 @@ from mlx_video.lending.loader import release
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_new_folder, replacing_folder
 from mlx_video.reading import read_json
-from mlx_video.types import Listener, Progress, UserError, Watch
+from mlx_video.types import Listener, UserError, Watch
 from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors, state_of
@@ -286,16 +286,13 @@ def _upsampler(kind: str, part: Part) -> _Job:
 
 
 def _write(job: _Job, folder: Path, report: Listener) -> None:
-    total, done = max(job.nbytes // MEGABYTE, 1), 0
-    phase = job.name.replace("_", " ")
-    platform.peak_memory()
+    steps, done = platform.Steps(job.name.replace("_", " "), max(job.nbytes // MEGABYTE, 1), report), 0
 
     def told(count: int) -> None:
         nonlocal done
         done += count
-        report(Progress(phase, min(done // MEGABYTE, total), total))
+        steps.tell(min(done // MEGABYTE, steps.total), end=False)
 
-    told(0)
     place = folder / job.place
     if place.suffix == ".safetensors":
         write(place, job.tensors, job.metadata, told)
@@ -306,4 +303,4 @@ def _write(job: _Job, folder: Path, report: Listener) -> None:
         shutil.copyfile(file, place / file.name)
     for name, text in job.texts.items():
         (place / name).write_text(text, encoding="utf-8")
-    report(Progress(phase, total, total, platform.peak_memory()))
+    steps.tell(steps.total)

@@ -17,7 +17,7 @@ from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.planning.footprint import Footprint
 from mlx_video.planning.plan import plan_decoding
-from mlx_video.types import Listener, Progress, UserError, Watch
+from mlx_video.types import Listener, Phase, Progress, UserError, Watch
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
@@ -29,7 +29,7 @@ def to_uint8(frames: mx.array) -> mx.array:
     return (mx.clip(unit, 0.0, 1.0) * 255.0).astype(mx.uint8)
 
 
-class Networks:
+class Decoders:
     """Decodes with a checkpoint's own decoders, borrowed for as long as frames are asked for."""
 
     def __init__(self, loader: Loader):
@@ -66,7 +66,7 @@ class Networks:
                 origin.check("decoding the video", chunk)
                 for frame in np.array(to_uint8(chunk)):
                     done += 1
-                    report(Progress("decode", done, total, platform.peak_memory() if done == total else None))
+                    report(Progress(Phase.DECODE, done, total, platform.peak_memory() if done == total else None))
                     yield frame
                     if done == total:
                         return
@@ -75,17 +75,16 @@ class Networks:
         """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
         loader = self._loader
         with platform.computing(loader.ways.limit):
-            platform.peak_memory()
-            report(Progress("waveform", 0, 2))
+            steps = platform.Steps(Phase.WAVEFORM, 2, report)
             with loader.borrow("audio_decoder") as decoder:
                 mel = decoder(latent.astype(loader.vae_dtype)).astype(mx.float32)
                 Origin.of(loader, "audio_decoder").check("decoding the sound", mel)
-            report(Progress("waveform", 1, 2))
+            steps.tell(1)
             with loader.borrow("vocoder") as vocoder:
                 waveform = vocoder(mel)[0]
                 Origin.of(loader, "vocoder").check("making the waveform", waveform)
                 samples, rate = np.array(waveform, np.float32), vocoder.sample_rate
-            report(Progress("waveform", 2, 2, platform.peak_memory()))
+            steps.tell(2)
             return samples, rate
 
 
@@ -123,4 +122,4 @@ class Decode:
     def run(self, watch: Watch) -> Clip:
         """The clip; nothing of it is decoded yet."""
         self._clip.metadata = self._clip.metadata or dict(model_of(self._loader.checkpoint))
-        return self._clip.decoded_by(Networks(self._loader))
+        return self._clip.decoded_by(Decoders(self._loader))

@@ -19,7 +19,7 @@ from mlx_video.checkpoints.provenance import described
 from mlx_video.diffusion.noise import NamedNoise, draws
 from mlx_video.jobs import embeddings, text
 from mlx_video.jobs import inputs as conditions
-from mlx_video.jobs.decode import Networks
+from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.result import Clip, Look
 from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.lending.adapters import Adapters
@@ -146,7 +146,7 @@ class Generate:
         look = Look.cut(shown, made, latents, media.sound, tiling=request.tiling, stream=request.stream)
         files = conditions.files_of(request)
         metadata = described(settings, loader.checkpoint)
-        return Clip(latents, look, metadata, Networks(loader), given=media.sound, inputs=files)
+        return Clip(latents, look, metadata, Decoders(loader), given=media.sound, inputs=files)
 
 
 def _embedded(run: Run, *, whole: bool) -> dict[str, Context]:

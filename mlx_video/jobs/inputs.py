@@ -19,7 +19,7 @@ from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, Freeze, 
 from mlx_video.jobs.stages import Inputs
 from mlx_video.lending.finite import Origin
 from mlx_video.request import Request
-from mlx_video.types import AudioShape, Context, ImageAt, Listener, Modality, Progress, VideoShape
+from mlx_video.types import AudioShape, Context, ImageAt, Listener, Modality, Phase, VideoShape
 
 if TYPE_CHECKING:
     from mlx_video.jobs.result import Sound
@@ -111,9 +111,7 @@ def _encode_images(
     media: Media, settings: Settings, loader: Loader, report: Listener
 ) -> dict[tuple[int, Modality], list[Condition]]:
     request = settings.request
-    total = len(media.images) * len(request.image)
-    platform.peak_memory()
-    report(Progress("images", 0, total))
+    steps = platform.Steps(Phase.IMAGES, len(media.images) * len(request.image), report)
     conditions: dict[tuple[int, Modality], list[Condition]] = {}
     origin = Origin.of(loader, "video_encoder")
     with loader.borrow("video_encoder") as encoder:
@@ -127,8 +125,7 @@ def _encode_images(
                 )
                 origin.check(f"encoding the picture {image.path}", latent)
                 shown.append(_condition(image, latent, request.num_frames))
-                done = sum(map(len, conditions.values()))
-                report(Progress("images", done, total, platform.peak_memory() if done == total else None))
+                steps.tell(steps.done + 1)
     return conditions
 
 
@@ -144,14 +141,13 @@ def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: List
     from mlx_video.models.ltx_2.audio_vae.mel import log_mel
     from mlx_video.models.ltx_2.config import AudioVAEConfig
 
-    platform.peak_memory()
-    report(Progress("sound", 0, 1))
+    steps = platform.Steps(Phase.SOUND, 1, report)
     waveform, rate = sound
     mel = log_mel(waveform, rate, AudioVAEConfig.read(loader.checkpoint.config))
     with loader.borrow("audio_encoder") as encoder:
         latent = encoder(mx.array(mel)[None].astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_encoder").check("encoding the sound", latent)
-    report(Progress("sound", 1, 1, platform.peak_memory()))
+    steps.tell(1)
     return _fit(latent, AudioShape.of(settings.request.shape).frames)
 
 

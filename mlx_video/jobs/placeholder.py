@@ -25,7 +25,7 @@ from mlx_video.models.families import FAMILIES
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.planning.settings import Settings, noted
 from mlx_video.request import Request
-from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Listener, Modality, Noise, Progress, Tree, Watch
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Listener, Modality, Noise, Phase, Progress, Tree, Watch
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
@@ -102,12 +102,12 @@ class _Squares:
         colours = np.array(mx.clip(latent[0, :3] * 48 + 128, 0, 255).astype(mx.uint8)).transpose(1, 2, 3, 0)
         for number in range(look.shape.frames):
             cells = colours[-(-number // TIME_SCALE)]
-            report(Progress("decode", number + 1, look.shape.frames))
+            report(Progress(Phase.DECODE, number + 1, look.shape.frames))
             yield cells.repeat(SPACE_SCALE, axis=0).repeat(SPACE_SCALE, axis=1)
 
     def sound(self, latent: mx.array, report: Listener) -> Sound:
         """As long as the clip."""
         samples = round(self._request.shape.seconds * SAMPLE_RATE)
         draw = np.array(seeded(self._request.seed)("placeholder/waveform", (2, samples)))
-        report(Progress("waveform", 1, 1))
+        report(Progress(Phase.WAVEFORM, 1, 1))
         return np.clip(draw * LOUDNESS, -1, 1).astype(np.float32), SAMPLE_RATE

@@ -28,6 +28,7 @@ from mlx_video.types import (
     Listener,
     Modality,
     Pass,
+    Phase,
     Progress,
     Stage,
     State,
@@ -77,7 +78,7 @@ class Denoising:
         shipped: Tree = {}
         for number, stage in enumerate(recipe.stages, 1):
             for kind in stage.upsample:
-                larger = upsample(latents["video"], kind, self.loader, self.watch.report, "upsample")
+                larger = upsample(latents["video"], kind, self.loader, self.watch.report, Phase.UPSAMPLE)
                 latents = {**latents, "video": larger}
             self.set_lora(self.settings.lora_strengths[number - 1])
             latents = self.stage(number, stage, latents)
@@ -94,7 +95,8 @@ class Denoising:
         whole = settings.shape.scaled(stage.scale)
         sigmas = settings.sigmas(stage, whole.tokens)
         spans = stage.window.spans(whole.grid[0]) if stage.window else [(0, whole.grid[0])]
-        steps = _Steps(stage.phase or f"stage {number}", len(spans) * sampler.count(sigmas), self.watch, self.origin)
+        phase = stage.phase or Phase.STAGE.numbered(number)
+        steps = platform.Steps(phase, len(spans) * sampler.count(sigmas), self.watch.report)
         ready, parts = 0, list[mx.array]()
         for k, (begin, stop) in enumerate(spans):
             name = (stage.phase or f"stage{number}") + (f"/{k}" if stage.window else "")
@@ -109,7 +111,7 @@ class Denoising:
             parts.append(made["video"][:, :, ready - begin :])
             mx.eval(parts)
             ready = stop
-        steps.end()
+        steps.tell(steps.total)
         return {**made, "video": parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)}
 
     def _begin(
@@ -139,7 +141,7 @@ class Denoising:
         shapes: Shapes,
         states: Mapping[Modality, State],
         sigmas: Sequence[float],
-        steps: _Steps,
+        steps: platform.Steps,
     ) -> Tree:
         sampler, denoise = SAMPLERS[stage.sampler], self._denoiser(stage, states)
 
@@ -149,14 +151,18 @@ class Denoising:
 
         def counted(x: Tree, sigma: float, step: int) -> Tree:
             x0 = denoise(x, sigma, step)
-            steps.done(x0)
+            self.origin.check(f"{steps.phase}, step {steps.done + 1} of {steps.total},", x0)
+            steps.tell(steps.done + 1, end=False)
             return x0
 
         x: Tree = {modality: state.latent for modality, state in states.items()}
         for step in sampler.run(x, sigmas, counted, draw=draw if sampler.draws else None, blend=blend(states)):
             x = step.x
             mx.eval(x)
-            steps.show(step.x0, shapes)
+            if self.watch.preview is not None:
+                now: Tree = {m: unpatchify(step.x0[m], shapes[m]) for m in step.x0}
+                mx.eval(now)  # whoever looks at it may do so in another thread
+                self.watch.preview(Progress(steps.phase, steps.done, steps.total), now)
         result: Tree = {modality: unpatchify(value, shapes[modality]) for modality, value in x.items()}
         mx.eval(result)
         return result
@@ -176,45 +182,17 @@ class Denoising:
         return guided(network, states, self.settings.guidance if stage.guided else {})
 
 
-class _Steps:
-    """Counts a stage's evaluations, reports them, and ends the run where one gives numbers that are none."""
-
-    def __init__(self, phase: str, total: int, watch: Watch, origin: Origin):
-        self._phase, self._total, self._done, self._watch, self._origin = phase, total, 0, watch, origin
-        platform.peak_memory()
-        watch.report(Progress(phase, 0, total))
-
-    def done(self, x0: Tree) -> None:
-        self._done += 1
-        self._origin.check(f"{self._phase}, step {self._done} of {self._total},", x0)
-        if self._done < self._total:
-            self._watch.report(Progress(self._phase, self._done, self._total))
-
-    def show(self, x0: Tree, shapes: Shapes) -> None:
-        if self._watch.preview is not None:
-            now: Tree = {m: unpatchify(x0[m], shapes[m]) for m in x0}
-            mx.eval(now)  # whoever looks at it may do so in another thread
-            self._watch.preview(Progress(self._phase, self._done, self._total), now)
-
-    def end(self) -> None:
-        self._watch.report(Progress(self._phase, self._total, self._total, platform.peak_memory()))
-
-
 def upsample(latent: mx.array, kind: str, loader: Loader, report: Listener, phase: str) -> mx.array:
     """A normalised video latent (1, 128, F, H, W), larger or with more frames; the network sees it un-normalised.
 
     Reference: `upsample_video`.
     """
-    platform.peak_memory()
-
-    def told(done: int, total: int) -> None:
-        report(Progress(phase, done, total, platform.peak_memory() if done == total else None))
-
     statistics: Any
     network: Any
     with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler(kind) as network:
         raw = statistics.denormalize(latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype))
-        told(0, network.walks(raw))
-        result = statistics.normalize(network.long(raw, report=told)).transpose(0, 4, 1, 2, 3).astype(mx.float32)
+        steps = platform.Steps(phase, network.walks(raw), report)
+        larger = network.long(raw, report=lambda done, total: steps.tell(done))
+        result = statistics.normalize(larger).transpose(0, 4, 1, 2, 3).astype(mx.float32)
         Origin.of(loader, "latent_statistics", kind).check("upsampling", result)
     return result

@@ -22,7 +22,7 @@ from mlx_video.media.files import check_apart, check_place
 from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.planning.footprint import Footprint
 from mlx_video.planning.plan import plan_texts
-from mlx_video.types import Context, Listener, Progress, UserError, Watch
+from mlx_video.types import Context, Listener, Phase, UserError, Watch
 
 if TYPE_CHECKING:
     from mlx_video.planning.settings import Settings
@@ -35,26 +35,18 @@ def enhanced(settings: Settings, folder: Path, watch: Watch) -> Settings:
 
     asked = settings.request
     options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
-    platform.peak_memory()
-    written, most = 0, asked.max_tokens or MAX_TOKENS
-    watch.report(Progress("enhance", 0, most))
-
-    def counted() -> None:
-        nonlocal written
-        written += 1
-        if written < most:
-            watch.report(Progress("enhance", written, most))
-
+    steps = platform.Steps(Phase.ENHANCE, asked.max_tokens or MAX_TOKENS, watch.report)
     prompt = enhance(
         folder,
         lambda: text_tensors(folder).load(),
         asked.prompt,
         image=asked.image[0].path if asked.image else None,
         seed=asked.seed,
-        on_token=counted,
+        on_token=lambda: steps.tell(steps.done + 1, end=False),
         **{name: value for name, value in options.items() if value is not None},
     )
-    watch.report(Progress("enhance", written, max(written, 1), platform.peak_memory()))
+    steps.total = max(steps.done, 1)  # of fewer tokens than it might have been
+    steps.tell(steps.done)
     watch.say(f"enhanced prompt: {prompt}")
     return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
 
@@ -65,20 +57,19 @@ def encode_prompts(loader: Loader, folder: Path, prompts: Mapping[str, str], rep
     kept = {text: cache.get(text) for text in prompts.values()}
     contexts = {text: context for text, context in kept.items() if context is not None}
     new = [text for text, context in kept.items() if context is None]
-    platform.peak_memory()
-    report(Progress("text", 0, len(new) + 1))
+    steps = platform.Steps(Phase.TEXT, len(new) + 1, report)
     if new:
-        for text, context in _encode(loader, folder, new, report).items():
+        for text, context in _encode(loader, folder, new, steps).items():
             contexts[text] = context
             cache.put(text, context)
-    report(Progress("text", len(new) + 1, len(new) + 1, platform.peak_memory()))
+    steps.tell(steps.total)
     return {name: contexts[text] for name, text in prompts.items()}
 
 
-def _encode(loader: Loader, folder: Path, texts: list[str], report: Listener) -> dict[str, Context]:
+def _encode(loader: Loader, folder: Path, texts: list[str], steps: platform.Steps) -> dict[str, Context]:
     with loader.borrow_text_encoder(folder) as encoder:
         hidden = encoder.encode(texts)
-    report(Progress("text", len(texts), len(texts) + 1))
+    steps.tell(len(texts))
     contexts = {}
     origin = Origin.of(loader, "connectors").with_text_encoder(folder)
     with loader.borrow("connectors") as connectors:

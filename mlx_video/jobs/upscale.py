@@ -24,7 +24,7 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import model_of
 from mlx_video.diffusion.noise import draws
 from mlx_video.diffusion.schedules import REFINE
-from mlx_video.jobs.decode import Networks
+from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.generate import Run
 from mlx_video.jobs.result import Clip, Look, check_outputs
 from mlx_video.jobs.stages import Inputs, upsample
@@ -45,7 +45,7 @@ from mlx_video.types import (
     TIME_SCALE,
     Listener,
     Noise,
-    Progress,
+    Phase,
     Recipe,
     Tree,
     UserError,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 SCALES = {1.0: None, 1.5: "spatial x1.5", 2.0: "spatial x2"}
 """Of height and width, each with the upsampler that makes it."""
 FPS_SCALES = {1: None, 2: "temporal x2"}
+PHASES = {"spatial x1.5": Phase.UPSCALE, "spatial x2": Phase.UPSCALE, "temporal x2": Phase.FPS}
 MAX_SIDE = 8192
 """Pixels of the result: what H.264 encoders take."""
 MAX_FPS = 60.0
@@ -223,7 +224,7 @@ class Upscale:
         contexts = refining.contexts(watch) if refining else {}
         latent = encode(asked, source, loader, watch.report).transpose(0, 4, 1, 2, 3).astype(mx.float32)
         for kind in asked.upsamplers:
-            latent = upsample(latent, kind, loader, watch.report, "upscale" if kind.startswith("spatial") else "fps")
+            latent = upsample(latent, kind, loader, watch.report, PHASES[kind])
         mx.eval(latent)
         latents: Tree = {"video": latent}
         if refining is not None:
@@ -232,7 +233,7 @@ class Upscale:
             inputs = Inputs(contexts, latents=latents)
             *_, latents = replace(refining, settings=settings).denoise(inputs, noise, watch)
         metadata = {**asked.metadata, **model_of(loader.checkpoint)}
-        return Clip(latents, self._look, metadata, Networks(loader), inputs=self._inputs)
+        return Clip(latents, self._look, metadata, Decoders(loader), inputs=self._inputs)
 
     @property
     def _look(self) -> Look:
@@ -280,8 +281,7 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Listener) -
     height, width = padded_size(asked, source, VideoVAEConfig.read(loader.checkpoint.config))
     count = -(-(source.count - 1) // TIME_SCALE) * TIME_SCALE + 1
     grid = ((count - 1) // TIME_SCALE + 1, height // SPACE_SCALE, width // SPACE_SCALE)
-    platform.peak_memory()
-    report(Progress("encode", 0, count))
+    steps = platform.Steps(Phase.ENCODE, count, report)
 
     def pixels() -> Iterator[np.ndarray]:
         around = ((0, height - source.height), (0, width - source.width), (0, 0))
@@ -292,7 +292,7 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Listener) -
                     f"{frame.shape[1]}x{frame.shape[0]}; a video has to keep its size."
                 )
             last = np.pad(frame, around, mode="edge") / np.float32(127.5) - np.float32(1)
-            report(Progress("encode", min(done, count - 1), count))
+            steps.tell(min(done, count - 1))
             yield last
         yield from itertools.repeat(last, count - done)
 
@@ -303,7 +303,7 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Listener) -
         )
         latent = encode_frames(encoder, pixels(), plan, count)
         Origin.of(loader, "video_encoder").check("encoding the pictures", latent)
-    report(Progress("encode", count, count, platform.peak_memory()))
+    steps.tell(count)
     return latent
 
 
