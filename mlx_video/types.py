@@ -262,7 +262,7 @@ class Stage:
     upsample: tuple[str, ...] = ()
     """Kinds of upsamplers that the video goes through before: "spatial x2", "spatial x1.5", "temporal x2"."""
     loras: Mapping[str, float] = field(default_factory=dict)
-    """Strengths of the LoRAs that this stage adds to the user's own, by name; there is "distilled"."""
+    """Strengths of LoRAs in this stage, by name: the "user"'s own, all together (1 if left out), and "distilled"."""
     frozen: tuple[Modality, ...] = ()
     """Modalities that stay as they are given."""
     window: Window | None = None

@@ -122,21 +122,14 @@ class Convert:
 
 
 def convert(
-    checkpoint: Checkpoint,
-    output: Path,
-    wishes: Wishes | None = None,
-    report: Listener = lambda progress: None,
+    checkpoint: Checkpoint, output: Path, wishes: Wishes | None = None, report: Listener = lambda progress: None
 ) -> None:
     """Writes `checkpoint` to the folder `output`, which must not exist.
 
     Raises UserError where the output is there already, cannot be written or does not fit on the disk, where a value
     does not fit the precision asked for, and where the source changes meanwhile; nothing is left then.
     """
-    with platform.computing():
-        _convert(checkpoint, output, wishes or Wishes(), report)
-
-
-def _convert(checkpoint: Checkpoint, output: Path, wishes: Wishes, report: Listener) -> None:
+    wishes = wishes or Wishes()
     if any(part.form == "native" for part in checkpoint.parts.values()) and not (wishes.dtype or wishes.quantization):
         raise UserError(f"{checkpoint.source} is converted already.")
     before = {file: state_of(file) for file in _files_of(checkpoint, wishes)}

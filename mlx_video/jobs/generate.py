@@ -77,8 +77,8 @@ class Run:
         """Latents after each stage; the last are the result."""
         origin = Origin.of(self.loader, "transformer", loras=self.adapters.used)
         with self.loader.borrow("transformer", **self.settings.build_options("transformer")) as transformer:
-            set_lora = self.adapters.fuse(transformer)
-            stages = Denoising(self.settings, self.loader, transformer, set_lora, inputs, noise, watch, origin)
+            set_loras = self.adapters.fuse(transformer)
+            stages = Denoising(self.settings, self.loader, transformer, set_loras, inputs, noise, watch, origin)
             yield from stages.run()
 
 

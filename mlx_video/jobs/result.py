@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import operator
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -33,6 +34,8 @@ from mlx_video.types import (
     AUDIO_CHANNELS,
     AUDIO_LATENTS_PER_SECOND,
     MODALITIES,
+    SPACE_SCALE,
+    TILINGS,
     TIME_SCALE,
     VIDEO_CHANNELS,
     Listener,
@@ -99,6 +102,18 @@ class Look:
         top, left = made.margins(shown.height, shown.width)
         sound: Heard = "given" if given is not None else "latents" if "audio" in latents else None
         return cls(shown, top, left, sound=sound, **how)
+
+    def check(self, latents: Tree) -> None:
+        """Raises ValueError where this cannot be shown of `latents`."""
+        frames, rows, columns = latents["video"].shape[2:]
+        have = ((frames - 1) * TIME_SCALE + 1, rows * SPACE_SCALE, columns * SPACE_SCALE)
+        most = (self.shape.frames, self.top + self.shape.height, self.left + self.shape.width)
+        if min(self.top, self.left) < 0 or min(self.shape[:3]) < 1 or any(map(operator.gt, most, have)):
+            raise ValueError(f"shape {list(self.shape)}")
+        if self.tiling not in TILINGS:
+            raise ValueError(f"tiling {self.tiling!r}")
+        if self.sound == "latents" and "audio" not in latents:
+            raise ValueError("sound")
 
     @property
     def fps(self) -> float | Fraction:
@@ -266,7 +281,7 @@ class Clip:
         """
         arrays: dict[str, mx.array] = {name: array.astype(mx.float32) for name, array in self.latents.items()}
         look = asdict(self.look) | {"shape": self.shape._asdict(), "rate": self.look.rate and str(self.look.rate)}
-        settings: dict[str, Any] = {"format": FORMAT, "look": look, "metadata": self.metadata}
+        settings: dict[str, Any] = {"format": FORMAT, "look": look, "metadata": self.metadata, "inputs": self._inputs}
         if self._given is not None:
             arrays["waveform"], settings["sample_rate"] = mx.array(self._given[0]), self._given[1]
         size = sum(array.nbytes for array in arrays.values())
@@ -292,10 +307,11 @@ class Clip:
             arrays = Tensors([place / LATENTS]).load()
             sound = arrays.pop("waveform", None)
             given = None if sound is None else (np.array(sound), int(settings["sample_rate"]))
-            metadata = dict(settings["metadata"])
+            latents = latents_of(arrays, look.shape.fps)
+            look.check(latents)
+            return cls(latents, look, dict(settings["metadata"]), given=given, inputs=dict(settings["inputs"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{place} is a damaged clip: {SETTINGS} lacks {error}; store it again.") from error
-        return cls(latents_of(arrays, look.shape.fps), look, metadata, given=given)
+            raise UserError(f"{place} is a damaged clip: {SETTINGS} is not as stored ({error}).") from error
 
 
 def latents_of(latents: Mapping[str, Any], fps: float) -> Tree:

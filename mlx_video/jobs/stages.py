@@ -38,7 +38,7 @@ from mlx_video.types import (
 )
 
 if TYPE_CHECKING:
-    from mlx_video.lending.adapters import SetLora
+    from mlx_video.lending.adapters import SetLoras
     from mlx_video.lending.loader import Loader
 
 Shapes = dict[Modality, VideoShape | AudioShape]
@@ -62,7 +62,7 @@ class Denoising:
     settings: Settings
     loader: Loader
     transformer: nn.Module
-    set_lora: SetLora
+    set_loras: SetLoras
     inputs: Inputs
     noise: NamedNoise
     watch: Watch
@@ -80,7 +80,7 @@ class Denoising:
             for kind in stage.upsample:
                 larger = upsample(latents["video"], kind, self.loader, self.watch.report, Phase.UPSAMPLE)
                 latents = {**latents, "video": larger}
-            self.set_lora(self.settings.lora_strengths[number - 1])
+            self.set_loras({"user": 1.0, **stage.loras, "distilled": self.settings.lora_strengths[number - 1]})
             latents = self.stage(number, stage, latents)
             if number - 1 == recipe.audio_from:
                 shipped = {m: latents[m] for m in latents if m == "audio"}

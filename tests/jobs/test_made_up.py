@@ -1,15 +1,19 @@
 """A made-up pipeline, retaking a part of a clip, is a recipe and what it starts from; the package does not know it."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import LTXPipeline, Request
+from mlx_video import Lora, LTXPipeline, Request
 from mlx_video.diffusion.conditioning import ReplaceFrame
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.stages import Inputs
+from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import Recipe, Stage, Watch
 from tests.jobs.test_runs import SMALL
+from tests.support import small
 from tests.support.cases import GENERATIONS
 
 STAGE = Stage(1.0, "distilled", frozen=("audio",), phase="retake")
@@ -44,3 +48,21 @@ def test_a_part_of_a_clip_is_made_anew(small_folder, generation):
     assert mx.array_equal(before.latents["audio"], after.latents["audio"])
     assert [(p.done, p.total) for p in said if p.phase == "retake"] == [(n, 8) for n in range(9)]
     assert np.stack(list(after)).shape == (33, 64, 64, 3)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_a_stage_can_leave_the_users_lora_out(small_folder, low_memory):
+    class Second(Generate):
+        half, full = RECIPES["distilled"].stages
+        recipes = {"distilled": replace(RECIPES["distilled"], stages=(replace(half, loras={"user": 0.0}), full))}
+
+    folder = small_folder("2")
+    asked = Request(**SMALL, audio=False, lora=(Lora(str(folder / small.LORAS["2"]), 0.5),))
+    with LTXPipeline.from_pretrained(folder, dtype="float32", low_memory=low_memory) as pipe:
+        first, second = ([], [])
+        for seen, job in ((first, Generate(replace(asked, lora=()))), (second, Second(asked))):
+            job.check(Watch())
+            pipe._runner.open(job, Watch())
+            seen += [clip.latents["video"] for clip in job.clips(Watch())]
+    assert mx.abs(first[0] - second[0]).max().item() < 1e-6
+    assert mx.abs(first[1] - second[1]).max().item() > 1e-3

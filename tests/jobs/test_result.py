@@ -83,7 +83,16 @@ def test_what_is_no_stored_clip_is_told(pipe, tmp_path):
         pipe.generate(**SMALL, audio=False).store(tmp_path / "kept")
     settings = tmp_path / "kept" / "settings.json"
     good = json.loads(settings.read_text())
-    for change in ({"format": "another"}, {"look": {}}, {"look": {**good["look"], "rate": "x"}}, {"metadata": 3}):
+    shapes = [{**good["look"]["shape"], name: 1 << 20} for name in ("frames", "height", "width")]
+    looks = [{"look": {**good["look"], **more}} for more in ({"tiling": "few"}, {"top": -1}, {"left": "a"})]
+    looks += [{"look": {**good["look"], "shape": shape}} for shape in shapes]
+    for change in (
+        {"format": "another"},
+        {"look": {}},
+        {"look": {**good["look"], "rate": "x"}},
+        {"metadata": 3},
+        *looks,
+    ):
         settings.write_text(json.dumps({**good, **change}))
         with pytest.raises(UserError, match=r"stored clip|damaged clip"):
             pipe.open(tmp_path / "kept")

@@ -238,13 +238,13 @@ def test_networks_are_read_once_and_gone_before_the_next(folder, inputs, tmp_pat
         assert name not in ("transformer", "video_decoder", "audio_decoder", "vocoder") or not held, (name, held)
         alive[name] = network
 
-    def watched(network, component, *rest):
-        see(component, network)
-        return give(network, component, *rest)
+    def watched(network, part, *rest):
+        see(part.component.key, network)
+        return give(network, part, *rest)
 
-    def watched_stream(network, component, *rest):
-        see(component, network)
-        return stream(network, component, *rest)
+    def watched_stream(network, part, *rest):
+        see(part.component.key, network)
+        return stream(network, part, *rest)
 
     def watched_text(*rest):
         encoder = text(*rest)
