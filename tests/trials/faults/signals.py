@@ -56,7 +56,10 @@ def signals(number: int, seed: int, place: Place) -> Found:
 
 
 def before_ours(ended: Ended) -> bool:
-    """Whether a signal came while Python itself still started, where no code of ours can answer."""
+    """Whether a signal came while Python itself still started, where no code of ours can answer, or while our first
+    lines alone were there, which end the process without a word."""
+    if ended.status == 130 and not ended.said.strip():
+        return True
     return "KeyboardInterrupt" in ended.said and "mlx_video" not in ended.said.replace("mlx_video.", "").replace(
         "-m mlx_video", ""
     )
