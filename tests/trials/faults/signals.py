@@ -60,9 +60,8 @@ def before_ours(ended: Ended) -> bool:
     lines alone were there, which end the process without a word."""
     if ended.status == 130 and not ended.said.strip():
         return True
-    return "KeyboardInterrupt" in ended.said and "mlx_video" not in ended.said.replace("mlx_video.", "").replace(
-        "-m mlx_video", ""
-    )
+    said = ended.said.replace("mlx_video/__init__.py", "").replace("mlx_video.", "").replace("-m mlx_video", "")
+    return "KeyboardInterrupt" in said and "mlx_video" not in said
 
 
 def names(number: int, seed: int, place: Place) -> Found:
