@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mlx_video.reading import path_of
 from mlx_video.types import RunError, UserError
 
 YOUNG = 10.0
@@ -33,7 +34,7 @@ def check_input(path: str | Path, what: str) -> Path:
 
     Raises UserError where there is no file, or an empty one.
     """
-    path = spelt_out(path, f"give {what}")
+    path = path_of(path, advice=f"give {what}")
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "is no plain file" if path.exists() else "does not exist"
         raise UserError(f"{path} {kind}; give {what}.")
@@ -54,7 +55,7 @@ def check_place(path: str | Path, suffixes: Collection[str], *, needed: int = 0)
     processes left unfinished of that very file is removed.
     Raises UserError where the ending is another, the place is a folder, or its folder is absent, unwritable or full.
     """
-    path = spelt_out(path, "give the name of a file")
+    path = path_of(path, advice="give the name of a file")
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{path} ends in {path.suffix or 'nothing'!r}; it can be written as {', '.join(suffixes)}.")
     if path.is_dir():
@@ -71,7 +72,7 @@ def check_new_folder(path: str | Path, *, needed: int = 0) -> Path:
 
     Raises UserError where something is in the way, or the parent folder is absent, unwritable or full.
     """
-    path = spelt_out(path, "give the name of a folder")
+    path = path_of(path, advice="give the name of a folder")
     try:
         taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
     except OSError as error:
@@ -110,26 +111,6 @@ def check_apart(outputs: Collection[Path], inputs: Mapping[str, str | Path]) -> 
             with suppress(OSError, ValueError, RuntimeError):
                 if output.samefile(Path(path).expanduser()):
                     raise UserError(f"{output} is the input itself ({name}); give another name for the output.")
-
-
-def spelt_out(path: str | Path, advice: str) -> Path:
-    """The path with `~` spelt out; raises UserError, with `advice`, for a text that can be no file's name."""
-    if not str(path).strip():
-        raise UserError(f"{str(path)!r} is no name; {advice}.")
-    shown = str(path) if len(str(path)) < 80 else f"{str(path)[:60]}..."
-    shown = shown.encode("utf-8", "backslashreplace").decode()
-    try:
-        path = Path(path).expanduser()
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{shown} begins with the home folder of a user who is not known here; {advice}.") from error
-    except ValueError as error:  # a NUL, or half of a character
-        raise UserError(f"{shown!r} can be no file's name; {advice}.") from error
-    except OSError as error:  # too long, a circle of links, a folder that is closed to this user
-        raise UserError(f"{shown} cannot be used: {_reason(error)}; {advice}.") from error
-    return path
 
 
 def _amount(count: int) -> str:

@@ -125,7 +125,7 @@ def test_no_part_of_a_list_is_a_traceback(tried, flag):
         (["--seed", "9" * 30], "a whole number of 30 digits is out of range"),
         (["--pipeline", "dev", "--stg-blocks", "1", "1"], "--stg-blocks 1 1 must name at least one block"),
         (["--prompt=--"], "--prompt: -- by itself is no value"),
-        (["-o", "~nosuchuser.mp4"], "there is no user 'nosuchuser.mp4'; write ./~nosuchuser.mp4"),
+        (["-o", "~nosuchuser.mp4"], "there is no home of a user 'nosuchuser.mp4' here; write ./~nosuchuser.mp4"),
         (["--text-encoder-repo", ""], "--text-encoder-repo/--gemma-path: the path is empty"),
         (["--model-repo", ""], "the path is empty"),
         (["--heigth", "64"], "there is no --heigth; did you mean --height? (see --help)"),

@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, Request, UserError, kinds
-from mlx_video.jobs.upscale import Upscaling
+from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, Request, UserError
 from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.request import Upscaling, kinds
 
 WRONG = [
     None, True, 7, -3, 2.5, float("nan"), 10**400, "text", "", b"bytes", [1, 2], ["a", "b"], (), (1.5,), {"a": 1}, {1},

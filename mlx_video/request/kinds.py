@@ -1,4 +1,4 @@
-"""Whether values are of the kinds that a dataclass's fields say, and the sentence for one that is not.
+"""Whether values are of the kinds that a dataclass's fields say, brought to one form, and the sentence where not.
 
 Callers of the Python API hand in what they like: a wrong kind is told here, before it ends as an error from deep down.
 Knows types and no rule about a value.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import reprlib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache
 from numbers import Integral, Rational, Real
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlx_video.types import UserError
@@ -40,27 +41,69 @@ def check(name: str, value: Any, hint: Any) -> None:
     if _huge(value):
         raise UserError(f"{name} is out of range: a number beyond 64 bits.")
     if not _fits(value, hint):
+        _check_parts(name, value, hint)
         raise UserError(f"{name}{shown(value)} is {_kind(value)}; it must be {_wanted(hint)}.")
     for item in value if isinstance(value, tuple) else (value,):
         if is_dataclass(item):
             check_fields(item, f"{name}: ")
 
 
+def _check_parts(name: str, value: Any, hint: Any) -> None:
+    for part in members(hint):
+        item = get_args(part)[0] if get_origin(part) is tuple else part
+        for one in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(item) and not isinstance(one, (item, str)):  # type: ignore[arg-type]
+                wanted = f"give a path, {named(item)}, or a tuple that starts with a path"
+                raise UserError(f"{name} is given as {named(type(one))}; {wanted}.")
+
+
+def taken(name: str, value: Any, hint: Any) -> Any:
+    """`value` in the form that `hint` has, as `plain` brings it there; raises UserError as `check` does."""
+    value = plain(value, hint)
+    check(name, value, hint)
+    return value
+
+
 def plain(value: Any, hint: Any) -> Any:
     """`value` as `hint` has it where that is only another spelling: NumPy's numbers, lists for tuples, paths for text.
 
-    Anything else comes back as it is, for `check` to tell of.
+    Of a dataclass that begins with a path, the path alone and a tuple that begins with one are taken; of a tuple of
+    such, one by itself and None, too. Anything else comes back as it is, for `check` to tell of.
     """
-    for one in _members(hint):
+    for one in members(hint):
         if one is int and isinstance(value, Integral) and not isinstance(value, bool):
             return int(value)
         if one is float and isinstance(value, Real) and not isinstance(value, bool) and not _huge(value):
             return float(value)
         if one is str and isinstance(value, PathLike):
             return fspath(value)
-        if get_origin(one) is tuple and isinstance(value, (list, tuple)):
-            return tuple(plain(item, get_args(one)[0]) for item in value)
+        if is_dataclass(one) and value is not None:
+            return _made(value, one)
+        if get_origin(one) is tuple:
+            item = get_args(one)[0]
+            if is_dataclass(item):
+                return tuple(_made(each, item) for each in _several(value, item))
+            if isinstance(value, (list, tuple)):
+                return tuple(plain(each, item) for each in value)
     return value
+
+
+def _several(given: Any, kind: Any) -> list[Any]:
+    """One thing or several: a tuple that starts with a path and goes on with a number is one."""
+    if given is None:
+        return []
+    paths = [isinstance(one, (str, Path)) for one in given[:2]] if isinstance(given, tuple) else []
+    one = isinstance(given, (str, Path, kind)) or paths == [True, False]
+    return list(given) if isinstance(given, Sequence) and not one else [given]
+
+
+def _made(given: Any, kind: Any) -> Any:
+    values = (given,) if isinstance(given, (str, Path)) else given
+    hints = list(_hints(kind).values())
+    paths = isinstance(values, (tuple, list)) and values and isinstance(values[0], (str, Path))
+    if not paths or len(values) > len(hints):
+        return given
+    return kind(*(plain(value, hint) for value, hint in zip(values, hints, strict=False)))
 
 
 def known(call: str, given: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -87,12 +130,13 @@ def hints_of(kind: type) -> dict[str, Any]:
     return dict(_hints(kind))
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
+def members(hint: Any) -> tuple[Any, ...]:
+    """The kinds of which a value may be one."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    return any(_fits_one(value, one) for one in _members(hint))
+    return any(_fits_one(value, one) for one in members(hint))
 
 
 def _fits_one(value: Any, hint: Any) -> bool:
@@ -130,7 +174,7 @@ def named(kind: type) -> str:
 
 
 def _wanted(hint: Any) -> str:
-    words = [_wanted_one(one) for one in _members(hint)]
+    words = [_wanted_one(one) for one in members(hint)]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 

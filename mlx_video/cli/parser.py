@@ -1,0 +1,286 @@
+"""From words of a command line to values: a parser that is made of tables of options, and readers of numbers and paths.
+
+Knows the recipes' data, for what `--help` says of defaults; opens no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, is_dataclass, replace
+from functools import partial
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from mlx_video.models.ltx_2.recipes import GENERATIONS, RECIPES
+from mlx_video.reading import shown, spelt_out
+from mlx_video.request import Request, kinds
+from mlx_video.request.options import Option, option, options_of
+from mlx_video.types import DTYPES, UserError
+
+GROUPS = (
+    "", "refinement", "clip", "model", "memory", "pictures and sound to start from", "prompt enhancement", "LoRA",
+    "guidance", "output",
+)  # fmt: skip
+"""As `--help` shows them."""
+ABOUT = {"guidance": "only for the pipelines named; the default is the recipe's"}
+LONGEST_NUMBER = 19
+"""Digits of a whole number that 64 bits hold."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """How much a command says."""
+
+    verbose: bool = option(False, "log what is loaded and why")
+    quiet: bool = option(False, "no bars and no closing line")
+
+
+@dataclass(frozen=True)
+class Model(Talk):
+    """What runs and within what; commands hand it to `LTXPipeline.from_pretrained`."""
+
+    model_repo: str = option(
+        "Lightricks/LTX-2", "Hugging Face id, converted folder, MLX pack, official .safetensors file or its folder "
+        "(default {default})",
+        "--weights", "--ltx-weights", group="model", metavar="REPO|FOLDER|FILE", path=True,
+    )  # fmt: skip
+    text_encoder_repo: str | None = option(
+        None, "Gemma 3, where it does not lie beside the checkpoint", "--gemma-path", group="model",
+        metavar="REPO|FOLDER", path=True,
+    )  # fmt: skip
+    dtype: str | None = option(
+        None, "precision of transformer and text (default: what this machine computes best in)", group="model",
+        choices=DTYPES,
+    )  # fmt: skip
+    vae_dtype: str | None = option(
+        None, "precision of autoencoders and upsamplers (default: float32 on a Mac, where 16 bit overflows or is "
+        "several times less exact; bfloat16 on CUDA)",
+        group="model", choices=DTYPES, commands=("generate", "upscale"),
+    )  # fmt: skip
+    quantize: int | None = option(
+        None, "bits of the transformer's blocks, made while loading (default: as they are)", group="model",
+        choices=(4, 8), commands=("generate",),
+    )  # fmt: skip
+    low_memory: bool | None = option(
+        None, "read large networks from disk part by part (default: where they do not fit)", group="memory"
+    )
+    memory_limit: float | None = option(
+        None, "what a run may take (default: what the machine has to give)", group="memory", metavar="GIB"
+    )
+    plan: bool = option(
+        False, "print what the run would take and fetch, and stop", group="memory", commands=("generate",)
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence, as all our messages are."""
+
+    def __init__(self, **settings: Any):
+        """Takes no abbreviations: a flag added later must not change what an old command line means."""
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's; an unknown flag is answered with the one that was meant."""
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            if re.fullmatch(r"-[^-]--|--[^=]+=--", word):
+                self.error(f"{word[:-2].rstrip('=')}: -- by itself is no value")
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            self.error(self._unknown(unknown))
+        return found
+
+    def _unknown(self, words: list[str]) -> str:
+        flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+        if not flags:
+            return f"{words[0]!r} stands by itself, and no argument takes it"
+        names = [name for action in self._actions for name in action.option_strings]
+        near = difflib.get_close_matches(flags[0], names, n=1)
+        return f"there is no {flags[0]}" + (f"; did you mean {near[0]}?" if near else "")
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message alone, without the usage, and exits with 2."""
+        self.exit(2, f"{self.prog}: {one_line(message)} (see --help)\n")
+
+    def take_prompt(self) -> Parser:
+        """Lets the prompt stand by itself, too; `prompt_of` reads it. Returns itself."""
+        self.add_argument("text", nargs="?", metavar="PROMPT", help="what the clip shows and sounds like")
+        return self
+
+    def take(self, command: str, *tables: type, **defaults: Any) -> Parser:
+        """Adds a flag for each option of the tables that `command` has, by groups; returns itself.
+
+        defaults: where they are an alias's own. A flag of a Request that is not given is None else, so that the model
+        may say what it is then.
+        """
+        flags = [(table, row) for table in tables for row in flags_of(table)]
+        rows = [found for found in flags if command in (found[1].commands or (command,))]
+        groups: dict[str, Any] = {"": self}
+        for table, row in sorted(rows, key=lambda found: GROUPS.index(found[1].group)):
+            if row.group not in groups:
+                groups[row.group] = self.add_argument_group(row.group, ABOUT.get(row.group))
+            settings = _settings(replace(row, default=defaults.get(row.name, row.default)))
+            groups[row.group].add_argument(*_spellings(row), **settings)
+            if table is Request and settings["default"] == row.default:
+                self.set_defaults(**{row.name: None})
+        self.set_defaults(**defaults)
+        return self
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Flags with their help beside them as far as a terminal of 80 columns has room for both."""
+
+    def __init__(self, prog: str, **settings: Any):
+        super().__init__(prog, max_help_position=30, **settings)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # All names, then what they take once, as Python 3.13 has it.
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        taken = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {taken}"
+
+
+def one_line(message: str) -> str:
+    """A message of one line: a name in it may hold anything, and what would move a terminal's cursor is spelt out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+
+
+# ---------------------------------------------------------------------------------------------------- flags
+
+
+def flags_of(table: type) -> Iterator[Option]:
+    """The options of a table, each followed by the flags that say a part of it or the same."""
+    for one in options_of(table):
+        yield one
+        yield from (replace(other, group=one.group) for other in one.also)
+
+
+def _spellings(row: Option) -> tuple[str, ...]:
+    # A switch that is on by default is one to switch off.
+    return ("--no-" + row.flag[2:] if row.hint is bool and row.default is True else row.flag, *row.flags)
+
+
+def _settings(row: Option) -> dict[str, Any]:
+    """What argparse takes of an option."""
+    default = f"{row.default:g}" if isinstance(row.default, float) else str(row.default)
+    found: dict[str, Any] = {"dest": row.name, "default": row.default}
+    found["help"] = row.help.replace("{default}", default)
+    if "{recipes}" in row.help:
+        found["help"] = row.help.replace("{recipes}", _by_recipe(row))
+    if row.hint is bool:
+        return {**found, "action": "store_false" if row.default is True else "store_true"}
+    if row.hint == bool | None:
+        return {**found, "action": argparse.BooleanOptionalAction}
+    if row.default is MISSING:
+        found |= {"default": None, "required": True}
+    choices = tuple(RECIPES) if row.name == "pipeline" else row.choices
+    if choices and (row.hint is str or row.metavar is None):
+        found["choices"] = choices
+    several = next((part for part in kinds.members(row.hint) if get_origin(part) is tuple), None)
+    if several is None:
+        return {**found, "metavar": row.metavar, "type": reader_of(row.hint, row.path)}
+    item = get_args(several)[0]
+    if is_dataclass(item):
+        return {**found, "metavar": row.metavar, "nargs": "+", "action": "append", "default": []}
+    return {**found, "metavar": row.metavar, "nargs": "+", "type": reader_of(item)}
+
+
+def reader_of(hint: Any, is_path: bool = False) -> Callable[[str], Any]:
+    """What makes a value of that kind of a text; it raises ArgumentTypeError."""
+    if is_path:
+        return path
+    parts = kinds.members(hint)
+    words = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+    read = whole if int in parts else number if float in parts else str
+    return partial(_word_or, words, read) if words else read
+
+
+def _word_or(words: tuple[str, ...], read: Callable[[str], Any], text: str) -> Any:
+    try:
+        return text if text in words else read(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a whole number nor {' or '.join(map(repr, words))}"
+        ) from None
+
+
+def given(args: argparse.Namespace, table: type) -> dict[str, Any]:
+    """What the flags of a table say, by name; without those that were left out and have no default."""
+    values = {row.name: kinds.plain(getattr(args, row.name), row.hint) for row in options_of(table)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def prompt_of(args: argparse.Namespace) -> str:
+    """The prompt, empty where there is none; raises UserError where it is given twice."""
+    text, flag = args.text, args.prompt
+    if text is not None and flag:
+        short = repr(text if len(text) <= 30 else f"{text[:30]}...")
+        raise UserError(f"The prompt is given twice, as {short} and as --prompt; leave one of them out.")
+    return flag or "" if text is None else text
+
+
+def made(row: Option, words: Sequence[str]) -> Any:
+    """What a flag with several words says, such as a picture with its frame; raises UserError where it says none."""
+    kind = get_args(row.hint)[0]
+    hints = kinds.hints_of(kind)
+    said, takes = f"{row.flag} {' '.join(words)}", f"{', '.join(' '.join(row.metavar or ()).split())}"
+    if len(words) > len(hints):
+        raise UserError(f"{said} has {len(words)} values; it takes at most {takes}.")
+    try:
+        return kind(*(reader_of(hints[name], name == "path")(word) for name, word in zip(hints, words, strict=False)))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{said}: {error}; it takes {takes}.") from None
+
+
+def _by_recipe(row: Option) -> str:
+    """How `--help` states an option's default: by recipe, or by generation where the recipe leaves it open."""
+    option = row.name
+    groups: dict[str, list[str]] = {}
+    for recipe in RECIPES.values():
+        if row.used and row.used(recipe):
+            if option in recipe.defaults:
+                text = f"{recipe.defaults[option]:g}"
+            else:
+                text = ", ".join(f"{values[option]:g} for LTX-{name}" for name, values in GENERATIONS.items())
+            groups.setdefault(text, []).append(recipe.name)
+    if len(groups) == 1:
+        return f"default {next(iter(groups))}; {', '.join(next(iter(groups.values())))} only"
+    return "default " + "; ".join(f"{text} in {', '.join(names)}" for text, names in groups.items())
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+
+def whole(text: str) -> int:
+    """A whole number in plain digits."""
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    if len(text.lstrip("+-0")) > LONGEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"a whole number of {len(text)} digits is out of range")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A number in plain digits, or a fraction of two."""
+    parts = text.split("/")
+    plain = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)"
+    if len(parts) > 2 or not all(re.fullmatch(plain, part, re.IGNORECASE) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or a fraction")
+    values = [float(part) for part in parts]
+    if values[1:] == [0.0]:
+        raise argparse.ArgumentTypeError(f"{text!r} divides by zero")
+    return values[0] / values[1] if len(values) == 2 else values[0]
+
+
+def path(text: str) -> str:
+    """A path (or a Hugging Face id) that a system can be asked for, with `~` spelt out."""
+    try:
+        spelt_out(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the path {'' if not text.strip() else shown(text) + ' '}{error}") from None
+    return os.path.expanduser(text)  # not as Path writes it: ./demo is a folder, demo is a name
