@@ -42,6 +42,7 @@ from mlx_video.planning.footprint import Footprint
 from mlx_video.planning.plan import Memory, Plan, plan_decoding, plan_pictures, plan_texts
 from mlx_video.request import Request, RequestOptions, Upscaling, kinds
 from mlx_video.request.generating import request_of
+from mlx_video.request.spelling import in_keywords, told
 from mlx_video.request.upscaling import UpscalingOptions, upscaling_of
 from mlx_video.types import TILINGS, Lora, Noise, Progress, Recipe, UserError
 from mlx_video.weights.quantize import Quantization
@@ -65,6 +66,7 @@ class LTXPipeline:
         self._checkpoints: dict[str, Checkpoint] = {}
 
     @classmethod
+    @in_keywords()
     def from_pretrained(
         cls,
         where: str | Path,
@@ -91,12 +93,12 @@ class LTXPipeline:
         encoder = kinds.taken("text_encoder", text_encoder, str | None)
         kinds.check("low_memory", low_memory, bool | None)
         bits = kinds.taken("quantize", quantize, int | None)
-        where = kinds.taken("where", where, str)
-        if not locate.is_hub_id(where):
-            locate.existing(where, "--model-repo")
+        named = kinds.taken("where", where, str)
+        if not locate.is_hub_id(named):
+            locate.existing(named, "--model-repo")
         how, memory = None if bits is None else Quantization.of(bits), Memory.of(low_memory, memory_limit)
         computed, decoded = platform.dtype_of(dtype), platform.dtype_of(vae_dtype, "vae_dtype")
-        return cls(Setup(where, computed, encoder, kinds.taken("lora", lora, tuple[Lora, ...]), how, memory, decoded))
+        return cls(Setup(named, computed, encoder, kinds.taken("lora", lora, tuple[Lora, ...]), how, memory, decoded))
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""
@@ -111,6 +113,7 @@ class LTXPipeline:
         self._checkpoints.clear()
         mx.clear_cache()
 
+    @in_keywords()
     def generate(
         self,
         *,
@@ -130,8 +133,9 @@ class LTXPipeline:
         AudioIn or (path, start). Raises UserError for what the user can put right.
         """
         request = request_of(demo.defaults(self._setup.where), options)
-        return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=on_message)
+        return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=told(on_message))
 
+    @in_keywords()
     def run(
         self,
         request: Request,
@@ -160,6 +164,7 @@ class LTXPipeline:
         with platform.computing(ready.plan.ways.limit):
             return _generated(ready, draws, on_step or (lambda progress: None), on_preview, on_message)
 
+    @in_keywords()
     def plan(
         self,
         request: Request,
@@ -181,6 +186,7 @@ class LTXPipeline:
                 on_message(message)
         return ready.plan
 
+    @in_keywords()
     def decode(
         self,
         latents: Mapping[str, Any],
@@ -260,6 +266,7 @@ class LTXPipeline:
                 if outlines.absent:
                     self._checkpoints.clear()  # some lie in a folder that goes now
 
+    @in_keywords()
     def upscale(
         self,
         input: str | Path,
@@ -275,6 +282,7 @@ class LTXPipeline:
         asked = upscaling_of({"input": input, **options})
         return self.run_upscaling(asked, noise=noise, on_step=on_step)
 
+    @in_keywords()
     def run_upscaling(
         self,
         asked: Upscaling,
@@ -347,6 +355,7 @@ class LTXPipeline:
             found = self._checkpoints[key] = open_checkpoint(path, recipe.variant)
         return found
 
+    @in_keywords()
     def encode(
         self,
         prompt: str,

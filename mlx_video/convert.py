@@ -28,29 +28,30 @@ class Converting:
     """What is to be converted, where to, and how."""
 
     source: str = option(
-        "Lightricks/LTX-2", "Hugging Face id, checkpoint file or its folder (default {default})", "--hf-path",
-        metavar="REPO|FOLDER|FILE", path=True,
+        "Lightricks/LTX-2", "--hf-path REPO|FOLDER|FILE", "Hugging Face id, checkpoint file or its folder "
+        "(default {default})",
     )  # fmt: skip
     output: str = option(
-        "mlx_model", "written whole or not at all; must not exist (default {default})", "--mlx-path", "-o",
-        metavar="FOLDER", path=True,
-    )  # fmt: skip
-    variant: str = option(
-        "distilled", "which checkpoint, where the source has both (default {default})", choices=("distilled", "dev")
+        "mlx_model", "--mlx-path -o FOLDER", "written whole or not at all; must not exist (default {default})"
     )
-    dtype: str | None = option(None, "of the weights (default: as in the source)", choices=DTYPES)
-    quantize: int | None = option(None, "bits of the transformer's blocks (default: as in the source)", choices=(4, 8))
+    variant: str = option(
+        "distilled", "", "which checkpoint, where the source has both (default {default})", choices=("distilled", "dev")
+    )
+    dtype: str | None = option(None, "", "of the weights (default: as in the source)", choices=DTYPES)
+    quantize: int | None = option(
+        None, "", "bits of the transformer's blocks (default: as in the source)", choices=(4, 8)
+    )
     quantize_text_encoder: int | None = option(
-        None, "put a copy of the text encoder in so many bits into the folder", choices=(4, 8)
+        None, "", "put a copy of the text encoder in so many bits into the folder", choices=(4, 8)
     )
     group_size: int | None = option(
-        None, "neighbouring weights that share a scale, where there is quantizing (default 64)", choices=(32, 64, 128)
-    )
-    text_encoder_repo: str | None = option(
-        None, "noted in the folder as its text encoder (default: what lies beside the source)",
-        metavar="REPO|FOLDER", path=True,
+        None, "", "neighbouring weights that share a scale, where there is quantizing (default 64)",
+        choices=(32, 64, 128),
     )  # fmt: skip
-    audio: bool = option(True, "leave out everything for sound")
+    text_encoder_repo: str | None = option(
+        None, "REPO|FOLDER", "noted in the folder as its text encoder (default: what lies beside the source)"
+    )
+    audio: bool = option(True, "", "leave out everything for sound")
 
 
 def build_parser(name: str = NAME) -> cli.Parser:

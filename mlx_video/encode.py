@@ -22,12 +22,10 @@ from mlx_video.request.options import option
 class Encoding:
     """What is to be encoded, and where to."""
 
-    prompt: str = option("", "the same, as a flag", "-p", metavar="TEXT")
-    negative_prompt: str | None = option(None, "for guided pipelines (default: a list of flaws)", metavar="TEXT")
-    output_path: str = option(
-        MISSING, "the embedding: .safetensors, or .npz for NumPy", "--output", "-o", metavar="FILE", path=True
-    )
-    variant: str = option("distilled", "of the checkpoint (default {default})", choices=("distilled", "dev"))
+    prompt: str = option("", "-p TEXT", "the same, as a flag")
+    negative_prompt: str | None = option(None, "TEXT", "for guided pipelines (default: a list of flaws)")
+    output_path: str = option(MISSING, "--output -o FILE", "the embedding: .safetensors, or .npz for NumPy")
+    variant: str = option("distilled", "", "of the checkpoint (default {default})", choices=("distilled", "dev"))
 
 
 def build_parser() -> cli.Parser:

@@ -39,11 +39,9 @@ examples:
 class Outputs:
     """Where the clip goes."""
 
-    output_path: str = option(
-        "output.mp4", "the video (default {default})", "--output", "-o", group="output", metavar="FILE", path=True
-    )
-    output_audio: str | None = option(None, "the sound by itself, too", group="output", metavar="FILE.wav", path=True)
-    save_frames: bool = option(False, "every frame as a PNG, in a folder named after the video", group="output")
+    output_path: str = option("output.mp4", "--output -o FILE", "the video (default {default})", group="output")
+    output_audio: str | None = option(None, "FILE.wav", "the sound by itself, too")
+    save_frames: bool = option(False, "", "every frame as a PNG, in a folder named after the video")
 
 
 def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:

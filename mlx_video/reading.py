@@ -41,7 +41,8 @@ def spelt_out(where: str | Path) -> Path:
     """The path that a text names, with `~` spelt out; whether anything is there is open.
 
     Raises ValueError, saying what is wrong with it, for what can be no path: empty, too long, with characters that no
-    name has, a circle of links, the home of a user who does not exist.
+    name has, the home of a user who does not exist; caused by an OSError where the system refuses, as in a circle of
+    links.
     """
     text = str(where)
     if not text.strip():
@@ -63,7 +64,7 @@ def spelt_out(where: str | Path) -> Path:
         # Of folders that are not there the system does not tell that a name is too long.
         raise ValueError(f"is too long for a path ({len(text)} characters; a prompt goes to --prompt)")
     if fault and known not in (errno.ENOENT, errno.ENOTDIR):
-        raise ValueError(f"cannot be used: {fault.strerror or fault}")
+        raise ValueError(f"cannot be used: {fault.strerror or fault}") from fault
     return path
 
 
@@ -72,7 +73,9 @@ def path_of(where: str | Path, what: str = "", advice: str = "") -> Path:
     try:
         return spelt_out(where)
     except ValueError as fault:
-        raise UserError(f"{what} {shown(str(where))} {fault}{'; ' if advice else ''}{advice}.".lstrip()) from None
+        raise UserError(
+            f"{what} {shown(str(where))} {fault}{'; ' if advice else ''}{advice}.".lstrip()
+        ) from fault.__cause__
 
 
 def is_there(where: str | Path) -> bool:

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -35,8 +35,8 @@ LONGEST_NUMBER = 19
 class Talk:
     """How much a command says."""
 
-    verbose: bool = option(False, "log what is loaded and why")
-    quiet: bool = option(False, "no bars and no closing line")
+    verbose: bool = option(False, "", "log what is loaded and why")
+    quiet: bool = option(False, "", "no bars and no closing line")
 
 
 @dataclass(frozen=True)
@@ -44,36 +44,30 @@ class Model(Talk):
     """What runs and within what; commands hand it to `LTXPipeline.from_pretrained`."""
 
     model_repo: str = option(
-        "Lightricks/LTX-2", "Hugging Face id, converted folder, MLX pack, official .safetensors file or its folder "
-        "(default {default})",
-        "--weights", "--ltx-weights", group="model", metavar="REPO|FOLDER|FILE", path=True,
+        "Lightricks/LTX-2", "--weights --ltx-weights REPO|FOLDER|FILE", "Hugging Face id, converted folder, MLX pack, "
+        "official .safetensors file or its folder (default {default})",
+        group="model",
     )  # fmt: skip
     text_encoder_repo: str | None = option(
-        None, "Gemma 3, where it does not lie beside the checkpoint", "--gemma-path", group="model",
-        metavar="REPO|FOLDER", path=True,
-    )  # fmt: skip
+        None, "--gemma-path REPO|FOLDER", "Gemma 3, where it does not lie beside the checkpoint"
+    )
     dtype: str | None = option(
-        None, "precision of transformer and text (default: what this machine computes best in)", group="model",
-        choices=DTYPES,
-    )  # fmt: skip
+        None, "", "precision of transformer and text (default: what this machine computes best in)", choices=DTYPES
+    )
     vae_dtype: str | None = option(
-        None, "precision of autoencoders and upsamplers (default: float32 on a Mac, where 16 bit overflows or is "
+        None, "", "precision of autoencoders and upsamplers (default: float32 on a Mac, where 16 bit overflows or is "
         "several times less exact; bfloat16 on CUDA)",
-        group="model", choices=DTYPES, commands=("generate", "upscale"),
+        choices=DTYPES, commands=("generate", "upscale"),
     )  # fmt: skip
     quantize: int | None = option(
-        None, "bits of the transformer's blocks, made while loading (default: as they are)", group="model",
+        None, "", "bits of the transformer's blocks, made while loading (default: as they are)",
         choices=(4, 8), commands=("generate",),
     )  # fmt: skip
     low_memory: bool | None = option(
-        None, "read large networks from disk part by part (default: where they do not fit)", group="memory"
+        None, "", "read large networks from disk part by part (default: where they do not fit)", group="memory"
     )
-    memory_limit: float | None = option(
-        None, "what a run may take (default: what the machine has to give)", group="memory", metavar="GIB"
-    )
-    plan: bool = option(
-        False, "print what the run would take and fetch, and stop", group="memory", commands=("generate",)
-    )
+    memory_limit: float | None = option(None, "GIB", "what a run may take (default: what the machine has to give)")
+    plan: bool = option(False, "", "print what the run would take and fetch, and stop", commands=("generate",))
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,6 +83,10 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             if re.fullmatch(r"-[^-]--|--[^=]+=--", word):
                 self.error(f"{word[:-2].rstrip('=')}: -- by itself is no value")
+            flag, _, value = word.partition("=")
+            switch = self._option_string_actions.get(flag)
+            if "=" in word and switch is not None and switch.nargs == 0:
+                self.error(f"{flag} takes no value, {value!r} or any other; write {' or '.join(switch.option_strings)}")
         found, unknown = self.parse_known_args(words, namespace)
         if unknown:
             self.error(self._unknown(unknown))
@@ -117,16 +115,16 @@ class Parser(argparse.ArgumentParser):
         defaults: where they are an alias's own. A flag of a Request that is not given is None else, so that the model
         may say what it is then.
         """
-        flags = [(table, row) for table in tables for row in flags_of(table)]
-        rows = [found for found in flags if command in (found[1].commands or (command,))]
+        options = [one for table in tables for one in options_of(table) if command in (one.commands or (command,))]
+        rows = [row for one in options for row in (one, *one.also)]
         groups: dict[str, Any] = {"": self}
-        for table, row in sorted(rows, key=lambda found: GROUPS.index(found[1].group)):
+        for row in sorted(rows, key=lambda row: GROUPS.index(row.group)):
             if row.group not in groups:
                 groups[row.group] = self.add_argument_group(row.group, ABOUT.get(row.group))
             settings = _settings(replace(row, default=defaults.get(row.name, row.default)))
-            groups[row.group].add_argument(*_spellings(row), **settings)
-            if table is Request and settings["default"] == row.default:
-                self.set_defaults(**{row.name: None})
+            groups[row.group].add_argument(*_flags_of(row), **settings)
+        if Request in tables:
+            self.set_defaults(**{row.name: None for row in options_of(Request) if not row.also})
         self.set_defaults(**defaults)
         return self
 
@@ -153,46 +151,43 @@ def one_line(message: str) -> str:
 # ---------------------------------------------------------------------------------------------------- flags
 
 
-def flags_of(table: type) -> Iterator[Option]:
-    """The options of a table, each followed by the flags that say a part of it or the same."""
-    for one in options_of(table):
-        yield one
-        yield from (replace(other, group=one.group) for other in one.also)
-
-
-def _spellings(row: Option) -> tuple[str, ...]:
+def _flags_of(row: Option) -> list[str]:
     # A switch that is on by default is one to switch off.
-    return ("--no-" + row.flag[2:] if row.hint is bool and row.default is True else row.flag, *row.flags)
+    name = "--no-" + row.name if row.hint is bool and row.default is True else row.flag
+    return [name, *(word for word in row.words.split() if word.startswith("-"))]
+
+
+def _metavar(row: Option) -> Any:
+    words = [word for word in row.words.split() if not word.startswith("-")]
+    return (words[0], " ".join(words[1:])) if len(words) > 1 else "".join(words) or None
 
 
 def _settings(row: Option) -> dict[str, Any]:
-    """What argparse takes of an option."""
+    """What argparse takes of an option besides its flags."""
     default = f"{row.default:g}" if isinstance(row.default, float) else str(row.default)
-    found: dict[str, Any] = {"dest": row.name, "default": row.default}
-    found["help"] = row.help.replace("{default}", default)
-    if "{recipes}" in row.help:
-        found["help"] = row.help.replace("{recipes}", _by_recipe(row))
+    help = row.help.replace("{default}", default)
+    help = help.replace("{recipes}", _by_recipe(row)) if "{recipes}" in help else help
+    found: dict[str, Any] = {"dest": row.name, "default": row.default, "help": help}
     if row.hint is bool:
         return {**found, "action": "store_false" if row.default is True else "store_true"}
     if row.hint == bool | None:
         return {**found, "action": argparse.BooleanOptionalAction}
+    metavar = _metavar(row)
+    found |= {"metavar": metavar, "type": reader_of(row.hint, metavar)}
     if row.default is MISSING:
         found |= {"default": None, "required": True}
     choices = tuple(RECIPES) if row.name == "pipeline" else row.choices
-    if choices and (row.hint is str or row.metavar is None):
+    if choices and (row.hint is str or metavar is None):
         found["choices"] = choices
-    several = next((part for part in kinds.members(row.hint) if get_origin(part) is tuple), None)
-    if several is None:
-        return {**found, "metavar": row.metavar, "type": reader_of(row.hint, row.path)}
-    item = get_args(several)[0]
+    item = kinds.item_of(row.hint)
     if is_dataclass(item):
-        return {**found, "metavar": row.metavar, "nargs": "+", "action": "append", "default": []}
-    return {**found, "metavar": row.metavar, "nargs": "+", "type": reader_of(item)}
+        return {**found, "nargs": "+", "action": "append", "default": [], "type": str}
+    return {**found, "nargs": "+", "type": reader_of(item)} if item else found
 
 
-def reader_of(hint: Any, is_path: bool = False) -> Callable[[str], Any]:
+def reader_of(hint: Any, metavar: Any = "") -> Callable[[str], Any]:
     """What makes a value of that kind of a text; it raises ArgumentTypeError."""
-    if is_path:
+    if any(word in str(metavar) for word in ("FILE", "FOLDER", "REPO")):
         return path
     parts = kinds.members(hint)
     words = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
@@ -226,13 +221,14 @@ def prompt_of(args: argparse.Namespace) -> str:
 
 def made(row: Option, words: Sequence[str]) -> Any:
     """What a flag with several words says, such as a picture with its frame; raises UserError where it says none."""
-    kind = get_args(row.hint)[0]
+    kind = kinds.item_of(row.hint)
     hints = kinds.hints_of(kind)
-    said, takes = f"{row.flag} {' '.join(words)}", f"{', '.join(' '.join(row.metavar or ()).split())}"
+    said, takes = f"{row.flag} {' '.join(words)}", ", ".join(word for word in row.words.split() if word[0] != "-")
     if len(words) > len(hints):
         raise UserError(f"{said} has {len(words)} values; it takes at most {takes}.")
     try:
-        return kind(*(reader_of(hints[name], name == "path")(word) for name, word in zip(hints, words, strict=False)))
+        readers = [path if name == "path" else reader_of(hint) for name, hint in hints.items()]
+        return kind(*(read(word) for read, word in zip(readers, words, strict=False)))
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{said}: {error}; it takes {takes}.") from None
 

@@ -31,6 +31,7 @@ from mlx_video.media.video import Film, read_video, write_video
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.reading import path_of
 from mlx_video.request import Upscaling
+from mlx_video.request.spelling import in_keywords
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, Context, Progress, UserError
 
 if TYPE_CHECKING:
@@ -264,6 +265,7 @@ class Upscaled:
         sound = "with its sound" if self.source.sound else "silent"
         return f"{self.width}x{self.height}, {self.num_frames} frames at {float(self.fps):g} fps, {sound}"
 
+    @in_keywords()
     def save(self, path: str | Path, *, on_step: Report | None = None) -> None:
         """Writes the picture, or the video with the source's sound as it is, whole or not at all.
 

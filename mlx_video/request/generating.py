@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from mlx_video.request import options
-from mlx_video.request.options import Option, flag, option, options_of
+from mlx_video.request.options import also, flag, option, options_of
 from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, AudioIn, ImageAt, Lora, Recipe, UserError, VideoShape
 
 MAX_SIDE = 8192
@@ -25,124 +25,109 @@ MAX_TOKENS = 1024
 MAX_START = 1e6
 """Seconds into a sound file: eleven days."""
 MAX_LORA = 10.0
+SCALE = (0, 100)
+"""Of a guidance."""
 CALLING = ("noise", "on_step", "on_preview", "on_message")
 """Keywords of `LTXPipeline.generate` that say how it runs, not what it makes."""
 
-_CLIP, _START, _ENHANCEMENT, _LORA = "clip", "pictures and sound to start from", "prompt enhancement", "LoRA"
-_WHERE_LORA = "FILE|FOLDER|REPO"
 _SIDE = "multiple of 32; best of 64, which all pipelines but dev work in (default {default}; 256 for the demo)"
+_IMAGE = (
+    "the clip shows this picture at FRAME (0 = first, the default; last; negative counts from the end), held at "
+    "STRENGTH (1), after an H.264 round trip at CRF (the checkpoint's own); repeatable: first and last work"
+)
 
 
-def _guided(default: None, help: str, *flags: str, limits: Any = (0, 100), **rest: Any) -> Any:
-    return option(default, help, *flags, group="guidance", limits=limits, used=lambda r: r.guided, **rest)
+def _guided(words: str, help: str, **rules: Any) -> Any:
+    return option(None, words, help, used=lambda recipe: recipe.guided, **rules)
 
 
 def _strength(stage: int) -> Any:
-    return option(
-        None, f"of the distilled LoRA in stage {stage} ({{recipes}})", group=_LORA, metavar="X",
-        limits=(-MAX_LORA, MAX_LORA), used=lambda r: r.stages[stage - 1 :] and r.stages[stage - 1].lora is not None,
-    )  # fmt: skip
+    def used(recipe: Recipe) -> bool:
+        return f"lora_strength_stage_{stage}" in recipe.lora_options
+
+    help = f"of the distilled LoRA in stage {stage} ({{recipes}})"
+    return option(None, "X", help, limits=(-MAX_LORA, MAX_LORA), used=used)
 
 
 @dataclass(frozen=True)
 class Request:
     """All that a user may ask of one clip. Field names are the flags' names with underscores."""
 
-    prompt: str = option("", "the same, as a flag", "-p", metavar="TEXT")
-    embedding: str | None = option(
-        None, "a prompt that mlx_video.encode has written, in place of --prompt", metavar="FILE", path=True
-    )
-    pipeline: str = option("distilled", "one of those above (default {default})", metavar="NAME")
-    height: int = option(512, _SIDE, "-H", group=_CLIP, metavar="PX")
-    width: int = option(512, _SIDE, "-W", group=_CLIP, metavar="PX")
-    num_frames: int = option(
-        33, "1 + 8k; others are rounded to the nearest (default {default})", "--frames", "-n", group=_CLIP, metavar="N"
-    )
-    strict_frames: bool = option(False, "refuse a number of frames that is not 1 + 8k", group=_CLIP)
+    prompt: str = option("", "-p TEXT", "the same, as a flag")
+    embedding: str | None = option(None, "FILE", "a prompt that mlx_video.encode has written, in place of --prompt")
+    pipeline: str = option("distilled", "NAME", "one of those above (default {default})")
+    height: int = option(512, "-H PX", _SIDE, group="clip")
+    width: int = option(512, "-W PX", _SIDE)
+    num_frames: int = option(33, "--frames -n N", "1 + 8k; others are rounded to the nearest (default {default})")
+    strict_frames: bool = option(False, "", "refuse a number of frames that is not 1 + 8k")
     steps: int | None = option(
-        None, "denoising steps; fewer are a quick look ({recipes})", group=_CLIP, metavar="N", used=lambda r: r.counted
+        None, "N", "denoising steps; fewer are a quick look ({recipes})", used=lambda recipe: recipe.counted
     )
     fps: float = option(
-        24.0, "frames per second, such as 24, 29.97 or 30000/1001 (default {default})", group=_CLIP, metavar="X",
-        limits=(1, MAX_FPS),
-    )  # fmt: skip
-    seed: int = option(42, "same seed, same clip (default {default})", "-s", group=_CLIP, metavar="N")
-    audio: bool | None = option(
-        None, "make sound with the video (default: yes, unless the checkpoint has none)", "-a", group=_CLIP
+        24.0, "X", "frames per second, such as 24, 29.97 or 30000/1001 (default {default})", limits=(1, MAX_FPS)
     )
+    seed: int = option(42, "-s N", "same seed, same clip (default {default})")
+    audio: bool | None = option(None, "-a", "make sound with the video (default: yes, unless the checkpoint has none)")
     placeholder: bool = option(
-        False, "noise in place of every network: no weights, and in seconds a file of the right size and length",
-        group=_CLIP,
-    )  # fmt: skip
+        False, "", "noise in place of every network: no weights, and in seconds a file of the right size and length"
+    )
     image: tuple[ImageAt, ...] = option(
-        (), "the clip shows this picture at FRAME (0 = first, the default; last; negative counts from the end), held "
-        "at STRENGTH (1), after an H.264 round trip at CRF (the checkpoint's own); repeatable: first and last work",
-        "-i", group=_START, metavar=("FILE", "FRAME STRENGTH CRF"),
-        also=(
-            Option("FRAME of a single --image", metavar="N", name="image_frame_idx", hint=int | Literal["last"]),
-            Option("STRENGTH of a single --image", metavar="X", name="image_strength", hint=float),
-        ),
+        (), "-i FILE FRAME STRENGTH CRF", _IMAGE,
+        also("image_frame_idx", int | Literal["last"], "N", "FRAME of a single --image"),
+        also("image_strength", float, "X", "STRENGTH of a single --image"),
+        group="pictures and sound to start from",
     )  # fmt: skip
     audio_file: AudioIn | None = option(
-        None, "sound, or a video's track, that the clip follows and is given", group=_START, metavar="FILE", path=True,
-        also=(
-            Option(
-                "where in --audio-file to begin, in seconds (default 0)",
-                metavar="S", name="audio_start_time", hint=float,
-            ),
-        ),
+        None, "FILE", "sound, or a video's track, that the clip follows and is given",
+        also("audio_start_time", float, "S", "where in --audio-file to begin, in seconds (default 0)"),
     )  # fmt: skip
     enhance_prompt: bool = option(
-        False, "let Gemma write the prompt out (seeing the first picture)", group=_ENHANCEMENT
+        False, "", "let Gemma write the prompt out (seeing the first picture)", group="prompt enhancement"
     )
     max_tokens: int | None = option(
-        None, "longest enhanced prompt (default 512)", group=_ENHANCEMENT, metavar="N", limits=(1, MAX_TOKENS),
+        None, "N", "longest enhanced prompt (default 512)", limits=(1, MAX_TOKENS), needs="enhance_prompt"
+    )
+    temperature: float | None = option(
+        None, "X", "0 always picks the likeliest word (default 0.7)", limits=(0, 5), rule="from 0 (greedy) to 5",
         needs="enhance_prompt",
     )  # fmt: skip
-    temperature: float | None = option(
-        None, "0 always picks the likeliest word (default 0.7)", group=_ENHANCEMENT, metavar="X", limits=(0, 5),
-        rule="from 0 (greedy) to 5", needs="enhance_prompt",
-    )  # fmt: skip
     lora: tuple[Lora, ...] = option(
-        (), "add a LoRA, at strength 1 unless given; repeatable", group=_LORA, metavar=(_WHERE_LORA, "STRENGTH"),
-        also=(
-            Option("the same as --lora, with --lora-strength", metavar=_WHERE_LORA, path=True, name="lora_path"),
-            Option(
-                "strength of --lora-path (default 1); without it, of the distilled LoRA in dev-two-stage",
-                metavar="X", name="lora_strength", hint=float,
-            ),
+        (), "FILE|FOLDER|REPO STRENGTH", "add a LoRA, at strength 1 unless given; repeatable",
+        also("lora_path", str, "FILE|FOLDER|REPO", "the same as --lora, with --lora-strength"),
+        also(
+            "lora_strength", float, "X",
+            "strength of --lora-path (default 1); without it, of the distilled LoRA in dev-two-stage",
         ),
+        group="LoRA",
     )  # fmt: skip
     distilled_lora: str | None = option(
-        None, "the LoRA of the two-stage pipelines, where it does not lie beside the checkpoint", group=_LORA,
-        metavar=_WHERE_LORA, path=True,
-    )  # fmt: skip
+        None, "FILE|FOLDER|REPO", "the LoRA of the two-stage pipelines, where it does not lie beside the checkpoint"
+    )
     lora_strength_stage_1: float | None = _strength(1)
     lora_strength_stage_2: float | None = _strength(2)
     negative_prompt: str | None = _guided(
-        None, "what to steer away from (default: a list of flaws)", metavar="TEXT", limits=None
+        "TEXT", "what to steer away from (default: a list of flaws)", group="guidance"
     )
-    cfg_scale: float | None = _guided(
-        None, "how strongly the prompt steers the video ({recipes})", "--cfg", metavar="X"
-    )
-    audio_cfg_scale: float | None = _guided(None, "how strongly the prompt steers the sound ({recipes})", metavar="X")
+    cfg_scale: float | None = _guided("--cfg X", "how strongly the prompt steers the video ({recipes})", limits=SCALE)
+    audio_cfg_scale: float | None = _guided("X", "how strongly the prompt steers the sound ({recipes})", limits=SCALE)
     cfg_rescale: float | None = _guided(
-        None, "0 to 1: how far guidance is scaled back to its natural strength ({recipes})", metavar="X", limits=(0, 1)
+        "X", "0 to 1: how far guidance is scaled back to its natural strength ({recipes})", limits=(0, 1)
     )
-    stg_scale: float | None = _guided(None, "spatio-temporal guidance ({recipes})", metavar="X")
+    stg_scale: float | None = _guided("X", "spatio-temporal guidance ({recipes})", limits=SCALE)
     modality_scale: float | None = _guided(
-        None, "how strongly sound and picture steer each other ({recipes})", metavar="X"
+        "X", "how strongly sound and picture steer each other ({recipes})", limits=SCALE
     )
     stg_blocks: tuple[int, ...] | None = _guided(
-        None, "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in LTX-2.3)",
-        metavar="N", limits=None,
-    )  # fmt: skip
-    apg: bool | None = _guided(None, "adaptive projected guidance in place of plain CFG (default: no)", limits=None)
-    guidance_batch: bool | None = _guided(
-        None, "run the passes of a guided step as one batch: same numbers, more memory (default: no)", limits=None
+        "N", "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in LTX-2.3)"
     )
-    tiling: str = option("auto", "decode in tiles to save memory (default {default})", group="output", choices=TILINGS)
-    stream: bool = option(False, "decode in short spans, so that frames leave as they are made", group="output")
+    apg: bool | None = _guided("", "adaptive projected guidance in place of plain CFG (default: no)")
+    guidance_batch: bool | None = _guided(
+        "", "run the passes of a guided step as one batch: same numbers, more memory (default: no)"
+    )
+    tiling: str = option(
+        "auto", "", "decode in tiles to save memory (default {default})", group="output", choices=TILINGS
+    )
+    stream: bool = option(False, "", "decode in short spans, so that frames leave as they are made")
 
     @property
     def shape(self) -> VideoShape:

@@ -14,18 +14,23 @@ from typing import Any
 from mlx_video.request import kinds
 from mlx_video.types import Recipe, UserError
 
+DITTO = "that of the option before"
+
 
 @dataclass(frozen=True)
 class Option:
     """What a face shows of an option, and its rules."""
 
+    name: str
+    hint: Any
+    default: Any
+    words: str
+    """What `--help` shows beside the name: other spellings, then what it takes."""
     help: str
     """`{default}` stands for the default, `{recipes}` for those of the recipes that use it."""
-    flags: tuple[str, ...] = ()
-    """Other spellings than the name."""
-    group: str = ""
-    metavar: str | tuple[str, ...] | None = None
-    path: bool = False
+    also: tuple[Option, ...] = ()
+    """Flags of commands that say the same otherwise, or a part of it."""
+    group: str = DITTO
     choices: tuple[Any, ...] = ()
     limits: tuple[float, float] | None = None
     rule: str = ""
@@ -36,11 +41,6 @@ class Option:
     """Whether it has an effect in a recipe; None: in all."""
     commands: tuple[str, ...] = ()
     """Those that have it, of the commands that take its table; none: all."""
-    also: tuple[Option, ...] = ()
-    """Flags of commands that say the same otherwise, or a part of it."""
-    name: str = ""
-    hint: Any = str
-    default: Any = None
 
     @property
     def flag(self) -> str:
@@ -63,25 +63,33 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def option(default: Any, help: str, *flags: str, **rest: Any) -> Any:
-    """A field of a table; MISSING for a default that there is not."""
-    return field(default=default, metadata={"option": Option(help, flags, **rest)})
+def also(name: str, hint: Any, words: str, help: str, default: Any = None) -> Option:
+    """A flag of commands that belongs to an option."""
+    return Option(name, hint, default, words, help)
+
+
+def option(default: Any, words: str, help: str, *also: Option, **rules: Any) -> Any:
+    """A field of a table, with the fields of Option; MISSING for a default that there is not."""
+    return field(default=default, metadata={"option": Option("", None, default, words, help, also, **rules)})
 
 
 @cache
 def options_of(table: Any) -> tuple[Option, ...]:
-    """The options of a table in their order, with their names, kinds and defaults."""
-    hints = kinds.hints_of(table)
-    return tuple(
-        replace(one.metadata["option"], name=one.name, hint=hints[one.name], default=one.default)
-        for one in fields(table)
-    )
+    """The options of a table in their order, with their names, kinds and groups."""
+    found, group = [], ""
+    for one in fields(table):
+        row = one.metadata["option"]
+        group = group if row.group == DITTO else row.group
+        also = tuple(replace(part, group=group) for part in row.also)
+        found.append(replace(row, name=one.name, hint=kinds.hints_of(table)[one.name], group=group, also=also))
+    return tuple(found)
 
 
 def check(asked: Any) -> None:
     """Raises UserError for the first value of a table that is of a wrong kind, out of its rules or without effect."""
     kinds.check_fields(asked)
-    for one in options_of(type(asked)):
+    table: Any = type(asked)
+    for one in options_of(table):
         value = getattr(asked, one.name)
         if value is None or value == one.default:
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mlx_video.request import options
-from mlx_video.request.options import Option, option
+from mlx_video.request.options import also, option
 from mlx_video.types import TILINGS, UserError
 
 SCALES = {1.0: None, 1.5: "spatial x1.5", 2.0: "spatial x2"}
@@ -16,11 +16,6 @@ SCALES = {1.0: None, 1.5: "spatial x1.5", 2.0: "spatial x2"}
 FPS_SCALES = {1: None, 2: "temporal x2"}
 REFINING_STEPS = 3
 """Of the whole refining schedule."""
-_OUTPUT = Option(
-    "of the same kind: picture or video",
-    ("--output", "-o"), metavar="FILE", path=True, name="output_path", default=MISSING,
-)  # fmt: skip
-_REFINEMENT = "refinement"
 
 
 @dataclass(frozen=True)
@@ -28,24 +23,24 @@ class Upscaling:
     """All that a user may ask of an upscaling; field names are the flags' names with underscores."""
 
     input: str = option(
-        MISSING, "a picture or a video of any size and length", "-i", metavar="FILE", path=True, also=(_OUTPUT,)
-    )
+        MISSING, "-i FILE", "a picture or a video of any size and length",
+        also("output_path", str, "--output -o FILE", "of the same kind: picture or video", default=MISSING),
+    )  # fmt: skip
     scale: float = option(
-        2.0, "of height and width: 2, 1.5 (LTX-2.3), or 1 to keep the size (default {default})",
-        metavar="X", choices=tuple(SCALES),
+        2.0, "X", "of height and width: 2, 1.5 (LTX-2.3), or 1 to keep the size (default {default})",
+        choices=tuple(SCALES),
     )  # fmt: skip
     fps_scale: int = option(
-        1, "2 puts a frame between any two, at twice the rate (default {default})",
-        metavar="N", choices=tuple(FPS_SCALES),
-    )  # fmt: skip
-    refine: bool = option(False, "add detail by denoising a little; needs --prompt", group=_REFINEMENT)
-    prompt: str = option("", "what the picture or video shows", "-p", metavar="TEXT", group=_REFINEMENT, needs="refine")
+        1, "N", "2 puts a frame between any two, at twice the rate (default {default})", choices=tuple(FPS_SCALES)
+    )
+    refine: bool = option(False, "", "add detail by denoising a little; needs --prompt", group="refinement")
+    prompt: str = option("", "-p TEXT", "what the picture or video shows", needs="refine")
     steps: int | None = option(
-        None, "1 to 3: fewer begin with less noise and change less (default 3)",
-        metavar="N", group=_REFINEMENT, needs="refine", limits=(1, REFINING_STEPS),
+        None, "N", "1 to 3: fewer begin with less noise and change less (default 3)",
+        needs="refine", limits=(1, REFINING_STEPS),
     )  # fmt: skip
-    seed: int = option(42, "same seed, same detail (default {default})", "-s", metavar="N", group=_REFINEMENT)
-    tiling: str = option("auto", "work in tiles to save memory (default {default})", choices=TILINGS)
+    seed: int = option(42, "-s N", "same seed, same detail (default {default})")
+    tiling: str = option("auto", "", "work in tiles to save memory (default {default})", group="", choices=TILINGS)
 
     def check(self) -> None:
         """Raises UserError for what cannot be done, before any file is read."""

@@ -130,6 +130,8 @@ def test_no_part_of_a_list_is_a_traceback(tried, flag):
         (["--model-repo", ""], "the path is empty"),
         (["--heigth", "64"], "there is no --heigth; did you mean --height? (see --help)"),
         (["--enhance"], "there is no --enhance; did you mean --enhance-prompt?"),
+        (["-a=no"], "-a takes no value, 'no' or any other; write --audio or --no-audio or -a"),
+        (["--stream="], "--stream takes no value"),
         (["--pipeline", "dve"], "invalid choice: 'dve'"),
         (["a fox", "a hare"], "'a hare' stands by itself, and no argument takes it"),
     ],
