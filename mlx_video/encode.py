@@ -22,7 +22,7 @@ from mlx_video.request.options import option
 class Encoding:
     """What is to be encoded, and where to."""
 
-    prompt: str = option("", "-p TEXT", "the same, as a flag")
+    prompt: str | None = option(None, "-p TEXT", "the same, as a flag")
     negative_prompt: str | None = option(None, "TEXT", "for guided pipelines (default: a list of flaws)")
     output_path: str = option(MISSING, "--output -o FILE", "the embedding: .safetensors, or .npz for NumPy")
     variant: str = option("distilled", "", "of the checkpoint (default {default})", choices=("distilled", "dev"))

@@ -153,7 +153,7 @@ def one_line(message: str) -> str:
 
 def _flags_of(row: Option) -> list[str]:
     # A switch that is on by default is one to switch off.
-    name = "--no-" + row.name if row.hint is bool and row.default is True else row.flag
+    name = "--no-" + row.flag[2:] if row.hint is bool and row.default is True else row.flag
     return [name, *(word for word in row.words.split() if word.startswith("-"))]
 
 
@@ -190,18 +190,10 @@ def reader_of(hint: Any, metavar: Any = "") -> Callable[[str], Any]:
     if any(word in str(metavar) for word in ("FILE", "FOLDER", "REPO")):
         return path
     parts = kinds.members(hint)
-    words = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
-    read = whole if int in parts else number if float in parts else str
-    return partial(_word_or, words, read) if words else read
-
-
-def _word_or(words: tuple[str, ...], read: Callable[[str], Any], text: str) -> Any:
-    try:
-        return text if text in words else read(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a whole number nor {' or '.join(map(repr, words))}"
-        ) from None
+    words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    if int in parts:
+        return partial(whole, words=words)
+    return number if float in parts else str
 
 
 def given(args: argparse.Namespace, table: type) -> dict[str, Any]:
@@ -212,11 +204,11 @@ def given(args: argparse.Namespace, table: type) -> dict[str, Any]:
 
 def prompt_of(args: argparse.Namespace) -> str:
     """The prompt, empty where there is none; raises UserError where it is given twice."""
-    text, flag = args.text, args.prompt
-    if text is not None and flag:
-        short = repr(text if len(text) <= 30 else f"{text[:30]}...")
+    texts = [text for text in (args.text, args.prompt) if text is not None]
+    if len(texts) > 1:
+        short = repr(texts[0] if len(texts[0]) <= 30 else f"{texts[0][:30]}...")
         raise UserError(f"The prompt is given twice, as {short} and as --prompt; leave one of them out.")
-    return flag or "" if text is None else text
+    return "".join(texts)
 
 
 def made(row: Option, words: Sequence[str]) -> Any:
@@ -252,10 +244,12 @@ def _by_recipe(row: Option) -> str:
 # ---------------------------------------------------------------------------------------------------- values
 
 
-def whole(text: str) -> int:
-    """A whole number in plain digits."""
+def whole(text: str, words: Sequence[str] = ()) -> int | str:
+    """A whole number in plain digits, or one of the words that may stand for one."""
+    if text in words:
+        return text
     if not re.fullmatch(r"[+-]?[0-9]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number{''.join(f' or {word!r}' for word in words)}")
     if len(text.lstrip("+-0")) > LONGEST_NUMBER:
         raise argparse.ArgumentTypeError(f"a whole number of {len(text)} digits is out of range")
     return int(text)

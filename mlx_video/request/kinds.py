@@ -42,7 +42,7 @@ def check(name: str, value: Any, hint: Any) -> None:
     kind: Any = item_of(hint) or members(hint)[0]
     if not fits(value, hint):
         for item in items:
-            if is_dataclass(kind) and not isinstance(item, (kind, str)):
+            if is_dataclass(kind) and not isinstance(item, (kind, str)):  # type: ignore[arg-type]
                 wanted = f"give a path, {named(kind)}, or a tuple that starts with a path"
                 raise UserError(f"{name} is given as {named(type(item))}; {wanted}.")
         told = {str: "text", types.NoneType: "None"}.get(type(value)) or named(type(value))
