@@ -15,7 +15,8 @@ from dataclasses import MISSING, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from mlx_video.models.ltx_2.recipes import GENERATIONS, RECIPES
+from mlx_video.models.families import FAMILIES
+from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.reading import shown, spelt_out
 from mlx_video.request import Request, kinds
 from mlx_video.request.options import Option, option, options_of
@@ -234,7 +235,8 @@ def _by_recipe(row: Option) -> str:
             if option in recipe.defaults:
                 text = f"{recipe.defaults[option]:g}"
             else:
-                text = ", ".join(f"{values[option]:g} for LTX-{name}" for name, values in GENERATIONS.items())
+                known = FAMILIES["LTX-2"].generations
+                text = ", ".join(f"{one.defaults[option]:g} for LTX-{one.name}" for one in known)
             groups.setdefault(text, []).append(recipe.name)
     if len(groups) == 1:
         return f"default {next(iter(groups))}; {', '.join(next(iter(groups.values())))} only"

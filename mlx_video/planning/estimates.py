@@ -18,12 +18,13 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from mlx_video import platform
+from mlx_video.cpu.forms import COLUMNS_LIMIT
 from mlx_video.models.ltx_2.audio_vae.blocks import TILE_ELEMENTS
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, AudioVAEConfig, UpsamplerConfig, VideoVAEConfig
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
-from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT, TAPS
+from mlx_video.models.ltx_2.video_vae.convolution import TAPS
 from mlx_video.models.ltx_2.video_vae.tiling import BLEND_BYTES, BYTES_PER_PIXEL_FRAME, KEPT_VALUES, Tiling
 from mlx_video.types import AUDIO_TIME_SCALE, SPACE_SCALE, TIME_SCALE
 from mlx_video.weights import names

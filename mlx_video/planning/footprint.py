@@ -19,7 +19,6 @@ from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.diffusion import guidance
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.lending.visits import Ways
-from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.config import (
     CONTEXT_TOKENS,
     AudioVAEConfig,
@@ -324,12 +323,12 @@ class Footprint:
                 return None
             return how.bytes_each(self.dtype.size)
 
-        entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes(component))}
+        entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes)}
         visited, path_of = getattr(network, "visited", ()), functools.partial(part.path_of, network)
         return estimates.weigh(entries, path_of, visited, self._dtype_of(component), packed)
 
     def _dtype_of(self, component: str) -> mx.Dtype:
-        kind = COMPONENTS[component]
+        kind = self.checkpoint.family.components[component]
         if kind.always_float32:
             return mx.float32
         return self.vae_dtype if kind.autoencoder else self.dtype
