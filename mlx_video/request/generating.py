@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from mlx_video.request import options
-from mlx_video.request.options import also, flag, option, options_of
+from mlx_video.request.options import Option, flag, option, options_of
 from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, AudioIn, ImageAt, Lora, Recipe, UserError, VideoShape
 
 MAX_SIDE = 8192
@@ -73,13 +73,15 @@ class Request:
     )
     image: tuple[ImageAt, ...] = option(
         (), "-i FILE FRAME STRENGTH CRF", _IMAGE,
-        also("image_frame_idx", int | Literal["last"], "N", "FRAME of a single --image"),
-        also("image_strength", float, "X", "STRENGTH of a single --image"),
+        Option(None, "N", "FRAME of a single --image", name="image_frame_idx", hint=int | Literal["last"]),
+        Option(None, "X", "STRENGTH of a single --image", name="image_strength", hint=float),
         group="pictures and sound to start from",
     )  # fmt: skip
     audio_file: AudioIn | None = option(
         None, "FILE", "sound, or a video's track, that the clip follows and is given",
-        also("audio_start_time", float, "S", "where in --audio-file to begin, in seconds (default 0)"),
+        Option(
+            None, "S", "where in --audio-file to begin, in seconds (default 0)", name="audio_start_time", hint=float
+        ),
     )  # fmt: skip
     enhance_prompt: bool = option(
         False, "", "let Gemma write the prompt out (seeing the first picture)", group="prompt enhancement"
@@ -93,10 +95,10 @@ class Request:
     )  # fmt: skip
     lora: tuple[Lora, ...] = option(
         (), "FILE|FOLDER|REPO STRENGTH", "add a LoRA, at strength 1 unless given; repeatable",
-        also("lora_path", str, "FILE|FOLDER|REPO", "the same as --lora, with --lora-strength"),
-        also(
-            "lora_strength", float, "X",
-            "strength of --lora-path (default 1); without it, of the distilled LoRA in dev-two-stage",
+        Option(None, "FILE|FOLDER|REPO", "the same as --lora, with --lora-strength", name="lora_path"),
+        Option(
+            None, "X", "strength of --lora-path (default 1); without it, of the distilled LoRA in dev-two-stage",
+            name="lora_strength", hint=float,
         ),
         group="LoRA",
     )  # fmt: skip

@@ -21,8 +21,6 @@ DITTO = "that of the option before"
 class Option:
     """What a face shows of an option, and its rules."""
 
-    name: str
-    hint: Any
     default: Any
     words: str
     """What `--help` shows beside the name: other spellings, then what it takes."""
@@ -41,6 +39,8 @@ class Option:
     """Whether it has an effect in a recipe; None: in all."""
     commands: tuple[str, ...] = ()
     """Those that have it, of the commands that take its table; none: all."""
+    name: str = ""
+    hint: Any = None
 
     @property
     def flag(self) -> str:
@@ -63,14 +63,9 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def also(name: str, hint: Any, words: str, help: str, default: Any = None) -> Option:
-    """A flag of commands that belongs to an option."""
-    return Option(name, hint, default, words, help)
-
-
 def option(default: Any, words: str, help: str, *also: Option, **rules: Any) -> Any:
     """A field of a table, with the fields of Option; MISSING for a default that there is not."""
-    return field(default=default, metadata={"option": Option("", None, default, words, help, also, **rules)})
+    return field(default=default, metadata={"option": Option(default, words, help, also, **rules)})
 
 
 @cache

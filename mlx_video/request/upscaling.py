@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mlx_video.request import options
-from mlx_video.request.options import also, option
+from mlx_video.request.options import Option, option
 from mlx_video.types import TILINGS, UserError
 
 SCALES = {1.0: None, 1.5: "spatial x1.5", 2.0: "spatial x2"}
@@ -24,7 +24,7 @@ class Upscaling:
 
     input: str = option(
         MISSING, "-i FILE", "a picture or a video of any size and length",
-        also("output_path", str, "--output -o FILE", "of the same kind: picture or video", default=MISSING),
+        Option(MISSING, "--output -o FILE", "of the same kind: picture or video", name="output_path"),
     )  # fmt: skip
     scale: float = option(
         2.0, "X", "of height and width: 2, 1.5 (LTX-2.3), or 1 to keep the size (default {default})",
