@@ -19,10 +19,10 @@ from typing import Any
 
 from mlx_video import cli
 from mlx_video.checkpoints import demo
-from mlx_video.cli.parser import Model, given, made
+from mlx_video.cli.parser import Model, given
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.request import Request
-from mlx_video.request.options import flag, option, options_of
+from mlx_video.request.options import flag, option
 from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
 NAME = "mlx_video.generate"
@@ -62,26 +62,17 @@ def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
 def request_of(args: argparse.Namespace) -> Request:
     """The request that the flags describe; raises UserError where two of them contradict."""
     _spread_lora_strength(args)
-    asked = {
-        **demo.defaults(args.model_repo),
-        **given(args, Request),
-        "prompt": cli.prompt_of(args),
-        "lora": _loras(args),
-        "image": _images(args),
-        "audio_file": _sound(args),
-    }
+    asked = {**demo.defaults(args.model_repo), **given(args, Request), "prompt": cli.prompt_of(args)}
+    asked |= {"image": _images(args, asked["image"]), "audio_file": _sound(args)}
+    if args.lora_path is not None:
+        strength = 1.0 if args.lora_strength is None else args.lora_strength
+        asked["lora"] = (*asked["lora"], Lora(args.lora_path, strength))
     if args.audio is None and args.output_audio is not None:
         asked["audio"] = True  # who asks for the sound by itself asks for sound
     return Request(**asked)
 
 
-def _rows(name: str, args: argparse.Namespace) -> list[Any]:
-    row = next(one for one in options_of(Request) if one.name == name)
-    return [made(row, words) for words in getattr(args, name)]
-
-
-def _images(args: argparse.Namespace) -> tuple[ImageAt, ...]:
-    images = _rows("image", args)
+def _images(args: argparse.Namespace, images: tuple[ImageAt, ...]) -> tuple[ImageAt, ...]:
     single = {"frame": args.image_frame_idx, "strength": args.image_strength}
     changes = {name: value for name, value in single.items() if value is not None}
     if changes and len(images) != 1:
@@ -95,11 +86,8 @@ def _sound(args: argparse.Namespace) -> AudioIn | None:
         if args.audio_start_time is not None:
             raise UserError(f"--audio-start-time {args.audio_start_time:g} has no effect without --audio-file.")
         return None
-    if args.audio is not None:
-        spelling = "--audio" if args.audio else "--no-audio"
-        raise UserError(
-            f"--audio-file and {spelling} exclude each other: with a sound file the clip is given that sound."
-        )
+    if args.audio:
+        raise UserError("--audio-file and --audio exclude each other: with a sound file the clip is given that sound.")
     return AudioIn(args.audio_file, args.audio_start_time or 0.0)
 
 
@@ -120,13 +108,6 @@ def _spread_lora_strength(args: argparse.Namespace) -> None:
         )
     setattr(args, stages[0], args.lora_strength)
     args.lora_strength = None
-
-
-def _loras(args: argparse.Namespace) -> tuple[Lora, ...]:
-    found = _rows("lora", args)
-    if args.lora_path is not None:
-        found.append(Lora(args.lora_path, 1.0 if args.lora_strength is None else args.lora_strength))
-    return tuple(found)
 
 
 def _sound_path(args: argparse.Namespace, request: Request) -> str | None:

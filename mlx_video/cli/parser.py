@@ -198,9 +198,18 @@ def reader_of(hint: Any, metavar: Any = "") -> Callable[[str], Any]:
 
 
 def given(args: argparse.Namespace, table: type) -> dict[str, Any]:
-    """What the flags of a table say, by name; without those that were left out and have no default."""
-    values = {row.name: kinds.plain(getattr(args, row.name), row.hint) for row in options_of(table)}
-    return {name: value for name, value in values.items() if value is not None}
+    """What the flags of a table say, by name; without those that were left out and have no default.
+
+    Raises UserError where words of a flag that takes several are none of its values.
+    """
+    found = {}
+    for row in options_of(table):
+        value = getattr(args, row.name)
+        if is_dataclass(kinds.item_of(row.hint)):
+            value = tuple(_made(row, words) for words in value)
+        if value is not None:
+            found[row.name] = kinds.plain(value, row.hint)
+    return found
 
 
 def prompt_of(args: argparse.Namespace) -> str:
@@ -212,8 +221,7 @@ def prompt_of(args: argparse.Namespace) -> str:
     return "".join(texts)
 
 
-def made(row: Option, words: Sequence[str]) -> Any:
-    """What a flag with several words says, such as a picture with its frame; raises UserError where it says none."""
+def _made(row: Option, words: Sequence[str]) -> Any:
     kind = kinds.item_of(row.hint)
     hints = kinds.hints_of(kind)
     said, takes = f"{row.flag} {' '.join(words)}", ", ".join(word for word in row.words.split() if word[0] != "-")

@@ -42,11 +42,9 @@ def _guided(words: str, help: str, **rules: Any) -> Any:
 
 
 def _strength(stage: int) -> Any:
-    def used(recipe: Recipe) -> bool:
-        return f"lora_strength_stage_{stage}" in recipe.lora_options
-
     help = f"of the distilled LoRA in stage {stage} ({{recipes}})"
-    return option(None, "X", help, limits=(-MAX_LORA, MAX_LORA), used=used)
+    name, limits = f"lora_strength_stage_{stage}", (-MAX_LORA, MAX_LORA)
+    return option(None, "X", help, limits=limits, used=lambda recipe: name in recipe.lora_options)
 
 
 @dataclass(frozen=True)
