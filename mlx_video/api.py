@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Unpack
 
 import mlx.core as mx
 
-from mlx_video import kinds, platform
+from mlx_video import platform
 from mlx_video.checkpoints import demo, locate
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub.fetch import Take, fetch
@@ -22,7 +22,7 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.provenance import model_of
 from mlx_video.diffusion.noise import NamedNoise, given, seeded
-from mlx_video.jobs import arguments, decode, placeholder, text
+from mlx_video.jobs import decode, placeholder, text
 from mlx_video.jobs import embeddings as contexts
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs import latents as given_latents
@@ -31,7 +31,7 @@ from mlx_video.jobs.ready import Ready, Setup
 from mlx_video.jobs.refine import RECIPES as REFINING
 from mlx_video.jobs.refining import Refining
 from mlx_video.jobs.stages import Preview, Watcher, denoise_recipe
-from mlx_video.jobs.upscale import Source, Upscaled, Upscaling, bytes_needed, latent_grid, read_source, upscale
+from mlx_video.jobs.upscale import Source, Upscaled, bytes_needed, latent_grid, read_source, upscale
 from mlx_video.jobs.upscale import check_output as check_upscaled
 from mlx_video.lending.distilled import brings_distilled
 from mlx_video.lending.finite import Origin
@@ -40,8 +40,11 @@ from mlx_video.media.files import check_apart, check_place
 from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT, RECIPES
 from mlx_video.planning.footprint import Footprint
 from mlx_video.planning.plan import Memory, Plan, plan_decoding, plan_pictures, plan_texts
-from mlx_video.request import Request
-from mlx_video.types import TILINGS, Noise, Progress, Recipe, UserError
+from mlx_video.request import Request, RequestOptions, Upscaling, kinds
+from mlx_video.request.generating import request_of
+from mlx_video.request.spelling import in_keywords, told
+from mlx_video.request.upscaling import UpscalingOptions, upscaling_of
+from mlx_video.types import TILINGS, Lora, Noise, Progress, Recipe, UserError
 from mlx_video.weights.quantize import Quantization
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class LTXPipeline:
         self._checkpoints: dict[str, Checkpoint] = {}
 
     @classmethod
+    @in_keywords()
     def from_pretrained(
         cls,
         where: str | Path,
@@ -86,18 +90,15 @@ class LTXPipeline:
         there; tensors are only described now and read when a clip needs them.
         """
         platform.prepare()
-        kinds.check("text_encoder", kinds.plain(text_encoder, str), str | None)
+        encoder = kinds.taken("text_encoder", text_encoder, str | None)
         kinds.check("low_memory", low_memory, bool | None)
-        quantize = kinds.plain(quantize, int)
-        kinds.check("quantize", quantize, int | None)
-        where = kinds.plain(where, str)
-        kinds.check("where", where, str)
-        if not locate.is_hub_id(str(where)):
-            locate.existing(str(where), "--model-repo")
-        how = None if quantize is None else Quantization.of(quantize)
-        encoder, memory = None if text_encoder is None else str(text_encoder), Memory.of(low_memory, memory_limit)
-        computed, decoded = arguments.dtype_of(dtype), arguments.dtype_of(vae_dtype, "vae_dtype")
-        return cls(Setup(str(where), computed, encoder, arguments.loras_of(lora), how, memory, decoded))
+        bits = kinds.taken("quantize", quantize, int | None)
+        named = kinds.taken("where", where, str)
+        if not locate.is_hub_id(named):
+            locate.existing(named, "--model-repo")
+        how, memory = None if bits is None else Quantization.of(bits), Memory.of(low_memory, memory_limit)
+        computed, decoded = platform.dtype_of(dtype), platform.dtype_of(vae_dtype, "vae_dtype")
+        return cls(Setup(named, computed, encoder, kinds.taken("lora", lora, tuple[Lora, ...]), how, memory, decoded))
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""
@@ -112,6 +113,7 @@ class LTXPipeline:
         self._checkpoints.clear()
         mx.clear_cache()
 
+    @in_keywords()
     def generate(
         self,
         *,
@@ -119,7 +121,7 @@ class LTXPipeline:
         on_step: Callable[[Progress], None] | None = None,
         on_preview: Preview | None = None,
         on_message: Callable[[str], None] = log.info,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Clip:
         """One clip. Keywords are the command's flags with underscores (`prompt`, `pipeline`, ...): see `Request`.
 
@@ -130,9 +132,10 @@ class LTXPipeline:
         ImageAt, (path, frame, strength), or several. lora: path, Lora, (path, strength), or several. audio_file: path,
         AudioIn or (path, start). Raises UserError for what the user can put right.
         """
-        request = arguments.request_of(demo.defaults(self._setup.where), options)
-        return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=on_message)
+        request = request_of(demo.defaults(self._setup.where), options)
+        return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=told(on_message))
 
+    @in_keywords()
     def run(
         self,
         request: Request,
@@ -161,6 +164,7 @@ class LTXPipeline:
         with platform.computing(ready.plan.ways.limit):
             return _generated(ready, draws, on_step or (lambda progress: None), on_preview, on_message)
 
+    @in_keywords()
     def plan(
         self,
         request: Request,
@@ -182,6 +186,7 @@ class LTXPipeline:
                 on_message(message)
         return ready.plan
 
+    @in_keywords()
     def decode(
         self,
         latents: Mapping[str, Any],
@@ -261,24 +266,23 @@ class LTXPipeline:
                 if outlines.absent:
                     self._checkpoints.clear()  # some lie in a folder that goes now
 
+    @in_keywords()
     def upscale(
         self,
         input: str | Path,
         *,
         noise: Noise | Mapping[str, Any] | None = None,
         on_step: Callable[[Progress], None] | None = None,
-        **options: Any,
+        **options: Unpack[UpscalingOptions],
     ) -> Upscaled:
         """A picture or video upscaled; `save` writes it. Keywords are the command's flags: see `Upscaling`.
 
         noise, on_step: as in `generate`; only refining draws noise. Raises UserError for what the user can put right.
         """
-        hints = kinds.hints_of(Upscaling)
-        kinds.known("upscale", options, [*hints, "noise", "on_step"])
-        given = {"input": input, **options}
-        asked = Upscaling(**{name: kinds.plain(value, hints[name]) for name, value in given.items()})
+        asked = upscaling_of({"input": input, **options})
         return self.run_upscaling(asked, noise=noise, on_step=on_step)
 
+    @in_keywords()
     def run_upscaling(
         self,
         asked: Upscaling,
@@ -351,6 +355,7 @@ class LTXPipeline:
             found = self._checkpoints[key] = open_checkpoint(path, recipe.variant)
         return found
 
+    @in_keywords()
     def encode(
         self,
         prompt: str,
@@ -362,12 +367,11 @@ class LTXPipeline:
         on_message: Callable[[str], None] = log.info,
     ) -> None:
         """Writes a prompt (and the negative one) as a file for `embedding=`; raises UserError as `generate` does."""
-        for name, text_given, hint in (("prompt", prompt, str), ("negative_prompt", negative_prompt, str | None)):
-            kinds.check(name, text_given, hint)
+        kinds.check("prompt", prompt, str)
+        kinds.check("negative_prompt", negative_prompt, str | None)
         if not prompt.strip():
             raise UserError("The prompt is empty; say what the clip should show.")
-        kinds.check("path", kinds.plain(path, str), str)
-        path = check_place(path, contexts.SUFFIXES)
+        path = check_place(kinds.taken("path", path, str), contexts.SUFFIXES)
         kinds.check("variant", variant, Literal["distilled", "dev"])
         recipe = next(recipe for recipe in RECIPES.values() if recipe.variant == variant)
         prompts = {"positive": prompt, "negative": NEGATIVE_PROMPT if negative_prompt is None else negative_prompt}

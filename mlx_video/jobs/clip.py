@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mlx_video.request.spelling import in_keywords
 from mlx_video.types import Progress, Tree, UserError, VideoShape
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Clip:
         sound = "with sound" if self._decode_sound else "silent"
         return f"{s.width}x{s.height}, {s.frames} frames at {s.fps:g} fps ({s.seconds:.2f} s), {sound}"
 
+    @in_keywords()
     def save(
         self,
         path: str | Path,

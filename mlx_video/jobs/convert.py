@@ -23,7 +23,7 @@ from mlx_video.checkpoints.checkpoint import Checkpoint, Part
 from mlx_video.checkpoints.layouts.converted import FOLDERS, MARKER
 from mlx_video.jobs import convert_text
 from mlx_video.lending.loader import release
-from mlx_video.media.files import check_new_folder, replacing_folder
+from mlx_video.media.files import check_new_folder, replacing
 from mlx_video.types import Listener, Progress, UserError
 from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import Quantization
@@ -100,7 +100,7 @@ def _convert(checkpoint: Checkpoint, output: Path, wishes: Wishes, report: Liste
         jobs.append(job)
     jobs += _extras(checkpoint, wishes)
     check_new_folder(output, needed=sum(job.nbytes for job in jobs) + SPARE_BYTES)
-    with replacing_folder(output) as folder:
+    with replacing(output, folder=True) as folder:
         for job in jobs:
             with _unchanged(before):
                 _write(job, folder, report)

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.lending.finite import all_finite
-from mlx_video.request import MAX_FPS
+from mlx_video.request.generating import MAX_FPS
 from mlx_video.types import (
     AUDIO_BINS,
     AUDIO_CHANNELS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,74 +18,31 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_video import kinds, platform
+from mlx_video import platform
 from mlx_video.checkpoints.provenance import model_of
 from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.jobs import decode
 from mlx_video.jobs.refine import refine, sigmas_of
 from mlx_video.lending.finite import Origin
 from mlx_video.media import image, video
-from mlx_video.media.files import check_apart, check_input, spelt_out
+from mlx_video.media.files import check_apart, check_input
 from mlx_video.media.image import is_picture, read_image, save_image
 from mlx_video.media.video import Film, read_video, write_video
 from mlx_video.models.ltx_2.config import VideoVAEConfig
-from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, Context, Progress, UserError
+from mlx_video.reading import path_of
+from mlx_video.request import Upscaling
+from mlx_video.request.spelling import in_keywords
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, Context, Progress, UserError
 
 if TYPE_CHECKING:
     from mlx_video.checkpoints.checkpoint import Checkpoint
     from mlx_video.lending.loader import Loader
 
 Report = Callable[[Progress], None]
-SCALES = {1.0: None, 1.5: "spatial x1.5", 2.0: "spatial x2"}
-"""Of height and width, each with the upsampler that makes it."""
-FPS_SCALES = {1: None, 2: "temporal x2"}
 MAX_SIDE = 8192
 """Pixels of the result: what H.264 encoders take."""
 STILL_FPS = Fraction(24)
 """What the transformer is told of a picture's rate."""
-
-
-@dataclass(frozen=True)
-class Upscaling:
-    """All that a user may ask of an upscaling. Field names are the flags' names with underscores."""
-
-    input: str
-    scale: float = 2.0
-    fps_scale: int = 1
-    refine: bool = False
-    prompt: str = ""
-    steps: int | None = None
-    seed: int = 42
-    tiling: str = "auto"
-
-    def check(self) -> None:
-        """Raises UserError for what cannot be done, before any file is read."""
-        kinds.check_fields(self)
-        if self.scale not in SCALES:
-            raise UserError(f"--scale {self.scale:g} is not known; there are 1.5 and 2 (and 1, which keeps the size).")
-        if self.fps_scale not in FPS_SCALES:
-            raise UserError(f"--fps-scale {self.fps_scale} is not known; there are 1 and 2.")
-        if not (self.upsamplers or self.refine):
-            raise UserError("--scale 1 changes nothing by itself; add --fps-scale 2 or --refine, or take --scale 2.")
-        if self.refine and not self.prompt.strip():
-            raise UserError("--refine needs a prompt that says what the video shows; add --prompt TEXT.")
-        for name, value in (("prompt", self.prompt or None), ("steps", self.steps)):
-            if value is not None and not self.refine:
-                raise UserError(f"--{name} has no effect without --refine.")
-        sigmas_of(self.steps)
-        if self.tiling not in TILINGS:
-            raise UserError(f"--tiling {self.tiling!r} is not known; there are {', '.join(TILINGS)}.")
-
-    @property
-    def upsamplers(self) -> tuple[str, ...]:
-        """The kinds of upsamplers that it takes, in their order."""
-        return tuple(kind for kind in (SCALES[self.scale], FPS_SCALES[self.fps_scale]) if kind is not None)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Plain values for the file's metadata."""
-        asked = {key: value for key, value in asdict(self).items() if value not in (None, "", False)}
-        return {**asked, "input": Path(self.input).name}
 
 
 # ------------------------------------------------------------------------------------------- sources
@@ -140,7 +97,7 @@ def check_output(source: str | Path, output: str | Path, *, needed: int = 0) -> 
 
     Raises UserError where it would replace the source, or is of the other kind, or cannot hold the source's sound.
     """
-    path, output = check_input(source, "a picture or a video"), spelt_out(output, "give the name of a file")
+    path, output = check_input(source, "a picture or a video"), path_of(output, advice="give the name of a file")
     check_apart([output], {f"--input {source}": path})
     picture = is_picture(path)
     suffixes, others = (image.SUFFIXES, video.SUFFIXES) if picture else (video.SUFFIXES, image.SUFFIXES)
@@ -308,6 +265,7 @@ class Upscaled:
         sound = "with its sound" if self.source.sound else "silent"
         return f"{self.width}x{self.height}, {self.num_frames} frames at {float(self.fps):g} fps, {sound}"
 
+    @in_keywords()
     def save(self, path: str | Path, *, on_step: Report | None = None) -> None:
         """Writes the picture, or the video with the source's sound as it is, whole or not at all.
 

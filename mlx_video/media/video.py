@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from mlx_video.media.containers import H264, check_encoders, open_file
-from mlx_video.media.files import check_input, check_new_folder, check_place, replacing, replacing_folder
+from mlx_video.media.files import check_input, check_new_folder, check_place, replacing
 from mlx_video.media.image import save_image
 from mlx_video.media.tracks import check_copy, codec_of, open_track
 from mlx_video.types import RunError, UserError
@@ -337,7 +337,7 @@ class FrameFolder:
 
     def __init__(self, folder: str | Path):
         """Raises UserError as `check_new_folder` does."""
-        self._writing = replacing_folder(check_new_folder(folder))
+        self._writing = replacing(check_new_folder(folder), folder=True)
 
     def __enter__(self) -> FrameFolder:
         """Begins."""

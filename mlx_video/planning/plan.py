@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from mlx_video import kinds, platform
+from mlx_video import platform
 from mlx_video.lending.visits import Ways
 from mlx_video.planning.footprint import Footprint, Phase
 from mlx_video.planning.settings import Settings
+from mlx_video.request import kinds
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
 from mlx_video.weights.quantize import BITS, Quantization
 

@@ -30,10 +30,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _amount(size: int) -> str:
-    return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / (GIB >> 10):.0f} MiB"
-
-
 UNTOLD = ("look-up",)
 """Phases that are over too soon for a line of their own."""
 
@@ -49,15 +45,12 @@ class Line(NamedTuple):
 
     def drawn(self, columns: int) -> str:
         """The line in at most `columns`: what matters least is left out first."""
-        head, count = f"{self.phase:>9}", f"{self.done}/{self.total}"
-        parts = [head, count, clock(self.seconds)]
-        left = f"{clock(self.seconds / self.done * (self.total - self.done))} left" if self.done else ""
-        text = "  ".join(parts)
-        if left and len(text) + 2 + len(left) <= columns:
-            parts.append(left)
-        room = columns - len("  ".join(parts)) - 2
-        if room >= NARROWEST:
-            width = min(room, WIDEST)
+        parts = [f"{self.phase:>9}", f"{self.done}/{self.total}", clock(self.seconds)]
+        if self.done:
+            left = f"{clock(self.seconds / self.done * (self.total - self.done))} left"
+            parts += [left] if len("  ".join([*parts, left])) <= columns else []
+        width = min(columns - len("  ".join(parts)) - 2, WIDEST)
+        if width >= NARROWEST:
             full = width * self.done // max(self.total, 1)
             parts.insert(1, FULL * full + EMPTY * (width - full))
         return "  ".join(parts)[:columns]
@@ -65,7 +58,10 @@ class Line(NamedTuple):
     @property
     def ended(self) -> str:
         """The line that stays: how much, how long, and the peak memory."""
-        peak = "" if self.peak is None else f", peak {_amount(self.peak)}"
+        peak = ""
+        if self.peak is not None:
+            size = f"{self.peak / GIB:.2f} GiB" if self.peak >= GIB else f"{self.peak / (GIB >> 10):.0f} MiB"
+            peak = f", peak {size}"
         return f"{self.phase:>9}  {self.done}/{self.total} in {clock(self.seconds)}{peak}"
 
 
@@ -100,7 +96,9 @@ class Bars:
             if peak is not None:
                 self._end()
             self._draw()
-            self._start()
+            if self.moving and self._ticker is None and not self._over.is_set():
+                self._ticker = threading.Thread(target=self._tick, name="clock", daemon=True)
+                self._ticker.start()
 
     def say(self, message: str) -> None:
         """One line for the user between the others."""
@@ -120,11 +118,6 @@ class Bars:
     def seconds(self) -> float:
         """Since the run began."""
         return time.monotonic() - self.began
-
-    def _start(self) -> None:
-        if self.moving and self._ticker is None and not self._over.is_set():
-            self._ticker = threading.Thread(target=self._tick, name="clock", daemon=True)
-            self._ticker.start()
 
     def _tick(self) -> None:
         while not self._over.wait(TICK):
