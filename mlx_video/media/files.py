@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mlx_video.types import RunError, UserError
+from mlx_video.types import RunError, UserError, amount
 
 YOUNG = 10.0
 """Seconds: an unfinished file that is still empty may belong to a process that has just made it."""
@@ -97,7 +97,8 @@ def check_room(needed: Mapping[Path, int]) -> None:
         # Some network disks do not tell: all their figures are 0.
         if usage.total and usage.free < total:
             names = " and ".join(path.name for path in sizes)
-            raise UserError(f"{folder} has {_amount(usage.free)} free; {names} may need {_amount(total)}.")
+            free, wanted = amount(usage.free, disk=True), amount(total, disk=True)
+            raise UserError(f"{folder} has {free} free; {names} may need {wanted}.")
 
 
 def check_apart(outputs: Collection[Path], inputs: Mapping[str, str | Path]) -> None:
@@ -130,10 +131,6 @@ def spelt_out(path: str | Path, advice: str) -> Path:
     except OSError as error:  # too long, a circle of links, a folder that is closed to this user
         raise UserError(f"{shown} cannot be used: {_reason(error)}; {advice}.") from error
     return path
-
-
-def _amount(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _reason(error: OSError) -> str:

@@ -15,7 +15,7 @@ from mlx_video import kinds, platform
 from mlx_video.lending.visits import Ways
 from mlx_video.planning.footprint import Footprint, Phase
 from mlx_video.planning.settings import Settings
-from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError, amount
 from mlx_video.weights.quantize import BITS, Quantization
 
 GIB = platform.GIB
@@ -106,13 +106,14 @@ class Plan:
         """A table by phase, and what follows from it."""
         lines = [f"{'phase':<10} {'weights':>10} {'work':>10} {'peak':>10}   time"]
         lines += [
-            f"{p.name:<10} {size(p.weights):>10} {size(p.work):>10} {size(p.peak):>10}   {_in_words(_seconds(p))}"
+            f"{p.name:<10} {amount(p.weights):>10} {amount(p.work):>10} {amount(p.peak):>10}   {_in_words(_seconds(p))}"
             for p in self.phases
         ]
         lines += self.choices
         if self.ways.limit is not None:
-            lines.append(f"Of the work {size(platform.PROCESS_BYTES)} are Python's, its libraries' and the encoder's.")
-        lines.append(f"At most {size(self.peak)} of {size(self.limit)}, {self.time} (predicted, not measured).")
+            own = amount(platform.PROCESS_BYTES)
+            lines.append(f"Of the work {own} are Python's, its libraries' and the encoder's.")
+        lines.append(f"At most {amount(self.peak)} of {amount(self.limit)}, {self.time} (predicted, not measured).")
         return "\n".join(lines)
 
 
@@ -146,7 +147,7 @@ def plan_texts(footprint: Footprint, texts: Sequence[str], memory: Memory) -> Wa
     if phase.peak > memory.budget and memory.low is not False:
         smaller = footprint.with_encoder(ENCODER_BITS).text(texts, ways).peak
         advice = f"; {SMALLER_ENCODER} would fit." if smaller <= memory.budget else " (--memory-limit allows more)."
-        raise UserError(f"Encoding takes {size(phase.peak)}, and {size(memory.budget)} are allowed{advice}")
+        raise UserError(f"Encoding takes {amount(phase.peak)}, and {amount(memory.budget)} are allowed{advice}")
     return ways
 
 
@@ -165,7 +166,7 @@ def plan_pictures(
     phase = footprint.decode(grid, tiling, ways, stream=True)
     if phase.peak > limit:
         advice = "--tiling auto takes less" if tiling != "auto" else "--memory-limit allows more"
-        raise UserError(f"Decoding the result takes {size(phase.peak)}, and {size(limit)} are allowed ({advice}).")
+        raise UserError(f"Decoding the result takes {amount(phase.peak)}, and {amount(limit)} are allowed ({advice}).")
     return ways
 
 
@@ -177,7 +178,7 @@ def plan_decoding(footprint: Footprint, grid: tuple[int, int, int], tiling: str,
     phase = footprint.decode(grid, tiling, ways, stream)
     if phase.peak > memory.budget:
         advice = "tiling='auto' takes less" if tiling != "auto" else "memory_limit= allows more"
-        raise UserError(f"Decoding takes {size(phase.peak)}, and {size(memory.budget)} are allowed ({advice}).")
+        raise UserError(f"Decoding takes {amount(phase.peak)}, and {amount(memory.budget)} are allowed ({advice}).")
     return ways
 
 
@@ -202,28 +203,29 @@ def _most(footprint: Footprint, settings: Settings, ways: Ways, names: tuple[str
 
 
 def _explain(footprint: Footprint, settings: Settings, plan: Plan, low_memory: bool | None) -> Iterator[str]:
-    ways, allowed = plan.ways, f"and {size(plan.limit)} are allowed"
+    ways, allowed = plan.ways, f"and {amount(plan.limit)} are allowed"
     if ways.stream_transformer:
         whole = _most(footprint, settings, replace(ways, stream_transformer=False), STAGES)
         why = (
             f"{allowed}.{_quantized(footprint, settings, plan)}" if low_memory is None else "and --low-memory is given."
         )
         yield (
-            f"The transformer is read from disk block by block in every step: whole it would take {size(whole)}, {why}"
+            f"The transformer is read from disk block by block in every step: whole it would take {amount(whole)}, "
+            + why
         )
     elif not ways.keep_text and footprint.keeps_text:
         kept = _most(footprint, settings, replace(ways, keep_text=True), STAGES)
-        yield f"The texts' keys and values are made in every step: kept, they would make it {size(kept)}, {allowed}."
+        yield f"The texts' keys and values are made in every step: kept, they would make it {amount(kept)}, {allowed}."
     tiling = settings.request.tiling
     tiled = footprint.tiled(settings, ways)
     if tiled and tiling != "auto":
         yield f"--tiling {tiling} decodes the video in overlapping tiles. {SEAMS}"
     if tiled and tiling == "auto":
         untiled = _most(footprint, _asking(settings, tiling="none"), ways, ("decode",))
-        why = f"whole pictures would take {size(untiled)}, {allowed}"
+        why = f"whole pictures would take {amount(untiled)}, {allowed}"
         yield f"The video is decoded in overlapping tiles: {why}. {SEAMS}"
     if plan.peak > plan.limit:
-        yield f"This run takes {size(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
+        yield f"This run takes {amount(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
 
 
 def _quantized(footprint: Footprint, settings: Settings, plan: Plan) -> str:
@@ -243,7 +245,7 @@ Fits = Callable[[Settings], bool]
 
 def _refusal(footprint: Footprint, settings: Settings, plan: Plan, low_memory: bool | None) -> str:
     worst = max(plan.phases, key=lambda phase: phase.peak)
-    needs = f"This run takes {size(worst.peak)} (phase: {worst.name}), and {size(plan.limit)} are allowed"
+    needs = f"This run takes {amount(worst.peak)} (phase: {worst.name}), and {amount(plan.limit)} are allowed"
 
     def fits(asked: Settings, of: Footprint = footprint) -> bool:
         return _most(of, asked, _choose(of, asked, low_memory, plan.limit)) <= plan.limit
@@ -259,7 +261,7 @@ def _refusal(footprint: Footprint, settings: Settings, plan: Plan, low_memory: b
         return f"{needs}; {change.flags} would fit."
     least = _asking(settings, num_frames=1, height=LEAST_SIDE, width=LEAST_SIDE)
     floor = _most(footprint, least, _choose(footprint, least, low_memory, plan.limit))
-    return f"{needs}; the smallest clip takes {size(floor)} (--memory-limit allows more)."
+    return f"{needs}; the smallest clip takes {amount(floor)} (--memory-limit allows more)."
 
 
 def _smallest(settings: Settings, fits: Fits) -> _Change | None:
@@ -342,9 +344,3 @@ def _last(values: range, fits: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(values[middle]) else (low, middle)
     return None if low < 0 else values[low]
-
-
-def size(count: int) -> str:
-    """A number of bytes for the user, with about three digits."""
-    amount, unit = (count / GIB, "GiB") if count >= GIB else (count / (1 << 20), "MiB")
-    return f"{amount:.{2 if amount < 10 and unit == 'GiB' else 1 if amount < 100 else 0}f} {unit}"
