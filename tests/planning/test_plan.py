@@ -9,18 +9,19 @@ from bench import memory, middle
 from bench.memory import Case, compare
 from mlx_video import LTXPipeline, UserError, generate, platform
 from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.jobs.demand import SMALLER_ENCODER, Networks, generating
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
+from mlx_video.lending.weighing import weigh_upsampler
 from mlx_video.models.ltx_2.recipes import RECIPES
-from mlx_video.planning.footprint import Footprint
-from mlx_video.planning.plan import GIB, SMALLER_ENCODER, Memory
+from mlx_video.planning.plan import Memory
 from mlx_video.planning.settings import resolve
 from mlx_video.request import Request
 from mlx_video.weights.store import Tensors
 from tests.support import macs
 from tests.support.cases import GENERATIONS
 
-MIB = 1 << 20
+GIB, MIB = 1 << 30, 1 << 20
 REAL = {"prompt": "a dog runs along the beach and barks " * 5, "height": 512, "width": 768, "num_frames": 121}
 
 
@@ -376,18 +377,18 @@ def test_autoencoders_and_upsamplers_are_counted_in_their_own_type(real, generat
             Loader(open_checkpoint(real[generation], "distilled"), mx.bfloat16, vae_dtype=dtype)
             for dtype in (None, mx.bfloat16)
         ]
-        wide, narrow = (Footprint.of(loader, None) for loader in loaders)
-        assert wide.vae_dtype == mx.float32
+        wide, narrow = map(Networks, loaders)
+        assert wide.loader.vae_dtype == mx.float32
         for component in ("video_encoder", "video_decoder", "audio_encoder", "audio_decoder"):
             assert wide.weights(component).whole == 2 * narrow.weights(component).whole
-        assert wide._upsampler.whole == 2 * narrow._upsampler.whole
+        assert weigh_upsampler(loaders[0], "spatial x2").whole == 2 * weigh_upsampler(loaders[1], "spatial x2").whole
         for component in ("transformer", "connectors", "vocoder"):
             assert wide.weights(component) == narrow.weights(component)
-        ways = Ways(decode_bytes=64 << 30)
+        ways = Ways(room=64 << 30)
         one, other = (of.decode((16, 16, 24), "none", ways, stream=True) for of in (wide, narrow))
         assert (one.weights, one.work) == (2 * other.weights, 2 * other.work)
-        settings = resolve(Request(**REAL), RECIPES["distilled"], wide.checkpoint)
-        phases = [{p.name: p for p in of.phases(settings, ways)} for of in (wide, narrow)]
+        settings = resolve(Request(**REAL), RECIPES["distilled"], wide.loader.checkpoint)
+        phases = [{p.name: p for p in generating(of, settings).needs(ways)} for of in (wide, narrow)]
         for name in ("upsample", "decode"):
             assert phases[0][name].peak > phases[1][name].peak
         for name in ("stage 1", "stage 2"):
