@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 import mlx.core as mx
 
 from mlx_video.lending.loader import Loader
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
-from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
@@ -27,56 +25,36 @@ def weigh_component(
     how = (quantization or loader.quantization) if component == "transformer" else None
     known, key = loader.checkpoint.weighed, (component, audio, loader.dtype_of(component), how)
     if key not in known:
-        known[key] = _weigh(loader, component, audio, how)
+        options = {"audio": False} if component == "transformer" and not audio else {}
+        known[key] = _weigh(loader, component, how, **options)
     return known[key]
 
 
-def _weigh(loader: Loader, component: str, audio: bool, how: Quantization | None) -> Weights:
-    part = loader.checkpoint.part(component)
-    options = {"audio": False} if component == "transformer" and not audio else {}
-    network = loader.checkpoint.build(component, **options)
+def _weigh(loader: Loader, component: str, how: Quantization | None, **options: bool) -> Weights:
+    part, network = loader.checkpoint.part(component), loader.checkpoint.build(component, **options)
     making = how if how and quantize.used(network) is None else None
     chosen = quantize.chosen([network.transformer_blocks[0]], making)[0] if making else ()
 
     def packed(path: str) -> float | None:
         layer, _, leaf = path.partition("transformer_blocks.")[2].partition(".")[2].rpartition(".")
-        if making is None or leaf != "weight" or layer not in chosen:
-            return None
-        return making.bytes_each(loader.dtype.size)
+        return making.bytes_each(loader.dtype.size) if making and leaf == "weight" and layer in chosen else None
 
     entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes(component))}
     visited, path_of = getattr(network, "visited", ()), functools.partial(part.path_of, network)
     return weigh(entries, path_of, visited, loader.dtype_of(component), packed)
 
 
+def weigh_upsampler(loader: Loader, kind: str) -> Weights:
+    """An upsampler of a kind that the checkpoint has."""
+    return weigh(loader.upsampler(kind).tensors.entries, lambda name: name, (), loader.vae_dtype)
+
+
+def weigh_text_encoder(folder: Path, dtype: mx.Dtype) -> Weights:
+    """The text encoder in a folder, computing in `dtype`."""
+    path_of = functools.partial(names.module_path, Gemma)
+    return weigh(Tensors.of_folder(folder).entries, path_of, Gemma.visited, dtype)
+
+
 def is_quantized(loader: Loader) -> bool:
     """Whether the transformer's blocks are quantized, or will be while loading."""
     return loader.quantization is not None or quantize.used(loader.checkpoint.build("transformer")) is not None
-
-
-def weigh_upsampler(loader: Loader, kind: str) -> Weights:
-    """An upsampler of a kind that the checkpoint has."""
-    known, key = loader.checkpoint.weighed, (kind, loader.vae_dtype)
-    if key not in known:
-        entries = loader.checkpoint.upsamplers[kind].tensors.entries
-        known[key] = weigh(entries, lambda name: name, (), loader.vae_dtype)
-    return known[key]
-
-
-class EncoderSize(NamedTuple):
-    """A text encoder by its sizes."""
-
-    config: GemmaConfig
-    weights: Weights
-    dtype: mx.Dtype
-
-    @classmethod
-    def of(cls, folder: Path, dtype: mx.Dtype) -> EncoderSize:
-        """From a folder in Hugging Face form, computing in `dtype`."""
-        entries = Tensors.of_folder(folder).entries
-        weights = weigh(entries, lambda name: names.module_path(Gemma, name), Gemma.visited, dtype)
-        return cls(GemmaConfig.of_folder(folder), weights, dtype)
-
-    def quantized(self, how: Quantization) -> EncoderSize:
-        """What it would be with all of its weights quantized, about."""
-        return self._replace(weights=self.weights.times(how.bytes_each(self.dtype.size) / self.dtype.size))

@@ -28,10 +28,6 @@ class Weights(NamedTuple):
         """What is in memory at a time."""
         return self.rest + self.visit if streamed else self.whole
 
-    def times(self, share: float) -> Weights:
-        """Of values that are so much larger."""
-        return Weights(*(round(count * share) for count in self))
-
 
 def weigh(
     entries: Mapping[str, Entry],
@@ -45,34 +41,27 @@ def weigh(
     path_of: name of a tensor -> path in the network, None where it is not the network's. visited: as the network's
     class states it. packed: path -> bytes for each value of a tensor that is quantized while loading, None for others.
     """
-    used: Counter[str] = Counter()
-    raw: Counter[str] = Counter()
+    used: Counter[tuple[int, int] | None] = Counter()
+    raw: Counter[tuple[int, int] | None] = Counter()
     for name, entry in entries.items():
         path = path_of(name)
-        if path is None:
-            continue
-        each = packed(path) or (dtype.size if entry.dtype in _FLOATS else DTYPE_BYTES[entry.dtype])
-        owner = _owner(path, visited)
-        used[owner] += round(math.prod(entry.shape) * each)
-        raw[owner] += entry.nbytes
-    order = sorted((owner for owner in used if owner), key=lambda owner: _place(owner, visited))
+        if path is not None:
+            each = packed(path) or (dtype.size if entry.dtype in _FLOATS else DTYPE_BYTES[entry.dtype])
+            part = _part(path, visited)
+            used[part] += round(math.prod(entry.shape) * each)
+            raw[part] += entry.nbytes
+    order = sorted(part for part in used if part is not None)
     # A tensor used in its file's own precision needs no second copy.
-    itself = [0 if used[owner] == raw[owner] else raw[owner] for owner in order]
-    following = [*(raw[owner] for owner in order), 0][1:]
-    visit = max((used[o] + max(both) for o, *both in zip(order, itself, following, strict=True)), default=0)
-    return Weights(used.total(), used[""], visit, raw.total())
+    itself = [0 if used[part] == raw[part] else raw[part] for part in order]
+    following = [*(raw[part] for part in order), 0][1:]
+    visit = max((used[part] + max(both) for part, *both in zip(order, itself, following, strict=True)), default=0)
+    return Weights(used.total(), used[None], visit, raw.total())
 
 
-def _place(owner: str, visited: Sequence[str]) -> tuple[int, int]:
-    """Sorts parts in the order in which they are visited."""
-    start = next(start for start in visited if owner == start or owner.startswith(f"{start}."))
-    return visited.index(start), int(owner[len(start) + 1 :] or 0)
-
-
-def _owner(path: str, visited: Sequence[str]) -> str:
-    """The part that a path leads into: "blocks.3" for "blocks.3.ff.weight"; "" for none."""
-    for start in visited:
+def _part(path: str, visited: Sequence[str]) -> tuple[int, int] | None:
+    """The part that a path leads into, by its place in the order of visits; None for none."""
+    for place, start in enumerate(visited):
         if path.startswith(f"{start}."):
-            first = path[len(start) + 1 :].partition(".")[0]
-            return f"{start}.{first}" if first.isdigit() else start
-    return ""
+            number = path[len(start) + 1 :].partition(".")[0]
+            return place, int(number) if number.isdigit() else 0
+    return None

@@ -48,8 +48,6 @@ LORA_LAYERS = 1.5
 """Times the largest layer in float32: what adding a LoRA holds beside the weights."""
 UPSAMPLER_HELD, UPSAMPLER_COLUMNS = 12, 2 * 27
 """Activations of an upsampler that are alive at once, and copies for the CPU's convolutions of small ones."""
-UPSAMPLE_LEFT = 1 << 19
-"""Bytes that are left of a stage when its result is upsampled; they count in small networks alone."""
 ENCODER_BYTES = 430
 """Of the video encoder for each pixel of a picture, float32: once, and for each residual layer before it compresses."""
 DECODER_FLOPS = 2.9e6
@@ -61,6 +59,11 @@ SOUND_CONVOLUTIONS_HELD, SOUND_ARRAYS = 1.5, 2.5
 whole, that are alive beside its tiles."""
 VOCODER_HELD, VOCODER_LATENT = 0.65, 1 << 20
 """Of the vocoder's weights, those that are laid out anew at once; and bytes for each latent."""
+
+CHARACTERS_PER_TOKEN = 3
+"""Of a prompt, estimated low; English has four to five."""
+CONVERSATION = 1024
+"""Tokens of an idea with the instructions and a picture, estimated high."""
 
 Config = Mapping[str, Any]
 
@@ -84,6 +87,12 @@ def _scores(heads: int, queries: int, keys: int) -> int:
 # ------------------------------------------------------------------------------------------------ texts
 
 
+def prompt_tokens(texts: Sequence[str], longest: int = 0) -> list[int]:
+    """How many tokens texts are at most, about; the first may become as many as `longest`."""
+    tokens = [min(CONTEXT_TOKENS, 2 + len(text) // CHARACTERS_PER_TOKEN) for text in texts]
+    return [max(tokens[0], min(CONTEXT_TOKENS, longest)), *tokens[1:]]
+
+
 def encode_texts(gemma: GemmaConfig, tokens: Sequence[int], size: int) -> Cost:
     """The text encoder over prompts of so many tokens, whose hidden states are stacked in the end."""
     hidden = _hidden(gemma, tokens, size)
@@ -104,11 +113,12 @@ def _hidden(gemma: GemmaConfig, tokens: Sequence[int], size: int) -> int:
     return sum(tokens) * gemma.width * (gemma.layers + 1) * size
 
 
-def write_text(gemma: GemmaConfig, read: int, written: int, size: int) -> Cost:
-    """The text encoder writing so many tokens after reading so many."""
-    kept = 2 * gemma.layers * gemma.key_heads * gemma.head_dim * (read + written) * size
-    work = _attending(read, gemma.width, gemma.heads, read, size) + 4 * gemma.vocabulary * size
-    return Cost(kept + work, gemma.layers * (gemma.layer_flops(read) + written * gemma.layer_flops(1)))
+def write_text(gemma: GemmaConfig, written: int, size: int) -> Cost:
+    """The text encoder writing so many tokens."""
+    kept = 2 * gemma.layers * gemma.key_heads * gemma.head_dim * (CONVERSATION + written)
+    work = _attending(CONVERSATION, gemma.width, gemma.heads, CONVERSATION, size)
+    flops = gemma.layers * (gemma.layer_flops(CONVERSATION) + written * gemma.layer_flops(1))
+    return Cost((kept + 4 * gemma.vocabulary) * size + work, flops)
 
 
 def contexts(settings: Config, count: int, size: int) -> int:
@@ -163,7 +173,7 @@ def upsample(settings: Config, grid: tuple[int, int, int], size: int) -> Cost:
     """An upsampler, by its own file's config, for a result of latent `grid` (F, H, W)."""
     one = min(WHOLE_BYTES, 4 * UpsamplerConfig.read(settings).mid_channels * math.prod(grid))
     copies = min(COLUMNS_LIMIT, UPSAMPLER_COLUMNS * one) if platform.is_cpu() else 0
-    return Cost(UPSAMPLE_LEFT + UPSAMPLER_HELD * one * size // 4 + copies)
+    return Cost(UPSAMPLER_HELD * one * size // 4 + copies)
 
 
 def encode_picture(settings: Config, height: int, width: int, size: int) -> Cost:
@@ -189,19 +199,10 @@ def decode_video(settings: Config, tiling: Tiling, grid: tuple[int, int, int], s
 # ------------------------------------------------------------------------------------------------ sound
 
 
-def encode_sound(settings: Config, latents: int, size: int) -> Cost:
-    """The audio encoder for a sound of so many latents."""
-    return _sounding(settings, latents, size, 0)
-
-
-def decode_sound(settings: Config, latents: int, size: int) -> Cost:
-    """The audio decoder, which has a block more in each level than the encoder."""
-    return _sounding(settings, latents, size, 1)
-
-
-def _sounding(settings: Config, latents: int, size: int, more: int) -> Cost:
+def convert_sound(settings: Config, latents: int, size: int, *, decoding: bool) -> Cost:
+    """The audio encoder or decoder for a sound of so many latents."""
     config = AudioVAEConfig.read(settings)
-    blocks = config.res_blocks + more
+    blocks = config.res_blocks + decoding  # the decoder has one more in each level
     one = AUDIO_TIME_SCALE * config.mel_bins * config.channels * size
     # The widest arrays, which decide how long a tile is, come out of the last upsampling.
     widest = config.mel_bins * config.channels * config.multipliers[min(1, len(config.multipliers) - 1)]
