@@ -10,7 +10,8 @@ import numpy as np
 
 from bench.measure import alternate, table
 from mlx_video.checkpoints import demo
-from mlx_video.models.ltx_2 import COMPONENTS, load
+from mlx_video.models.ltx_2 import load
+from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.models.ltx_2.video_vae import Span, Tiling, decode_frames, encode_frames, plan_tiles
 from tests.support import small
 

@@ -16,8 +16,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_video.models.ltx_2 import COMPONENTS
-from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.models.ltx_2.config import feature_width
+from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.weights import names
 from tests.support import real_keys, small, small_gemma
 

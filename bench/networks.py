@@ -16,7 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from bench.measure import MIB, alternate, multiply, table
-from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.ltx_2.family import COMPONENTS
 from tests.support import real_keys
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d)

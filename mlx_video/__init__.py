@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlx_video.api import LTXPipeline
     from mlx_video.jobs.clip import Clip
+    from mlx_video.lending.loader import load
     from mlx_video.request import Request
     from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
 __version__ = "0.1.0"
-__all__ = ["AudioIn", "Clip", "ImageAt", "LTXPipeline", "Lora", "Request", "UserError", "__version__"]
+__all__ = ["AudioIn", "Clip", "ImageAt", "LTXPipeline", "Lora", "Request", "UserError", "__version__", "load"]
 
 _PLACES = {
     "LTXPipeline": "mlx_video.api",
     "Clip": "mlx_video.jobs.clip",
     "Request": "mlx_video.request",
+    "load": "mlx_video.lending.loader",
     **dict.fromkeys(("AudioIn", "ImageAt", "Lora", "UserError"), "mlx_video.types"),
 }
 

@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 
 from mlx_video import early
 from mlx_video.bars import Bars, clock
-from mlx_video.models.ltx_2.recipes import GENERATIONS, RECIPES
+from mlx_video.models.families import FAMILIES
+from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import RunError, UserError
 
 __all__ = ["Bars", "Parser", "clock", "run", "say", "show"]
@@ -210,7 +211,8 @@ def default_of(option: str, fmt: str = "{:g}") -> str:
             if option in recipe.defaults:
                 text = fmt.format(recipe.defaults[option]) if recipe.defaults[option] is not None else "off"
             else:
-                text = ", ".join(f"{fmt.format(values[option])} for LTX-{name}" for name, values in GENERATIONS.items())
+                known = ((f"LTX-{one.name}", one.defaults) for one in FAMILIES["LTX-2"].generations)
+                text = ", ".join(f"{fmt.format(values[option])} for {name}" for name, values in known)
             groups.setdefault(text, []).append(recipe.name)
     if len(groups) == 1:
         return f"default {next(iter(groups))}; {', '.join(next(iter(groups.values())))} only"

@@ -79,6 +79,11 @@ def is_cpu() -> bool:
     return mx.default_device() == mx.cpu
 
 
+def cpu_forms() -> bool:
+    """Whether networks compute in the forms of `cpu.forms`; MLX_VIDEO_CPU_FORMS=off has a CPU compute as a Mac does."""
+    return is_cpu() and os.environ.get("MLX_VIDEO_CPU_FORMS", "on") != "off"
+
+
 def is_metal() -> bool:
     """Whether MLX computes on an Apple GPU by default."""
     return not is_cpu() and mx.metal.is_available()
@@ -237,16 +242,6 @@ def _check_temporary_folder() -> None:
             if not os.path.isdir(folder):
                 raise UserError(f"{name} names {folder!r}, which is no folder; create it, or leave {name} unset.")
             return
-
-
-ROWS_TO_DEQUANTIZE = 16
-"""From this many rows on, a CPU dequantizes a weight before a product. For 384 rows and a weight of 4096 x 4096 MLX's
-quantized product takes 4.0 s, dequantizing and a plain product 0.3 s (8 bit) to 0.5 s (4 bit)."""
-
-
-def dequantizes(rows: int) -> bool:
-    """Whether a quantized weight is made whole before it is multiplied by so many rows."""
-    return rows >= ROWS_TO_DEQUANTIZE and is_cpu()
 
 
 # ------------------------------------------------------------------------------------------------ what is there

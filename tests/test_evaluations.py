@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_video import platform
-from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
 from mlx_video.types import Context, Pass
 from tests.support import real_gemma, real_keys

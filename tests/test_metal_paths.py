@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_video import platform
-from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.ltx_2.family import COMPONENTS
 from tests.support import real_keys
 
 

@@ -10,6 +10,7 @@ import pytest
 from bench import chips
 from mlx_video import UserError, platform
 from mlx_video import info as info_command
+from mlx_video.cpu import winograd
 from mlx_video.models import layers
 from mlx_video.models.ltx_2.video_vae import Tiling, convolution, plan_tiles
 from mlx_video.models.ltx_2.video_vae.tiling import peak_bytes
@@ -80,7 +81,7 @@ def test_autoencoders_are_in_float32_wherever_that_is_asked_of_all(architecture)
 def test_attention_and_convolutions_take_the_form_of_the_machine(architecture, monkeypatch):
     """On a GPU MLX's own kernels, whatever the type; the forms of our own are the CPU's alone."""
     called = []
-    monkeypatch.setattr(convolution.winograd, "convolve", lambda *given: called.append("ours") or given[0])
+    monkeypatch.setattr(winograd, "convolve", lambda *given: called.append("ours") or given[0])
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda q, *_, **__: called.append("MLX's") or q)
     monkeypatch.setattr(mx, "conv3d", lambda x, *_: called.append("MLX's") or x)
     with chips.machine(architecture):

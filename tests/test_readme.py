@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench import chips, fits
-from mlx_video.models.ltx_2.recipes import GENERATIONS, RECIPES
+from mlx_video.models.ltx_2.family import LTX_2
+from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import Recipe, Stage
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -19,7 +20,7 @@ def _stage(recipe: Recipe, stage: Stage) -> str:
     elif "steps" in recipe.defaults:
         steps = str(recipe.defaults["steps"])
     else:
-        steps = " or ".join(str(values["steps"]) for values in GENERATIONS.values())
+        steps = " or ".join(str(one.defaults["steps"]) for one in LTX_2.generations)
     return f"{size}: {steps} steps" + ("" if stage.sampler == "euler" else f" of {stage.sampler}")
 
 

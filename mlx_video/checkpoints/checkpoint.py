@@ -6,7 +6,6 @@ from it. Knows names of components; knows no file layout.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video.models.ltx_2 import COMPONENTS
-from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.models.family import Component, Family, Generation
 from mlx_video.reading import shown
 from mlx_video.types import UserError
 from mlx_video.weights import fp8, names, quantize
@@ -30,36 +28,37 @@ def version_of(stated: object) -> str:
     return "" if stated is None else stated if isinstance(stated, str) else shown(stated)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The first two numbers of a version such as "2.3.0"; empty where there are none."""
-    found = re.fullmatch(r"(\d{1,6})(?:\.(\d{1,6})(?:[.-].*)?|-.*)?", version, re.ASCII | re.DOTALL)
-    return tuple(int(number) for number in found.groups() if number is not None) if found else ()
-
-
 class Part(NamedTuple):
     """One component's tensors, and how they are named and laid out."""
 
+    component: Component
     tensors: Tensors
     form: Form
     settings: Mapping[str, Any]
 
-    def prefixes(self, component: str) -> tuple[str, ...]:
+    @property
+    def prefixes(self) -> tuple[str, ...]:
         """With what the names of the component's own tensors begin."""
-        return ("",) if self.form == "native" else COMPONENTS[component].prefixes
+        return ("",) if self.form == "native" else self.component.prefixes
 
-    def load(self, component: str, float8_as: mx.Dtype = mx.float32) -> dict[str, mx.array]:
+    @property
+    def what(self) -> str:
+        """For messages: the component and its file."""
+        return f"{self.component.label} of {self.tensors.paths[0].name}"
+
+    def load(self, float8_as: mx.Dtype = mx.float32) -> dict[str, mx.array]:
         """The component's tensors by name, lazily; 8-bit floats with their scales multiplied in.
 
         Raises UserError for tensors of kinds that no weights are of, and for scales that are no numbers.
         """
-        self.shapes(component)
-        arrays = self.tensors.load(self.prefixes(component))
+        self.shapes()
+        arrays = self.tensors.load(self.prefixes)
         fp8.check_scales(arrays, self.tensors.entries, self.tensors.paths[0])
         return fp8.widen(arrays, self.tensors.entries, float8_as)
 
-    def shapes(self, component: str) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of what `load` gives, from the headers alone."""
-        prefixes, entries = self.prefixes(component), self.tensors.entries
+        prefixes, entries = self.prefixes, self.tensors.entries
         own = [name for name in entries if name.startswith(prefixes)]
         found = fp8.shapes(own, entries)
         self.tensors.check_floats(found)
@@ -69,20 +68,27 @@ class Part(NamedTuple):
         """Where a tensor belongs in the component's network; None where it is not the network's."""
         return name if self.form == "native" else names.module_path(network, name)
 
-    def build(self, component: str, **options: Any) -> nn.Module:
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What the config's reader must be told of the tensors."""
+        return self.component.measured({name: entry.shape for name, entry in self.tensors.entries.items()})
+
+    def build(self, **options: Any) -> nn.Module:
         """The component's network without weights, nothing allocated; `options` go to the reader of its config.
 
         Raises UserError where the config is not sound, or says more layers than there are tensors of.
         """
-        found, prefixes = COMPONENTS[component], self.prefixes(component)
-        own = (self.path_of(found.network, name) for name in self.tensors.entries if name.startswith(prefixes))
-        return found.build(self.settings, {path for path in own if path is not None}, **options)
+        prefixes, network = self.prefixes, self.component.network
+        own = (self.path_of(network, name) for name in self.tensors.entries if name.startswith(prefixes))
+        paths = {path for path in own if path is not None}
+        return self.component.build(self.settings, paths, **self.measured, **options)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Everything that one `--model-repo` offers, by where it lies."""
 
+    family: Family
     source: Path
     config: Mapping[str, Any]
     version: str
@@ -105,18 +111,19 @@ class Checkpoint:
     """What `lending.weighing` has weighed: headers of five thousand tensors are gone through once."""
 
     @property
-    def generation(self) -> str:
-        """Key of the generation's defaults: files without a version are LTX-2, as the reference has it."""
-        return "2.3" if _numbers(self.version) >= (2, 3) else "2"
+    def generation(self) -> Generation:
+        """The family's newest that is not above the version."""
+        return self.family.generation(self.version)
 
     @property
     def doubt(self) -> str | None:
         """For the user: that this version is not known, and as what it is read; None where it is known."""
-        if not self.version or _numbers(self.version) in ((2,), (2, 0), (2, 3)):
+        if self.family.knows(self.version):
             return None
+        known = " and ".join(one.name for one in self.family.generations)
         return (
-            f"{self.source.name} says it is version {shown(self.version)}; this package knows 2 and 2.3, and reads it "
-            f"as {self.generation}."
+            f"{self.source.name} says it is version {shown(self.version)}; this package knows {known}, and reads it "
+            f"as {self.generation.name}."
         )
 
     @property
@@ -143,10 +150,7 @@ class Checkpoint:
         Layers that the checkpoint has quantized are so in the network.
         """
         part = self.part(component)
-        entries = part.tensors.entries
-        if component == "connectors":
-            options["features"] = feature_width({name: entry.shape for name, entry in entries.items()})
-        network = part.build(component, **options)
+        network, entries = part.build(**options), part.tensors.entries
         quantize.adopt(network, entries, lambda name: part.path_of(network, name), str(self.source), self.stated)
         return network
 

@@ -16,7 +16,6 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.hub.rules import Choice, Chosen
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.neighbours import OLDER, Place
-from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
@@ -85,7 +84,7 @@ def _of(checkpoint: Checkpoint) -> list[str]:
     lines = [
         str(checkpoint.source),
         _line("layout", checkpoint.layout),
-        _line("generation", f"LTX-{checkpoint.generation}{version}"),
+        _line("generation", f"LTX-{checkpoint.generation.name}{version}"),
         _line("variant", checkpoint.variant or "not stated"),
         _line("quantized", f"transformer blocks, {how}" if how else "no"),
     ]
@@ -93,12 +92,16 @@ def _of(checkpoint: Checkpoint) -> list[str]:
     for name, part in checkpoint.parts.items():
         if name == "latent_statistics":
             continue  # the decoder has them too
-        size, precisions = _content(name, part)
+        size, precisions = _content(part)
         total += size
         more = f", {_shape(checkpoint)}" if name == "transformer" else ""
         lines.append(_line(name.replace("_", " "), f"{_size(size)}  {precisions}{more}"))
     lines.append(_line("all of it", _size(total)))
-    absent = [name for name in COMPONENTS if name not in (*checkpoint.parts, "upsampler", "latent_statistics")]
+    absent = [
+        name
+        for name in checkpoint.family.components
+        if name not in (*checkpoint.parts, "upsampler", "latent_statistics")
+    ]
     if absent:
         lines.append(_line("without", ", ".join(name.replace("_", " ") for name in absent)))
     return lines + _neighbours(checkpoint)
@@ -108,7 +111,7 @@ def _neighbours(checkpoint: Checkpoint) -> list[str]:
     lora, encoder = "none beside it", "none beside it"
     upsamplers = []
     for kind, part in checkpoint.upsamplers.items():
-        size, precisions = _content("upsampler", part)
+        size, precisions = _content(part)
         upsamplers.append(_line("upsampler", f"{_size(size)}  {precisions}, {kind}, {part.tensors.paths[0].name}"))
     if checkpoint.distilled_lora is not None:
         lora = f"{_size(size_of(checkpoint.distilled_lora))}  {checkpoint.distilled_lora.name}"
@@ -132,12 +135,12 @@ def _text_encoder(where: str) -> str:
     return f"{_size(tensors.nbytes())}  {bits}, {config.layers} layers of width {config.width}, {folder}"
 
 
-def _content(component: str, part: Part) -> tuple[int, str]:
+def _content(part: Part) -> tuple[int, str]:
     """Bytes of a component's own tensors, and their precisions, the commonest first."""
-    network = COMPONENTS[component].network
+    network = part.component.network
     sizes: Counter[str] = Counter()
     for name, entry in part.tensors.entries.items():
-        if name.startswith(part.prefixes(component)) and part.path_of(network, name) is not None:
+        if name.startswith(part.prefixes) and part.path_of(network, name) is not None:
             sizes[_PRECISIONS.get(entry.dtype, entry.dtype)] += entry.nbytes
     total = sum(sizes.values())
     return total, ", ".join(kind for kind, size in sizes.most_common() if size > _REST * total)

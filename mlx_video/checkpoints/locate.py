@@ -15,8 +15,7 @@ from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub import repos
 from mlx_video.checkpoints.hub.fetch import Take, fetch, find
 from mlx_video.checkpoints.hub.rules import choose
-from mlx_video.models.ltx_2.config import TextConfig
-from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.models.ltx_2.config import TextConfig, feature_width
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.reading import check_kind, is_there, path_of, shown
 from mlx_video.types import Recipe, UserError

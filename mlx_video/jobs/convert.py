@@ -24,7 +24,6 @@ from mlx_video.checkpoints.layouts.converted import FOLDERS, MARKER
 from mlx_video.jobs import convert_text
 from mlx_video.lending.loader import release
 from mlx_video.media.files import check_new_folder, replacing_folder
-from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.types import Listener, Progress, UserError
 from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import Quantization
@@ -170,8 +169,8 @@ def _component(checkpoint: Checkpoint, name: str, wishes: Wishes) -> tuple[_Job,
     part = checkpoint.part(name)
     options: dict[str, Any] = {"audio": wishes.audio and checkpoint.audio} if name == "transformer" else {}
     network = checkpoint.build(name, **options)
-    dtype = None if COMPONENTS[name].always_float32 else wishes.dtype
-    arrays = names.native_arrays(network, part.load(name, dtype or mx.bfloat16), name.replace("_", " "), form=part.form)
+    dtype = None if part.component.always_float32 else wishes.dtype
+    arrays = names.native_arrays(network, part.load(dtype or mx.bfloat16), part.component.label, form=part.form)
     how = quantize.used(network)
     if name == "transformer" and wishes.quantization is not None:
         if how is not None:
@@ -205,8 +204,8 @@ def _upsampler(kind: str, part: Part) -> _Job:
     if part.form == "official":
         return _Job(f"{kind} upsampler", "", {}, {}, part.tensors.paths)
     # The file beside a converted folder is an official one, so that all layouts read it alike.
-    network = part.build("upsampler")
-    arrays = names.official_arrays(network, part.load("upsampler"), "upsampler", form=part.form)
+    network = part.build()
+    arrays = names.official_arrays(network, part.load(), "upsampler", form=part.form)
     pending = {name: Pending(array, array.dtype) for name, array in sorted(arrays.items())}
     file = f"{kind.replace(' ', '-upscaler-')}.safetensors"
     return _Job(f"{kind} upsampler", file, pending, {"config": json.dumps(dict(part.settings))})

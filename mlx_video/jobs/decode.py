@@ -57,7 +57,6 @@ def decode_video(
 def _decoded(
     loader: Loader, latent: mx.array, tiling: str, stream: bool, report: Callable[[Progress], None], count: int | None
 ) -> Generator[np.ndarray, None, None]:
-    from mlx_video.models.ltx_2.costs import tiles
     from mlx_video.models.ltx_2.video_vae import decode_frames
 
     frames, rows, columns = latent.shape[2:]
@@ -68,7 +67,9 @@ def _decoded(
     with loader.borrow("video_decoder") as decoder:
         room = loader.ways.beside(parameter_bytes(decoder), ENCODED_BYTES * rows * columns * SPACE_SCALE**2)
         config, size = loader.checkpoint.config, loader.vae_dtype.size
-        plan = tiles(config, tiling, (frames, rows, columns), room, stream=stream, size=size)
+        plan = loader.checkpoint.family.costs().tiles(
+            config, tiling, (frames, rows, columns), room, stream=stream, size=size
+        )
         for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
             origin.check("decoding the video", chunk)
             for frame in np.array(to_uint8(chunk)):

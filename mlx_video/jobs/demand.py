@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlx_video import platform
 from mlx_video.diffusion import guidance
@@ -18,8 +19,7 @@ from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.lending.weighing import is_quantized, weigh_component, weigh_text_encoder, weigh_upsampler
 from mlx_video.media.video import ENCODED_BYTES
-from mlx_video.models.ltx_2 import costs
-from mlx_video.models.ltx_2.costs import Cost
+from mlx_video.models.family import Cost
 from mlx_video.models.ltx_2.text_encoder.enhance import MAX_TOKENS
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.planning.plan import Change, Demand, Need
@@ -79,6 +79,11 @@ class Networks:
         return cls(loader, encoder, loras)
 
     @property
+    def costs(self) -> Any:
+        """What calls cost, by the checkpoint's family."""
+        return self.loader.checkpoint.family.costs()
+
+    @property
     def smaller(self) -> Networks:
         """With a text encoder in few bits."""
         return replace(self, encoder=self.encoder and self.encoder.quantized(self.loader.text_dtype.size))
@@ -96,16 +101,16 @@ class Networks:
         """Writing a prompt of so many tokens. Resident: generation visits every layer for every token."""
         size = platform.compute_dtype(wide_range=True).size
         weights = encoder.weights.whole * size // self.loader.text_dtype.size
-        cost = costs.write_text(encoder.config, longest, size)
+        cost = self.costs.write_text(encoder.config, longest, size)
         read = encoder.weights.read + longest * weights // PASSED_FASTER
         return Need(Phase.ENHANCE, weights, round(cost.work), cost.flops, read)
 
     def texts(self, encoder: TextEncoder, texts: Sequence[str], ways: Ways, longest: int = 0) -> Need:
         """Encoding `texts`, of which the first may become as many tokens as `longest`."""
         size, streamed = self.loader.dtype.size, ways.stream_text
-        tokens = costs.prompt_tokens(texts, longest)
-        first = costs.encode_texts(encoder.config, tokens, size)
-        then = costs.connect_texts(self.loader.checkpoint.config, encoder.config, tokens, size)
+        tokens = self.costs.prompt_tokens(texts, longest)
+        first = self.costs.encode_texts(encoder.config, tokens, size)
+        then = self.costs.connect_texts(self.loader.checkpoint.config, encoder.config, tokens, size)
         own, connectors = encoder.weights, self.weights("connectors")
         read = connectors.read * (len(tokens) if streamed else 1)
         return _one_by_one(
@@ -120,10 +125,10 @@ class Networks:
         """A stage of so many calls. distilled: with the distilled LoRA added."""
         loader, config, streamed = self.loader, self.loader.checkpoint.config, ways.stream_transformer
         keep, size = ways.keep_text, loader.dtype.size
-        cost = costs.denoise(config, tokens, passes, calls, batched=batched, keep_text=keep, size=size)
+        cost = self.costs.denoise(config, tokens, passes, calls, batched=batched, keep_text=keep, size=size)
         weights, file = self.weights("transformer", "audio" in tokens), loader.checkpoint.distilled_lora
         loras = sum(self.loras) + (size_of(file) if distilled and file is not None else 0)
-        held = weights.held(streamed) + costs.adapt(config, loras, streamed)
+        held = weights.held(streamed) + self.costs.adapt(config, loras, streamed)
         return Need(phase, held, round(cost.work), cost.flops, weights.read * (calls if streamed else 1), loader.dtype)
 
     def upsample(self, settings: Settings, ways: Ways) -> Need:
@@ -131,8 +136,8 @@ class Networks:
         loader, kind = self.loader, "spatial x2"
         own, transformer = weigh_upsampler(loader, kind), self.weights("transformer", "audio" in settings.modalities)
         beside = transformer.rest if ways.stream_transformer else transformer.whole
-        cost = costs.upsample(loader.upsampler(kind).settings, settings.shape.grid, loader.vae_dtype.size)
-        texts = costs.contexts(loader.checkpoint.config, len(settings.prompts), loader.dtype.size)
+        cost = self.costs.upsample(loader.upsampler(kind).settings, settings.shape.grid, loader.vae_dtype.size)
+        texts = self.costs.contexts(loader.checkpoint.config, len(settings.prompts), loader.dtype.size)
         return Need(Phase.UPSAMPLE, own.whole + beside, round(cost.work + texts), read=own.read)
 
     def decode(self, grid: Grid, tiling: str, ways: Ways, stream: bool) -> Need:
@@ -142,8 +147,8 @@ class Networks:
         room = ways.beside(self.weights("video_decoder").whole, outside)
 
         def cost(mode: str) -> tuple[bool, Cost]:
-            tiles = costs.tiles(config, mode, grid, room, stream=stream, size=size)
-            return tiles.tiled, costs.decode_video(config, tiles, grid, size)
+            tiles = self.costs.tiles(config, mode, grid, room, stream=stream, size=size)
+            return tiles.tiled, self.costs.decode_video(config, tiles, grid, size)
 
         tiled, taken = cost(tiling)
         need = self.simple(Phase.DECODE, "video_decoder", taken)._replace(outside=outside)
@@ -184,6 +189,7 @@ def generating(networks: Networks, settings: Settings) -> Demand:
 
 def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need]:
     request, used, config = settings.request, settings.components, networks.loader.checkpoint.config
+    costs = networks.costs
     shape, size, latents = settings.shape, networks.loader.vae_dtype.size, AudioShape.of(request.shape).frames
     if networks.encoder is not None:
         longest = (request.max_tokens or MAX_TOKENS) if request.enhance_prompt else 0

@@ -22,8 +22,7 @@ import numpy as np
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.jobs import embeddings_npz as contexts_npz
 from mlx_video.media.files import check_input, check_place, replacing
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig
-from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig, feature_width
 from mlx_video.models.ltx_2.text_encoder.tokens import MAX_TOKENIZER
 from mlx_video.reading import is_there, parse_json, path_of, read_bytes, shown
 from mlx_video.types import Context, RunError, UserError

@@ -19,7 +19,7 @@ from mlx_video.diffusion.tokens import latent_shape
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.clip import Clip, Sound
 from mlx_video.media.files import check_input
-from mlx_video.models.ltx_2.recipes import GENERATIONS
+from mlx_video.models.families import FAMILIES
 from mlx_video.planning.settings import Settings, noted
 from mlx_video.request import Request
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Lora, Modality, Progress, Recipe, Tree, VideoShape
@@ -49,7 +49,7 @@ def make(request: Request, recipe: Recipe, loras: Sequence[Lora], say: Callable[
             negative_prompt=request.negative_prompt,
             batched=False,
             lora_strengths=(),
-            image_crf=next(iter(GENERATIONS.values()))["image_crf"],
+            image_crf=FAMILIES["LTX-2"].generations[0].defaults["image_crf"],
             modalities=modalities,
         )
     )

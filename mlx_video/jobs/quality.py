@@ -50,7 +50,7 @@ def block_errors(checkpoint: Checkpoint, group_size: int) -> dict[int, float]:
 def _weights_of_block_0(checkpoint: Checkpoint) -> dict[str, mx.array]:
     part = checkpoint.part("transformer")
     network = checkpoint.build("transformer", audio=checkpoint.audio)
-    arrays = names.native_arrays(network, part.load("transformer", mx.bfloat16), "transformer", form=part.form)
+    arrays = names.native_arrays(network, part.load(mx.bfloat16), "transformer", form=part.form)
     return {path.removeprefix(_FIRST): array for path, array in arrays.items() if path.startswith(_FIRST)}
 
 

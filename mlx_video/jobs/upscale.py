@@ -196,7 +196,6 @@ def upscale(asked: Upscaling, source: Source, loader: Loader, refiner: Refiner |
 
 def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> mx.array:
     """Normalised latent (1, F, H, W, 128) of the source, padded to 1 + 8k frames and whole latents."""
-    from mlx_video.models.ltx_2.costs import tiles
     from mlx_video.models.ltx_2.video_vae import encode_frames
 
     height, width = padded_size(asked, source, VideoVAEConfig.read(loader.checkpoint.config))
@@ -221,7 +220,9 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
     encoder: Any
     with loader.borrow("video_encoder") as encoder:
         config, room = loader.checkpoint.config, loader.ways.beside(parameter_bytes(encoder))
-        plan = tiles(config, asked.tiling, grid, room, stream=True, size=loader.vae_dtype.size)
+        plan = loader.checkpoint.family.costs().tiles(
+            config, asked.tiling, grid, room, stream=True, size=loader.vae_dtype.size
+        )
         latent = encode_frames(encoder, pixels(), plan, count)
         Origin.of(loader, "video_encoder").check("encoding the pictures", latent)
     report(Progress("encode", count, count, platform.peak_memory()))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_video.models.ltx_2 import COMPONENTS
 from mlx_video.types import RunError, UserError
 from mlx_video.weights.store import Tensors
 
@@ -56,8 +55,8 @@ class Origin:
         for name in components:
             known = name in loader.checkpoint.parts
             part, kind = (loader.checkpoint.part(name), name) if known else (loader.upsampler(name), "upsampler")
-            found[name.replace("_", " ")] = Stored(part.tensors, part.prefixes(kind))
-            dtype, flag = loader.dtype_of(kind), "--vae-dtype" if COMPONENTS[kind].autoencoder else "--dtype"
+            found[name.replace("_", " ")] = Stored(part.tensors, part.prefixes)
+            dtype, flag = loader.dtype_of(kind), "--vae-dtype" if part.component.autoencoder else "--dtype"
         return cls(dtype, found, loras, flag)
 
     def with_text_encoder(self, folder: Path) -> Origin:

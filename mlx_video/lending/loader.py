@@ -22,9 +22,8 @@ from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.neighbours import upsampler_part
-from mlx_video.lending import geometry
 from mlx_video.lending.visits import Files, Streamed, Ways
-from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.families import FAMILIES
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import UserError
 from mlx_video.weights import names, quantize
@@ -66,22 +65,19 @@ class Loader:
         """
         if component == "upsampler":
             part = self.upsampler(**options)
-            network = part.build(component)
+            network, options = part.build(), {}
         else:
             part = self.checkpoint.part(component)
             network = self.checkpoint.build(component, **options)
-        names.match(network, part.shapes(component), _what(component, part), form=part.form)
-        whose = str(part.tensors.paths[0])
-        if component == "connectors":
-            transformer = COMPONENTS["transformer"].read(part.settings, audio=self.checkpoint.audio)
-            geometry.check_contexts(network.config, transformer, whose)
-        else:
-            known = {"audio": options["audio"]} if "audio" in options else {}
-            geometry.check(component, COMPONENTS[component].read(part.settings, **known), whose)
+        names.match(network, part.shapes(), part.what, form=part.form)
+        self.checkpoint.family.check_geometry(
+            component, part.settings, str(part.tensors.paths[0]),
+            **{"audio": self.checkpoint.audio, **options}, **part.measured,
+        )  # fmt: skip
 
     def dtype_of(self, component: str) -> mx.Dtype:
         """What a component computes in."""
-        kind = COMPONENTS[component]
+        kind = self.checkpoint.family.components[component]
         if kind.always_float32:
             return mx.float32
         return self.vae_dtype if kind.autoencoder else self.dtype
@@ -97,9 +93,9 @@ class Loader:
         how = self.quantization if transformer else None
         dtype = self.dtype_of(component)
         if self.ways.streams(component) if streamed is None else streamed:
-            stream_weights(network, component, part, dtype, how)
+            stream_weights(network, part, dtype, how)
         else:
-            give_weights(network, component, part, dtype, how)
+            give_weights(network, part, dtype, how)
         if transformer:
             network.keep_text = self.ways.keep_text
         try:
@@ -135,22 +131,20 @@ class Loader:
             mx.clear_cache()
 
 
-def give_weights(
-    network: nn.Module, component: str, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None
-) -> None:
+def give_weights(network: nn.Module, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None) -> None:
     """Gives a network its tensors, lazily; raises UserError where they do not fit one to one.
 
     quantization: of the network's `transformer_blocks`, which are then evaluated one after the other.
     """
-    dtype = mx.float32 if COMPONENTS[component].always_float32 else dtype
-    what = _what(component, part)
+    dtype = mx.float32 if part.component.always_float32 else dtype
+    what = part.what
     making = _to_make(network, quantization, what)
-    names.assign(network, part.load(component), what, dtype=None if making else dtype, form=part.form)
+    names.assign(network, part.load(), what, dtype=None if making else dtype, form=part.form)
     if making is not None:
         quantize.quantize(network.transformer_blocks, making, dtype)
         network.update(tree_map(lambda array: names.cast(array, dtype), network.parameters()))
     network.eval()
-    log.debug("%s: %.2f GB", component, parameter_bytes(network) / 1e9)
+    log.debug("%s: %.2f GB", part.component.label, parameter_bytes(network) / 1e9)
 
 
 def _to_make(network: nn.Module, quantization: Quantization | None, what: str) -> Quantization | None:
@@ -161,26 +155,20 @@ def _to_make(network: nn.Module, quantization: Quantization | None, what: str) -
     return quantization if there is None else None
 
 
-def stream_weights(
-    network: nn.Module, component: str, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None
-) -> None:
+def stream_weights(network: nn.Module, part: Part, dtype: mx.Dtype, quantization: Quantization | None = None) -> None:
     """Gives a network its tensors, a part's only while it is visited; raises UserError as `give_weights` does."""
-    what = _what(component, part)
-    files = Files(part.tensors, part.prefixes(component), part.form)
+    what = part.what
+    files = Files(part.tensors, part.prefixes, part.form)
     making = _to_make(network, quantization, what)
     network.parts = Streamed(network, files, what, dtype=dtype, quantization=making)
     network.eval()
-    log.debug("%s: %.2f GB, read part by part", component, part.tensors.nbytes(files.prefixes) / 1e9)
-
-
-def _what(component: str, part: Part) -> str:
-    return f"{component.replace('_', ' ')} of {part.tensors.paths[0].name}"
+    log.debug("%s: %.2f GB, read part by part", part.component.label, part.tensors.nbytes(files.prefixes) / 1e9)
 
 
 def read_upsampler(part: Part, dtype: mx.Dtype) -> nn.Module:
     """An upsampler with its weights."""
-    network = part.build("upsampler")
-    give_weights(network, "upsampler", part, dtype)
+    network = part.build()
+    give_weights(network, part, dtype)
     return network
 
 
@@ -219,16 +207,21 @@ def parameter_bytes(network: nn.Module) -> int:
     return sum(array.nbytes for _, array in arrays)
 
 
-def load_component(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any:
-    """See `mlx_video.models.ltx_2.load`."""
+def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any:
+    """One network with its weights, from whatever `--model-repo` takes (for "upsampler" also its own file).
+
+    component: a key of a family's components or "text_encoder"; dtype: of the weights and the computation, float32 if
+    left out. The caller keeps the network; `network.clear()` frees it. Axis orders are stated by each class.
+    """
     platform.prepare()
     with platform.computing():
-        return _load_component(component, str(path), dtype or mx.float32)
+        return _load(component, str(path), dtype or mx.float32)
 
 
-def _load_component(component: str, where: str, dtype: mx.Dtype) -> Any:
-    if component not in (*COMPONENTS, "text_encoder"):
-        raise UserError(f"There is no component {component!r}; there are {', '.join([*COMPONENTS, 'text_encoder'])}.")
+def _load(component: str, where: str, dtype: mx.Dtype) -> Any:
+    known = [*{key: None for family in FAMILIES.values() for key in family.components}, "text_encoder"]
+    if component not in known:
+        raise UserError(f"There is no component {component!r}; there are {', '.join(known)}.")
     if locate.is_hub_id(where):
         path = locate.checkpoint(where, RECIPES["distilled"], text_encoder=component == "text_encoder")
     else:
@@ -244,5 +237,5 @@ def _load_component(component: str, where: str, dtype: mx.Dtype) -> Any:
         return read_upsampler(checkpoint.need("spatial x2 upsampler", checkpoint.upsampler, "give its file."), dtype)
     checkpoint = open_checkpoint(path, "distilled")
     network = checkpoint.build(component)
-    give_weights(network, component, checkpoint.part(component), dtype)
+    give_weights(network, checkpoint.part(component), dtype)
     return network

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_video.lending.loader import Loader
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
@@ -22,26 +23,34 @@ def weigh_component(
 
     quantization: to be made of the transformer's blocks while loading; the loader's own if left out.
     """
+    dtype, known = loader.dtype_of(component), loader.checkpoint.weighed
     how = (quantization or loader.quantization) if component == "transformer" else None
-    known, key = loader.checkpoint.weighed, (component, audio, loader.dtype_of(component), how)
+    key = (component, audio, dtype.size, how)
     if key not in known:
-        options = {"audio": False} if component == "transformer" and not audio else {}
-        known[key] = _weigh(loader, component, how, **options)
+        known[key] = _weigh(loader, component, audio, dtype, how)
     return known[key]
 
 
-def _weigh(loader: Loader, component: str, how: Quantization | None, **options: bool) -> Weights:
-    part, network = loader.checkpoint.part(component), loader.checkpoint.build(component, **options)
+def _weigh(loader: Loader, component: str, audio: bool, dtype: mx.Dtype, how: Quantization | None) -> Weights:
+    part, network = loader.checkpoint.part(component), _skeleton(loader, component, audio)
     making = how if how and quantize.used(network) is None else None
     chosen = quantize.chosen([network.transformer_blocks[0]], making)[0] if making else ()
 
     def packed(path: str) -> float | None:
         layer, _, leaf = path.partition("transformer_blocks.")[2].partition(".")[2].rpartition(".")
-        return making.bytes_each(loader.dtype.size) if making and leaf == "weight" and layer in chosen else None
+        return making.bytes_each(dtype.size) if making and leaf == "weight" and layer in chosen else None
 
-    entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes(component))}
-    visited, path_of = getattr(network, "visited", ()), functools.partial(part.path_of, network)
-    return weigh(entries, path_of, visited, loader.dtype_of(component), packed)
+    entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes)}
+    path_of = functools.partial(part.path_of, network)
+    return weigh(entries, path_of, getattr(network, "visited", ()), dtype, packed)
+
+
+def _skeleton(loader: Loader, component: str, audio: bool = True) -> nn.Module:
+    known, key = loader.checkpoint.weighed, (component, audio)
+    if key not in known:
+        options = {"audio": False} if component == "transformer" and not audio else {}
+        known[key] = loader.checkpoint.build(component, **options)
+    return known[key]
 
 
 def weigh_upsampler(loader: Loader, kind: str) -> Weights:
@@ -57,4 +66,4 @@ def weigh_text_encoder(folder: Path, dtype: mx.Dtype) -> Weights:
 
 def is_quantized(loader: Loader) -> bool:
     """Whether the transformer's blocks are quantized, or will be while loading."""
-    return loader.quantization is not None or quantize.used(loader.checkpoint.build("transformer")) is not None
+    return loader.quantization is not None or quantize.used(_skeleton(loader, "transformer")) is not None

@@ -19,6 +19,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_video import platform
+from mlx_video.cpu import forms
 
 
 def rms_norm(x: mx.array, eps: float = 1e-6) -> mx.array:
@@ -27,9 +28,7 @@ def rms_norm(x: mx.array, eps: float = 1e-6) -> mx.array:
 
 
 def _exp(x: mx.array) -> mx.array:
-    # On the CPU backend MLX's own exponential takes 8.4 ns an element and a power, the C library's, 2.9 (one Zen 5
-    # core): in a transformer block softmax and GELU are most of what is not matrix products.
-    return mx.power(2.0, x * math.log2(math.e)) if platform.is_cpu() else mx.exp(x)
+    return forms.exp(x) if platform.cpu_forms() else mx.exp(x)
 
 
 _LARGEST_EXPONENT = 88.7228
@@ -165,27 +164,15 @@ class KeysValues(NamedTuple):
     values: mx.array
 
 
-SCORES_AT_ONCE = 1 << 24
-"""Most attention scores that the CPU backend holds at a time (64 MiB), unless one head has more."""
-
-
 def attend(queries: mx.array, memory: KeysValues, mask: mx.array | None = None) -> mx.array:
     """softmax(queries keys^T / sqrt(head_dim)) values: (B, heads, T, head_dim).
 
-    mask: as in `mx.fast.scaled_dot_product_attention`, which does the work except on the CPU backend: there it is not
-    fused, holds the scores of all heads at once, and takes half as long again for its exponentials.
+    mask: as in `mx.fast.scaled_dot_product_attention`, which does the work but for a CPU's.
     """
     scale = 1 / math.sqrt(queries.shape[-1])
-    if mask is not None or queries.dtype != mx.float32 or not platform.is_cpu():
-        return mx.fast.scaled_dot_product_attention(queries, *memory, scale=scale, mask=mask)
-    batch, heads, tokens, _ = queries.shape
-    step = max(SCORES_AT_ONCE // (batch * tokens * memory.keys.shape[2]), 1)
-    done = []
-    for some in (slice(first, first + step) for first in range(0, heads, step)):
-        scores = (queries[:, some] * scale) @ memory.keys[:, some].swapaxes(-1, -2)
-        weights = _exp(scores - scores.max(axis=-1, keepdims=True))
-        done.append(weights @ memory.values[:, some] / weights.sum(axis=-1, keepdims=True))
-    return mx.concatenate(done, axis=1)
+    if mask is None and queries.dtype == mx.float32 and platform.cpu_forms():
+        return forms.attend(queries, *memory, scale)
+    return mx.fast.scaled_dot_product_attention(queries, *memory, scale=scale, mask=mask)
 
 
 @mx.compile

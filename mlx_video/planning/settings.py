@@ -13,7 +13,7 @@ from typing import Any
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.models.ltx_2.config import TransformerConfig, VideoVAEConfig
-from mlx_video.models.ltx_2.recipes import GENERATIONS, NEGATIVE_PROMPT
+from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT
 from mlx_video.request import Request
 from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, Stage, UserError, VideoShape
 
@@ -110,7 +110,7 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
     _check_variant(recipe, checkpoint)
     request, notes = _sounding(request, checkpoint)
     modalities: tuple[Modality, ...] = ("video", "audio") if request.audio else ("video",)
-    defaults = {**GENERATIONS[checkpoint.generation], **recipe.defaults}
+    defaults = {**checkpoint.generation.defaults, **recipe.defaults}
     guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
     strengths = tuple(_lora_strength(request, stage.lora, number) for number, stage in enumerate(recipe.stages, 1))
     if recipe.variant == "distilled" and checkpoint.distilled_by_lora:

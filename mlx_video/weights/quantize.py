@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map, tree_unflatten
 
 from mlx_video import platform
+from mlx_video.cpu import forms
 from mlx_video.reading import shown
 from mlx_video.types import UserError
 from mlx_video.weights.names import cast
@@ -103,7 +104,7 @@ class QuantizedLinear(nn.QuantizedLinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """x (..., in) -> (..., out)."""
-        if not platform.dequantizes(x.size // x.shape[-1]):
+        if x.size // x.shape[-1] < forms.ROWS_TO_DEQUANTIZE or not platform.cpu_forms():
             return super().__call__(x)
         how = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
         y = x @ mx.dequantize(self.weight, self.scales, self.get("biases"), **how).T

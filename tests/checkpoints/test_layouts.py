@@ -10,8 +10,9 @@ from mlx.utils import tree_flatten
 
 from mlx_video import LTXPipeline, UserError
 from mlx_video.checkpoints.hub.rules import choose
-from mlx_video.checkpoints.layouts import open_checkpoint, published
-from mlx_video.models.ltx_2 import COMPONENTS, load
+from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.models.ltx_2 import load, published
+from mlx_video.models.ltx_2.family import COMPONENTS
 from tests.support import foreign, real_keys, small
 
 LAYOUTS = {
@@ -75,7 +76,7 @@ def test_generate_gives_the_latents_of_the_official_file(name, pack, official_la
 def test_every_network_gets_the_very_same_weights(name, pack, small_folder):
     write, generation, layout = LAYOUTS[name]
     checkpoint = open_checkpoint(pack(name), "distilled")
-    assert (checkpoint.layout, checkpoint.generation, checkpoint.variant) == (layout, generation, "distilled")
+    assert (checkpoint.layout, checkpoint.generation.name, checkpoint.variant) == (layout, generation, "distilled")
     for component in COMPONENTS:
         if component == "audio_encoder" and write in WITHOUT_AUDIO_ENCODER:
             assert component not in checkpoint.parts

@@ -1,5 +1,6 @@
 """Checkpoints as strangers, other machines and later versions may leave them: read, or one sentence before a run."""
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,6 @@ import pytest
 
 from mlx_video import LTXPipeline
 from mlx_video.checkpoints import demo, locate
-from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.jobs.convert import Wishes, convert
@@ -51,10 +51,19 @@ def marker(small_folder, tmp_path_factory):
     return write
 
 
+def test_a_part_of_a_converted_folder_without_tensors_is_named(marker, tmp_path):
+    folder = shutil.copytree(marker(), tmp_path / "copy", symlinks=True)
+    shutil.rmtree(folder / "vae" / "statistics")
+    for said in ("is missing", r"holds no \.safetensors file"):
+        with pytest.raises(UserError, match=rf"copy is incomplete: vae/statistics/ {said}; convert the"):
+            open_checkpoint(folder, "distilled")
+        (folder / "vae" / "statistics").mkdir(exist_ok=True)
+
+
 def test_every_version_is_read_as_one_that_is_known_and_doubts_are_told(marker):
     for version, (generation, doubtful) in VERSIONS.items():
         found = open_checkpoint(marker(model_version=version), "distilled")
-        assert found.generation == generation, version
+        assert found.generation.name == generation, version
         assert (found.doubt is not None) is doubtful, version
         if found.doubt is not None:
             assert "this package knows 2 and 2.3, and reads it as" in found.doubt
@@ -112,7 +121,7 @@ def test_sizes_that_the_pipelines_do_not_work_in_are_refused(small_folder):
     for component, (section, change, message) in GEOMETRY.items():
         config = {**found.config, section: {**found.config[section], **change}}
         part = found.parts[component]._replace(settings=config)
-        changed = Checkpoint(found.source, config, "", "distilled", {**found.parts, component: part})
+        changed = dataclasses.replace(found, config=config, parts={**found.parts, component: part})
         with pytest.raises(UserError, match=f"({message})|do not fit"):
             Loader(changed).check(component)
     for component in found.parts:
@@ -244,7 +253,7 @@ def test_a_model_distilled_by_its_lora_brings_it_from_the_hub(monkeypatch, tmp_p
 # ---------------------------------------------------------------------------------------------------- one network alone
 
 
-@pytest.mark.parametrize("component", [*ltx_2.COMPONENTS, "text_encoder"])
+@pytest.mark.parametrize("component", [*ltx_2.family.COMPONENTS, "text_encoder"])
 def test_every_network_of_the_demo_can_be_had_alone(component):
     network = ltx_2.load(component, "demo")
     (network.network if component == "text_encoder" else network).clear()

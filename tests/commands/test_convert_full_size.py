@@ -16,7 +16,7 @@ import pytest
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.jobs import convert as converting
 from mlx_video.jobs.convert import Wishes, convert
-from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.types import UserError
 from mlx_video.weights import names
 from mlx_video.weights.quantize import Quantization

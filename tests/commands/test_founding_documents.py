@@ -167,7 +167,7 @@ def parsed(line: str) -> tuple[str, list[str]]:
 @pytest.fixture(scope="module")
 def machine(small_folder, inputs, tmp_path_factory):
     """A folder in which everything lies that the documents name."""
-    import cv2
+    from PIL import Image
 
     from mlx_video.convert import main as convert
 
@@ -196,9 +196,9 @@ def machine(small_folder, inputs, tmp_path_factory):
     link("LTX-2-distilled/lora/weights.safetensors", source / lora)
     link(f"weights/ltx-2/{distilled}", source / distilled)
     link("weights/gemma-3-12b", source / "gemma")
-    pixels = cv2.imread(str(inputs / "picture.png"))[:64, :64]
+    pixels = Image.open(inputs / "picture.png").crop((0, 0, 64, 64))
     for name in ("photo.jpg", "beach.png", "forest.jpg", "photo.png"):
-        cv2.imwrite(str(home / name), pixels)
+        pixels.save(home / name)
     write_wav(home / "music.wav", 31)
     for name in ("ocean.wav", "rain.wav", "song.mp3"):
         link(name, home / "music.wav")

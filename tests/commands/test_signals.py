@@ -31,6 +31,14 @@ runpy.run_module({module!r}, run_name="__main__")
 """
 
 
+@pytest.fixture(autouse=True)
+def interrupts_heard():
+    """A shell's background job begins with SIGINT switched off, and hands that on to what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("module", ["mlx_video.generate", "mlx_video.models.ltx_2.convert"])
 @pytest.mark.parametrize("moment", [EARLY, LATE], ids=["begins", "ends"])

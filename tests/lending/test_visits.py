@@ -17,7 +17,7 @@ from mlx_video.jobs.convert import Wishes, convert
 from mlx_video.lending import loader as lending
 from mlx_video.lending.loader import Loader, parameter_bytes
 from mlx_video.lending.visits import Streamed
-from mlx_video.models.ltx_2 import COMPONENTS
+from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.types import Context, Pass
 from mlx_video.weights import lora, names

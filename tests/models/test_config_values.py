@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from mlx_video.models.ltx_2 import COMPONENTS, config
-from mlx_video.models.ltx_2.text_encoder.connectors import feature_width
+from mlx_video.models.ltx_2 import config
+from mlx_video.models.ltx_2.config import feature_width
+from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig, SpeechConfig
+from mlx_video.models.section import Stated
 from mlx_video.types import UserError
 from mlx_video.weights import names
 from tests.support import real_keys, small
@@ -238,6 +240,6 @@ def test_as_many_video_blocks_as_the_tensors_are_of():
 
 
 def test_the_file_is_named():
-    stated = config.Stated(json.loads('{"vae": {"dims": 2}}'), "here/model.safetensors")
+    stated = Stated(json.loads('{"vae": {"dims": 2}}'), "here/model.safetensors")
     with pytest.raises(UserError, match=r"here/model.safetensors says config.vae.dims = 2; supported here: 3\."):
         config.VideoVAEConfig.read(stated)

@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_video.models import layers
+from mlx_video.cpu import forms
 from mlx_video.models.layers import (
     Attention,
     KeysValues,
@@ -103,7 +103,7 @@ def test_silu_is_x_times_its_sigmoid() -> None:
 @pytest.mark.parametrize("at_once", [1, 80, 1 << 24])
 def test_attention_is_the_same_however_many_heads_are_held_at_once(monkeypatch, at_once: int) -> None:
     """1, 2 and all 5 heads; scores of +-300 must not overflow."""
-    monkeypatch.setattr(layers, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(forms, "SCORES_AT_ONCE", at_once)
     q, k, v = (mx.random.normal((2, 5, n, 8), key=mx.random.key(n)) for n in (4, 5, 6))
     memory = KeysValues(60 * k, v[:, :, :5])
     found = attend(q, memory)

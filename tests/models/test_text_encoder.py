@@ -16,9 +16,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_video import platform
-from mlx_video.models.ltx_2.config import TextConfig
+from mlx_video.models.ltx_2.config import TextConfig, feature_width
 from mlx_video.models.ltx_2.text_encoder import connectors as connectors_module
-from mlx_video.models.ltx_2.text_encoder.connectors import Connectors, feature_width
+from mlx_video.models.ltx_2.text_encoder.connectors import Connectors
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma, TextEncoder
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig, Rotary
 from mlx_video.models.ltx_2.text_encoder.tokens import Tokenizer
@@ -464,6 +464,8 @@ def test_hidden_states_of_another_encoder_are_refused():
 def test_checkpoint_without_projection_is_refused():
     with pytest.raises(UserError, match="no text projection"):
         feature_width({"model.diffusion_model.patchify_proj.weight": (4, 4)})
+    with pytest.raises(UserError, match=r"aggregate_embed.weight has the shape \(4, 8, 1\); a matrix of two axes"):
+        feature_width({"text_embedding_projection.aggregate_embed.weight": (4, 8, 1)})
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from mlx.utils import tree_map
 
 from mlx_video import platform
+from mlx_video.cpu import forms, winograd
 from mlx_video.models.layers import silu
-from mlx_video.models.ltx_2 import winograd
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.models.ltx_2.video_vae import LatentStatistics, VideoDecoder, VideoEncoder, convolution
 from mlx_video.models.ltx_2.video_vae.encoder import Passage
@@ -207,9 +207,9 @@ def test_memory_does_not_grow_with_the_clip(generation):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("pixels", [0, 1 << 30], ids=["winograd", "frame by frame"])
 def test_convolution_against_its_definition(pixels, causal, padding, stride, monkeypatch):
-    monkeypatch.setattr(convolution, "COLUMNS_LIMIT", 0)
-    monkeypatch.setattr(convolution, "WINOGRAD_PIXELS", pixels)
-    monkeypatch.setattr(convolution, "WINOGRAD_FRAME", pixels)
+    monkeypatch.setattr(forms, "COLUMNS_LIMIT", 0)
+    monkeypatch.setattr(forms, "WINOGRAD_PIXELS", pixels)
+    monkeypatch.setattr(forms, "WINOGRAD_FRAME", pixels)
     monkeypatch.setattr(winograd, "TILES_AT_ONCE", 7)
     monkeypatch.setattr(winograd, "OUTPUTS_AT_ONCE", 3)
     layer = convolution.Convolution(3, 4, padding=padding, causal=causal, stride=stride)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mlx_video import platform
+from mlx_video.cpu import forms
 from mlx_video.models.ltx_2.config import VocoderConfig
 from mlx_video.models.ltx_2.tiles import in_tiles
 from mlx_video.models.ltx_2.vocoder import Vocoder, bandwidth, convolution, generator, snake
@@ -117,7 +118,7 @@ def test_work_of_one_evaluation_is_bounded(generation, monkeypatch):
     assert any(tile < length for length, tile in lengths)
 
 
-@pytest.mark.parametrize("fast", [convolution.sum_of_taps, convolution.filled_up])
+@pytest.mark.parametrize("fast", [forms.conv1d, convolution.filled_up])
 @pytest.mark.parametrize("sizes", [(24, 24, 7, 3), (3, 40, 11, 1), (17, 2, 3, 5), (16, 16, 1, 1)])
 def test_convolutions(fast, sizes):
     channels, out, kernel, dilation = sizes

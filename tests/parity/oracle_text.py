@@ -8,8 +8,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.models.ltx_2.config import TextConfig
-from mlx_video.models.ltx_2.text_encoder.connectors import Connectors, feature_width
+from mlx_video.models.ltx_2.config import TextConfig, feature_width
+from mlx_video.models.ltx_2.text_encoder.connectors import Connectors
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma, TextEncoder
 from mlx_video.weights import names
 from mlx_video.weights.store import Tensors

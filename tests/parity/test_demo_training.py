@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")  # before what imports it
 import torch
 from ltx_core.components.patchifiers import VideoLatentPatchifier, get_pixel_coords
 from ltx_core.types import SpatioTemporalScaleFactors, VideoLatentShape

@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.models.ltx_2.config import TextConfig
-from mlx_video.models.ltx_2.text_encoder.connectors import Connectors, feature_width
+from mlx_video.models.ltx_2.config import TextConfig, feature_width
+from mlx_video.models.ltx_2.text_encoder.connectors import Connectors
 from mlx_video.models.ltx_2.text_encoder.gemma import Rotation
 from mlx_video.models.ltx_2.text_encoder.gemma_config import Rotary
 from mlx_video.weights import names

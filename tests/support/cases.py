@@ -106,13 +106,13 @@ def levels_apart(ours: np.ndarray, reference: np.ndarray) -> float:
 
 def write_inputs(folder: Path) -> Path:
     """Writes picture.png (of no round size), sound.wav (16 kHz stereo, 1.5 s) and returns the folder."""
-    import cv2
+    from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[0:90, 0:134]
     picture = np.stack([128 + 100 * np.sin(x / 9), 255 * y / 89, 128 + 90 * np.cos((x + y) / 13)], -1)
     picture[20:50, 30:70] = (20, 200, 240)
-    cv2.imwrite(str(folder / "picture.png"), picture.round().astype(np.uint8))
+    Image.fromarray(picture.round().astype(np.uint8)[:, :, ::-1].copy()).save(folder / "picture.png")
     time = np.arange(24_000) / 16_000
     left, right = 0.4 * np.sin(2 * np.pi * (300 + 200 * time) * time), 0.3 * np.sin(2 * np.pi * 900 * time)
     samples = np.stack([left, right]) + np.random.default_rng(3).normal(0, 0.02, (2, time.size))

@@ -77,8 +77,11 @@ def plan(folder: Path, request: Request, memory: Memory | None = None, bits: int
     return make_plan(generating(found, resolve(request, recipe, found.loader.checkpoint)), memory or Memory())
 
 
+_opened = functools.cache(open_checkpoint)
+
+
 @functools.cache
 def networks(folder: Path, variant: str, bits: int | None) -> Networks:
     """Of a folder that `make` has made; weighed once."""
     how: Any = None if bits is None else Quantization.of(bits)
-    return Networks.of(Loader(open_checkpoint(folder, variant), mx.bfloat16, how), folder / "gemma")
+    return Networks.of(Loader(_opened(folder, variant), mx.bfloat16, how), folder / "gemma")

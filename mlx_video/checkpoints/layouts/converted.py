@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part, version_of
 from mlx_video.checkpoints.layouts.neighbours import Place, text_encoder_beside
-from mlx_video.models.ltx_2.config import Stated
+from mlx_video.models.section import Stated
 from mlx_video.reading import is_there, shown
 from mlx_video.types import UserError
 from mlx_video.weights.quantize import Quantization
@@ -51,15 +51,19 @@ def describe(place: Place, variant: str) -> Checkpoint:
     config = Stated(config, str(path / MARKER))
     folders = {name: path / FOLDERS[name] for name in components}
     for folder in folders.values():
-        if not folder.is_dir():
-            missing = folder.relative_to(path)
-            raise UserError(f"{path} is incomplete: {missing}/ is missing; convert the checkpoint again.")
+        if not any(folder.glob("*.safetensors")):
+            said = "holds no .safetensors file" if folder.is_dir() else "is missing"
+            raise UserError(f"{path} is incomplete: {folder.relative_to(path)}/ {said}; convert the checkpoint again.")
     return Checkpoint(
+        family=place.family,
         source=path,
         config=config,
         version=version_of(marker.get("model_version")),
         variant=variant_said,
-        parts={name: Part(Tensors.of_folder(folder), "native", config) for name, folder in folders.items()},
+        parts={
+            name: Part(place.family.components[name], Tensors.of_folder(folder), "native", config)
+            for name, folder in folders.items()
+        },
         layout="folder of mlx_video.convert",
         upsamplers=place.all.upsamplers,
         distilled_by_lora=marker.get("distilled_by") == "lora",

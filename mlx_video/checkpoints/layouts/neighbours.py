@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlx_video.checkpoints.checkpoint import Part
-from mlx_video.models.ltx_2.config import Stated
+from mlx_video.models.families import FAMILIES
+from mlx_video.models.family import Family
+from mlx_video.models.section import Stated
 from mlx_video.reading import read_json
 from mlx_video.types import UserError
 from mlx_video.weights.store import Tensors
 
+FAMILY = FAMILIES["LTX-2"]
+"""The one that is read; files of the older one are told by `kind_of`."""
 UPSAMPLER_KINDS = ("spatial x2", "spatial x1.5", "temporal x2")
 TEXT_ENCODER_FOLDERS = ("gemma", "text_encoder", "gemma-3-12b-it-qat-q4_0-unquantized", "gemma-3-12b-it")
 OLDER = "LTX-Video 0.9.x (an older family, not read yet)"
@@ -31,6 +35,11 @@ class Place:
         """Reads nothing yet."""
         self.path = path
         self.folder = path if path.is_dir() else path.parent
+
+    @property
+    def family(self) -> Family:
+        """What a checkpoint here is of."""
+        return FAMILY
 
     @cached_property
     def own(self) -> Files:
@@ -129,7 +138,7 @@ def _upsampler(path: Path, tensors: Tensors) -> Part:
     config = tensors.metadata.get("config")
     if not isinstance(config, Mapping) or "initial_conv.weight" not in tensors:
         raise UserError(f"{path} is not a latent upsampler: its metadata has no upsampler config.")
-    return Part(tensors, "official", Stated(config, str(path)))
+    return Part(FAMILY.components["upsampler"], tensors, "official", Stated(config, str(path)))
 
 
 def text_encoder_beside(folder: Path) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part, version_of
 from mlx_video.checkpoints.layouts.neighbours import Place, text_encoder_beside, variant_of
-from mlx_video.models.ltx_2 import COMPONENTS
-from mlx_video.models.ltx_2.config import Stated
+from mlx_video.models.family import Component
+from mlx_video.models.section import Stated
 
 
 def recognise(place: Place) -> bool:
@@ -23,14 +23,18 @@ def describe(place: Place, variant: str) -> Checkpoint:
     if variant_of(file.name) not in (variant, None) and place.own.faults:
         # Rather than call the other variant wrong: the one that was meant may be the one that cannot be read.
         raise place.own.faults[0]
-    tensors = checkpoints[file]
+    tensors, family = checkpoints[file], place.family
     config = Stated(tensors.metadata["config"], str(file))  # type: ignore[arg-type]
     return Checkpoint(
+        family=family,
         source=file,
         config=config,
         version=version_of(tensors.metadata.get("model_version")),
         variant=variant_of(file.name),
-        parts={name: Part(tensors, "official", config) for name in components_in(tensors.entries)},
+        parts={
+            name: Part(family.components[name], tensors, "official", config)
+            for name in components_in(family.components, tensors.entries)
+        },
         upsamplers=place.all.upsamplers,
         distilled_lora=place.all.distilled_lora,
         distilled_by_lora=tensors.metadata.get("distilled_by") == "lora",
@@ -39,7 +43,7 @@ def describe(place: Place, variant: str) -> Checkpoint:
     )
 
 
-def components_in(names: Mapping[str, Any]) -> list[str]:
+def components_in(components: Mapping[str, Component], names: Mapping[str, Any]) -> list[str]:
     """The components that there are tensors of, by official names."""
-    own = {name: component.prefixes[0] for name, component in COMPONENTS.items() if component.prefixes != ("",)}
+    own = {name: component.prefixes[0] for name, component in components.items() if component.prefixes != ("",)}
     return [name for name, prefix in own.items() if any(key.startswith(prefix) for key in names)]

@@ -3,8 +3,8 @@ folders of Blaizzy's mlx-video.
 
 They differ from an official file by names and by the order of axes alone, so each is described as the official file
 under a rename (RENAMES takes all their names back) with channels last; how the packs differ from each other is only
-where a component's tensors are. Configs come from the pack where it carries them, else from `published`. Knows no
-networks.
+where a component's tensors are. Configs come from the pack where it carries them, else from the generation's published
+one. Knows no networks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part, version_of
-from mlx_video.checkpoints.layouts import published
 from mlx_video.checkpoints.layouts.converted import FOLDERS
 from mlx_video.checkpoints.layouts.neighbours import (
     Place,
@@ -27,7 +26,8 @@ from mlx_video.checkpoints.layouts.neighbours import (
     variant_of,
 )
 from mlx_video.checkpoints.layouts.official import components_in
-from mlx_video.models.ltx_2.config import Stated
+from mlx_video.models.family import Family
+from mlx_video.models.section import Stated
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
 
@@ -85,21 +85,26 @@ def describe_files(place: Place, variant: str) -> Checkpoint:
     manifest, root = place.json("split_model.json"), place.json("config.json")
     views = [_qualified(transformers[file], "transformer")]
     views += [_qualified(tensors, other.stem) for other, tensors in place.all.of("other").items()]
-    parts = {name: _first_with(views, name) for name in PARTS}
-    config, version = _config(place.folder, views[0].entries, transformers[file].metadata)
+    parts = {name: _first_with(place.family, views, name) for name in PARTS}
+    config, version = _config(place, views[0].entries, transformers[file].metadata)
     stated = place.json("quantize_config.json").get("quantization") or root.get("quantization")
     if stated is None and "quantization_bits" in manifest:
         stated = {"bits": manifest["quantization_bits"], "group_size": manifest.get("quantization_group_size", 64)}
     whole = any(name.startswith("vae_decoder.") for name in views[0].entries)
     config = Stated(config, str(file))
     return Checkpoint(
+        family=place.family,
         source=file,
         config=config,
         version=version,
         variant=variant_of(file.name) or manifest.get("variant") or variant_of(repo_name(place.folder)),
-        parts={name: Part(tensors, "channels last", config) for name, tensors in parts.items() if tensors is not None},
+        parts={
+            name: Part(place.family.components[name], tensors, "channels last", config)
+            for name, tensors in parts.items()
+            if tensors is not None
+        },
         layout="unified MLX file" if whole else "split MLX files",
-        upsamplers={**_upsamplers(views), **place.all.upsamplers},
+        upsamplers={**_upsamplers(place.family, views), **place.all.upsamplers},
         distilled_lora=place.all.distilled_lora,
         text_encoder=text_encoder_beside(place.folder),
         stated=None if stated is None else Quantization.read(stated, str(place.folder)),
@@ -115,10 +120,10 @@ def _qualified(tensors: Tensors, part: str) -> Tensors:
     return tensors.renamed(lambda name: f"{part}.{name}")
 
 
-def _first_with(views: list[Tensors], component: str) -> Tensors | None:
+def _first_with(family: Family, views: list[Tensors], component: str) -> Tensors | None:
     for view in views:
         found = view.renamed(partial(_official, PARTS[component]))
-        if component in components_in(found.entries):
+        if component in components_in(family.components, found.entries):
             return found
     return None
 
@@ -132,7 +137,7 @@ def _official(heads: tuple[str, ...], name: str, prefix: str = "") -> str | None
     return name
 
 
-def _upsamplers(views: list[Tensors]) -> dict[str, Part]:
+def _upsamplers(family: Family, views: list[Tensors]) -> dict[str, Part]:
     """The upsamplers of a pack; their kinds and sizes follow from their tensors."""
     parts: dict[str, Part] = {}
     for view in views:
@@ -142,7 +147,9 @@ def _upsamplers(views: list[Tensors]) -> dict[str, Part]:
                 found = view.renamed(partial(_without, f"{head}."))
                 config = _upsampler_config({name: entry.shape for name, entry in found.entries.items()})
                 if config is not None:
-                    parts.setdefault(upsampler_kind(config), Part(found, "channels last", config))
+                    parts.setdefault(
+                        upsampler_kind(config), Part(family.components["upsampler"], found, "channels last", config)
+                    )
     return parts
 
 
@@ -188,16 +195,20 @@ def describe_folders(place: Place, variant: str) -> Checkpoint:
             continue
         prefix = _IN_FOLDER.get(name, f"{PARTS[name][0]}.")
         parts[name] = Tensors.of_folder(place.path / folder).renamed(partial(_official, PARTS[name], prefix=prefix))
-    config, version = _config(place.path, parts["transformer"].entries, {})
+    config, version = _config(place, parts["transformer"].entries, {})
     root = {**object_in(place.path / "transformer" / "config.json"), **place.json("config.json")}
     stated = root.get("quantization")
     config = Stated(config, str(place.path))
     return Checkpoint(
+        family=place.family,
         source=place.path,
         config=config,
         version=version,
         variant=root.get("variant") or variant_of(repo_name(place.path)),
-        parts={name: Part(tensors, "channels last", config) for name, tensors in parts.items()},
+        parts={
+            name: Part(place.family.components[name], tensors, "channels last", config)
+            for name, tensors in parts.items()
+        },
         layout="MLX folders",
         upsamplers=place.all.upsamplers,
         distilled_lora=place.all.distilled_lora,
@@ -214,20 +225,21 @@ def _has_tensors(folder: Path) -> bool:
 # ------------------------------------------------------------------------------------------- configs
 
 
-def _config(folder: Path, names: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _config(place: Place, names: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The official config of a pack, and its version: as the pack has it, filled up from the published one."""
-    generation = "2.3" if any("prompt_adaln_single" in name for name in names) else "2"
+    generation, folder = place.family.generation_of(names), place.folder
+    assert generation.config is not None
+    base = generation.config()
     files = [object_in(folder / name) for name in ("embedded_config.json", "config.json", "split_model.json")]
-    implied = "2.3.0" if generation == "2.3" else ""
+    implied = f"{generation.name}.0" if generation.told_by else ""
     version = next((version_of(file["model_version"]) for file in files if "model_version" in file), implied)
     for given in (*files, metadata.get("config")):
         if isinstance(given, Mapping) and isinstance(given.get("transformer"), Mapping):
             # One converter writes a config of its own for LTX-2.3, in which keys are missing.
-            if generation == "2" or "caption_proj_before_connector" in given["transformer"]:
+            if not generation.whole_with or generation.whole_with in given["transformer"]:
                 return dict(given), version
-            base = published.CONFIGS[generation]
             return {section: _overlay(base[section], given.get(section, {})) for section in base}, version
-    return _from_folders(folder, published.CONFIGS[generation]), version
+    return _from_folders(folder, base), version
 
 
 def _overlay(base: Mapping[str, Any], given: object) -> Any:

@@ -7,7 +7,7 @@ if __name__ == "__main__":
 
     early.guard()
 
-from mlx_video.convert import main
+from importlib import import_module
 
 if __name__ == "__main__":
-    raise SystemExit(main(name="mlx_video.models.ltx_2.convert"))
+    raise SystemExit(import_module("mlx_video.convert").main(name="mlx_video.models.ltx_2.convert"))

@@ -13,9 +13,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlx_video import platform
+from mlx_video.cpu.forms import COLUMNS_LIMIT
+from mlx_video.models.family import Cost
 from mlx_video.models.ltx_2.audio_vae.blocks import TILE_ELEMENTS
 from mlx_video.models.ltx_2.config import (
     CONTEXT_TOKENS,
@@ -28,7 +30,6 @@ from mlx_video.models.ltx_2.config import (
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.transformer.block import step_operations
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
-from mlx_video.models.ltx_2.video_vae.convolution import COLUMNS_LIMIT
 from mlx_video.models.ltx_2.video_vae.tiling import PUBLISHED_CHANNELS, Tiling, peak_bytes, plan_tiles
 from mlx_video.types import AUDIO_TIME_SCALE, SPACE_SCALE, TIME_SCALE, Modality, Pass
 
@@ -66,13 +67,6 @@ CONVERSATION = 1024
 """Tokens of an idea with the instructions and a picture, estimated high."""
 
 Config = Mapping[str, Any]
-
-
-class Cost(NamedTuple):
-    """Bytes that a call holds at its peak beside the weights, and its floating-point operations."""
-
-    work: float
-    flops: float = 0.0
 
 
 def _attending(tokens: int, width: int, heads: int, memory: int, size: int) -> float:

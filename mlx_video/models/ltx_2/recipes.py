@@ -72,13 +72,6 @@ RECIPES: dict[str, Recipe] = {
     )
 }
 
-GENERATIONS: dict[str, Mapping[str, Any]] = {
-    "2": {"steps": 40, "stg_block": 29 / 48, "image_crf": 33},
-    "2.3": {"steps": 30, "stg_block": 28 / 48, "image_crf": 33},
-}
-"""Defaults that follow the checkpoint's generation. `stg_block` is a share of the depth, so that a checkpoint with
-fewer than 48 blocks gets the block at the same relative depth."""
-
 NEGATIVE_PROMPT = (
     "blurry, out of focus, low resolution, compression artifacts, flicker, jitter, ghosting, smeared motion, "
     "frozen frame, warped faces, extra fingers, deformed hands, melting objects, wrong perspective, overexposed, "

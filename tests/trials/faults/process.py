@@ -71,6 +71,11 @@ class Ended:
     at: float = field(default_factory=time.monotonic)
 
 
+def hear_interrupts() -> None:
+    """In a child: SIGINT does what it does by default, though a shell's background job begins with it switched off."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Started:
     """A process and what it says, which a thread takes down: a limit on files must not cut its words short."""
 
@@ -108,7 +113,7 @@ class Place:
         words = ["tests.trials.child", fault, command] if fault else [f"mlx_video.{command}"]
         process = subprocess.Popen(
             [sys.executable, "-m", *words, *line], cwd=self.folder, env=self.env | env, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=hear_interrupts,
         )  # fmt: skip
         return Started(process)
 

@@ -150,7 +150,8 @@ def _together(number: int, seed: int, material: Material) -> Case:
         outputs.append("out.wav")
     # A refusal may name a file as well as the option that it was given with.
     names = (*words, *(Path(word).name for word in words if "/" in word), "enhance")
-    extra = tuple(f"out/frame_{n:05}.png" for n in range(100)) if "--save-frames" in words else ()
+    count = int(words[words.index("-n") + 1]) if "-n" in words else 9
+    extra = tuple(f"out/frame_{n:05}.png" for n in range(count)) if "--save-frames" in words else ()
     return Case(
         "conflicts", " ".join(flags), "generate", line, names, "valid" if "-n 1" in flags else "right",
         outputs=(*outputs, *extra), check=None,

@@ -6,8 +6,7 @@ implement raises, naming key, value and what is supported. Knows no files and no
 """
 
 from mlx_video.models.ltx_2.config.audio import AudioVAEConfig, BandwidthConfig, GeneratorConfig, VocoderConfig
-from mlx_video.models.ltx_2.config.section import Section, Stacks, Stated, check_depth, section
-from mlx_video.models.ltx_2.config.text import CONTEXT_TOKENS, ConnectorConfig, TextConfig
+from mlx_video.models.ltx_2.config.text import CONTEXT_TOKENS, ConnectorConfig, TextConfig, feature_width
 from mlx_video.models.ltx_2.config.transformer import StreamConfig, TransformerConfig
 from mlx_video.models.ltx_2.config.video import UPSAMPLER_GROUPS, UpsamplerConfig, VideoVAEConfig
 
@@ -18,15 +17,11 @@ __all__ = [
     "BandwidthConfig",
     "ConnectorConfig",
     "GeneratorConfig",
-    "Section",
-    "Stacks",
-    "Stated",
     "StreamConfig",
     "TextConfig",
     "TransformerConfig",
     "UpsamplerConfig",
     "VideoVAEConfig",
     "VocoderConfig",
-    "check_depth",
-    "section",
+    "feature_width",
 ]

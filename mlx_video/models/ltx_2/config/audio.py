@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.models.ltx_2.config.section import (
+from mlx_video.models.section import (
     MAX_BLOCKS,
     MAX_LAYERS,
     MAX_WIDTH,

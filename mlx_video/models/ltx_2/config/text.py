@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_video.models.ltx_2.config.section import MAX_LAYERS, MAX_POSITION, Stacks, heads_of, section
+from mlx_video.models.section import MAX_LAYERS, MAX_POSITION, Stacks, heads_of, section
 from mlx_video.types import UserError
 
 CONTEXT_TOKENS = 1024
@@ -105,3 +105,17 @@ class TextConfig:
                 f"token, but the checkpoint takes {self.features}: use the one that it was trained with "
                 f"(LTX-2 and LTX-2.3: Gemma 3 12B, 48 layers of width 3840, 188160 features)."
             )
+
+
+def feature_width(shapes: Mapping[str, Sequence[int]]) -> int:
+    """How many features a token has that a checkpoint's text projection takes, for `TextConfig.read`.
+
+    shapes: tensor name -> shape, under official names or the module's own.
+    """
+    found = sorted(name for name, shape in shapes.items() if name.endswith("aggregate_embed.weight") and shape)
+    if not found:
+        raise UserError("The checkpoint has no text projection (text_embedding_projection.*aggregate_embed.weight).")
+    shape = shapes[found[0]]
+    if len(shape) != 2:
+        raise UserError(f"{found[0]} has the shape {tuple(shape)}; a matrix of two axes is needed.")
+    return shape[-1]

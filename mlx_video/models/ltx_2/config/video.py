@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.models.ltx_2.config.section import MAX_BLOCKS, MAX_LAYERS, Section, Stacks, section
+from mlx_video.models.section import MAX_BLOCKS, MAX_LAYERS, Section, Stacks, section
 from mlx_video.reading import shown
 from mlx_video.types import UserError
 

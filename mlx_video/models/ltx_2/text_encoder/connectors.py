@@ -6,7 +6,7 @@ known by its place: place i of the context takes register i mod 128, whatever th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import mlx.core as mx
@@ -16,21 +16,10 @@ import numpy as np
 from mlx_video.models.layers import Attention, FeedForward, Rotation, rms_norm, rotary_table
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, ConnectorConfig, TextConfig
 from mlx_video.models.ltx_2.text_encoder.features import FeatureExtractor
-from mlx_video.types import Context, UserError
+from mlx_video.types import Context
 
 THETA = 10_000.0
 """Base of the connectors' rotary frequencies; no key of a checkpoint changes it (ltx_core Embeddings1DConnector)."""
-
-
-def feature_width(shapes: Mapping[str, Sequence[int]]) -> int:
-    """How many features a token has that a checkpoint's text projection takes, for `TextConfig.read`.
-
-    shapes: tensor name -> shape, under official names or the module's own.
-    """
-    found = sorted(name for name, shape in shapes.items() if name.endswith("aggregate_embed.weight") and shape)
-    if not found:
-        raise UserError("The checkpoint has no text projection (text_embedding_projection.*aggregate_embed.weight).")
-    return shapes[found[0]][-1]
 
 
 class ConnectorBlock(nn.Module):

@@ -18,9 +18,9 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_video import platform
-from mlx_video.models.ltx_2.config import check_depth
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig, SpeechConfig
 from mlx_video.models.ltx_2.text_encoder.tokens import Tokenizer, check_text, tokenizer_file
+from mlx_video.models.section import check_depth
 from mlx_video.reading import read_json
 from mlx_video.types import UserError
 

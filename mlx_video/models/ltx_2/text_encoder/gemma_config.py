@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlx_video.models.ltx_2.config import Section, check_depth
-from mlx_video.models.ltx_2.config.section import MAX_HEADS, MAX_LAYERS, MAX_POSITION, heads_of
+from mlx_video.models.section import MAX_HEADS, MAX_LAYERS, MAX_POSITION, Section, check_depth, heads_of
 from mlx_video.reading import read_json, shown
 from mlx_video.types import UserError
 

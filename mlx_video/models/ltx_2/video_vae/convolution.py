@@ -10,16 +10,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video import platform
-from mlx_video.models.ltx_2 import winograd
+from mlx_video.cpu import forms
 from mlx_video.models.ltx_2.video_vae.stream import Stream
 
-TAPS = winograd.TAPS
-COLUMNS_LIMIT = 128 << 20
-"""Bytes. On the CPU backend conv3d first copies each input 27 times over (once for every tap); at most so many at once.
-"""
-WINOGRAD_PIXELS, WINOGRAD_FRAME = 1024, 256
-"""Pixels of a clip, and of a frame, from which on transforming the weights for Winograd's form pays on the CPU backend:
-with 128 to 1,024 channels both forms take the same time there, and at 5,000 pixels half of it to two thirds."""
+TAPS = 3
 
 
 class Convolution(nn.Conv3d):
@@ -67,22 +61,11 @@ class Convolution(nn.Conv3d):
 
 def convolve(window: mx.array, weight: mx.array, bias: mx.array, space: int) -> mx.array:
     """One clip (1, F + 2, H, W, I), with `space` (0 or 1) zeros to be set around its rows and columns, by weight
-    (O, 3, 3, 3, I): (1, F, H', W', O). On the CPU backend in the form that is the fastest for this size.
+    (O, 3, 3, 3, I): (1, F, H', W', O).
     """
-    _, frames, rows, columns, channels = window.shape
-    frames, rows, columns = frames - TAPS + 1, rows + 2 * (space - 1), columns + 2 * (space - 1)
-    if not platform.is_cpu():
-        return mx.conv3d(window, weight, 1, (0, space, space)) + bias
-    if rows * columns >= WINOGRAD_FRAME and frames * rows * columns >= WINOGRAD_PIXELS:
-        if space:
-            window = mx.pad(window, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
-        return winograd.convolve(window, weight, bias)
-    step = max(1, COLUMNS_LIMIT // (TAPS**3 * rows * columns * channels * window.itemsize))
-    parts = [
-        mx.conv3d(window[:, start : start + step + TAPS - 1], weight, 1, (0, space, space)) + bias
-        for start in range(0, frames, step)
-    ]
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+    if platform.cpu_forms():
+        return forms.conv3d(window, weight, bias, space)
+    return mx.conv3d(window, weight, 1, (0, space, space)) + bias
 
 
 def _reflect(x: mx.array, axis: int) -> mx.array:

@@ -1,9 +1,7 @@
 """Convolutions along time in the forms that run fast on each backend.
 
-MLX's CPU backend computes a dilated and every transposed 1-D convolution in naive loops, some 70 times as slow as a
-matrix product, and unrolls the others into columns; its Metal backend unrolls a transposed one. Here a transposed
-convolution is a plain one that makes all phases of the output at once, and a plain one on the CPU is one matrix product
-per tap. Everything is channels-last, (B, S, C). Knows nothing of sound.
+MLX computes a transposed 1-D convolution in naive loops on the CPU and unrolls it on Metal; here it is a plain one that
+makes all phases of the output at once. Everything is channels-last, (B, S, C). Knows nothing of sound.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video import platform
+from mlx_video.cpu import forms
 
 METAL_CHANNELS = 16
 """Metal's implicit product takes channels in such steps; what does not fit is unrolled into columns in memory."""
@@ -22,20 +21,9 @@ def convolve(x: mx.array, weight: mx.array, *, padding: int = 0, dilation: int =
 
     Returns (B, S + 2 * padding - dilation * (K - 1), O).
     """
-    if platform.is_cpu():
-        return sum_of_taps(x, weight, padding, dilation)
+    if platform.cpu_forms():
+        return forms.conv1d(x, weight, padding, dilation)
     return filled_up(x, weight, padding, dilation)
-
-
-def sum_of_taps(x: mx.array, weight: mx.array, padding: int, dilation: int) -> mx.array:
-    """`convolve` as one matrix product per tap."""
-    x = mx.pad(x, ((0, 0), (padding, padding), (0, 0)))
-    taps = mx.contiguous(weight.swapaxes(0, 1))
-    length = x.shape[1] - dilation * (len(taps) - 1)
-    total = x[:, :length] @ taps[0].T
-    for i in range(1, len(taps)):
-        total = mx.addmm(total, x[:, i * dilation : i * dilation + length], taps[i].T)
-    return total
 
 
 def filled_up(x: mx.array, weight: mx.array, padding: int, dilation: int) -> mx.array:

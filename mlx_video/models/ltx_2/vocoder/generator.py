@@ -110,7 +110,7 @@ def _mean(blocks: list[ResidualBlock], x: mx.array) -> mx.array:
 def _in_tiles(function: Callable[[mx.array], mx.array], x: mx.array, around: int, flops: int) -> mx.array:
     """`function` of x (B, S, C), which sees `around` samples to either side and takes `flops` operations a sample."""
     batch, _, channels = x.shape
-    elements = TILE_ELEMENTS["cpu" if platform.is_cpu() else "gpu"]
+    elements = TILE_ELEMENTS["cpu" if platform.cpu_forms() else "gpu"]
     tile = min(elements // (batch * channels), int(platform.flops_per_evaluation(mx.float32)) // (batch * flops))
     tile = max(tile, TILE_REACHES * around)
     return in_tiles(function, x, tile=tile, before=around, after=around)

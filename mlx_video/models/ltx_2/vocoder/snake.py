@@ -8,13 +8,12 @@ file and no sample rate.
 
 from __future__ import annotations
 
-import math
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from mlx_video import platform
+from mlx_video.cpu import forms
 
 TAPS = 12
 """Of either filter; the rate is doubled and halved. Source: ltx_core vocoder.Activation1d."""
@@ -30,13 +29,6 @@ _UP = TAPS - 1 + _ROW - 2 * _COLUMN
 """(2 * BLOCK, BLOCK + 6): which tap takes a window's sample to one at twice the rate; beyond the taps none does."""
 _DOWN = np.arange(2 * BLOCK + 10)[None] - 2 * np.arange(BLOCK)[:, None]
 """(BLOCK, 2 * BLOCK + 10): the same on the way back."""
-
-_PI_HIGH, _PI_LOW = 3.140625, math.pi - 3.140625
-"""pi in two parts; whole multiples of the first are exact in float32."""
-_SINE = (1.0, -0.16666658222675323, 0.008333048783242702, -0.00019808890647254884, 2.6048139716294827e-06)
-"""sin(r) / r by powers of r^2 for |r| <= pi/2, right to 8e-9: interpolated at Chebyshev nodes."""
-_ROUNDER = 1.5 * 2**23
-"""Added to a float32 below 2^22 and taken away again, it leaves the nearest whole number."""
 
 
 class AntiAliasedSnake(nn.Module):
@@ -55,7 +47,7 @@ class AntiAliasedSnake(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Applies the activation to x (B, S, C)."""
-        snake = _snake if platform.is_cpu() else _snake_compiled
+        snake = _snake if platform.cpu_forms() else _snake_compiled
         doubled = snake(double(x, self.up_filter), mx.exp(self.alpha), 1 / (mx.exp(self.beta) + TINY))
         return halve(doubled, self.down_filter)
 
@@ -79,21 +71,8 @@ def halve(x: mx.array, kernel: mx.array) -> mx.array:
 
 
 def sine_squared(x: mx.array) -> mx.array:
-    """sin(x)^2 in float32.
-
-    MLX's CPU backend takes 14 ns for one sine. Squared it has the period pi and no sign, so there it is reduced to
-    [-pi/2, pi/2] and summed up in plain arithmetic: 2 ns, right to 3e-7 while |x| < 1000.
-    """
-    if not platform.is_cpu():
-        return mx.square(mx.sin(x))
-    # Whole turns have no slope; taken through the rounding, they would cancel all of x's.
-    turns = mx.stop_gradient((x * (1 / math.pi) + _ROUNDER) - _ROUNDER)
-    r = (x - turns * _PI_HIGH) - turns * _PI_LOW
-    z = mx.square(r)
-    series = z * _SINE[-1] + _SINE[-2]
-    for coefficient in _SINE[-3::-1]:
-        series = series * z + coefficient
-    return mx.square(series) * z
+    """sin(x)^2 in float32."""
+    return forms.sine_squared(x) if platform.cpu_forms() else mx.square(mx.sin(x))
 
 
 def _snake(x: mx.array, frequency: mx.array, height: mx.array) -> mx.array:

@@ -7,9 +7,10 @@ Knows configs; knows no tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlx_video.models.family import Component
 from mlx_video.models.ltx_2.config import (
     AudioVAEConfig,
     TextConfig,
@@ -36,17 +37,23 @@ FRAMES_A_SECOND = AUDIO_SAMPLE_RATE // AUDIO_HOP
 """Of a spectrogram."""
 
 
-def check(component: str, config: object, whose: str) -> None:
-    """Raises UserError where `config` of a component is of another geometry; `whose`: the file that states it."""
-    for what, said, wanted in _sizes(component, config):
+def check(component: Component, settings: Mapping[str, Any], whose: str, *, audio: bool, **options: Any) -> None:
+    """Raises UserError where the config of a component is of another geometry; `whose`: the file that states it.
+
+    audio: whether the transformer has its stream for sound; options: of the config's reader, besides.
+    """
+    if component.key == "transformer":
+        options["audio"] = audio
+    config = component.read(settings, **options)
+    for what, said, wanted in _sizes(component.key, config):
         if said != wanted:
-            raise UserError(
-                f"{whose}: the {component.replace('_', ' ')} has {what} = {said}; supported here: {wanted}."
-            )
+            raise UserError(f"{whose}: the {component.label} has {what} = {said}; supported here: {wanted}.")
+    if isinstance(config, TextConfig):
+        _check_contexts(config, TransformerConfig.read(settings, audio=audio), whose)
 
 
-def check_contexts(text: TextConfig, transformer: TransformerConfig, whose: str) -> None:
-    """Raises UserError where the connectors' contexts are not as wide as the transformer takes them."""
+def _check_contexts(text: TextConfig, transformer: TransformerConfig, whose: str) -> None:
+    """The connectors' contexts are as wide as the transformer takes them."""
     for modality, stream in transformer.streams.items():
         wanted = transformer.caption_channels or stream.context_dim
         found = getattr(text, modality).dim

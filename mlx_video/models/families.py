@@ -1,0 +1,8 @@
+"""The families that there are; whatever is no family's own work gets one from here, or from a checkpoint."""
+
+from __future__ import annotations
+
+from mlx_video.models.family import Family
+from mlx_video.models.ltx_2.family import LTX_2
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (LTX_2,)}

@@ -1,0 +1,74 @@
+"""LTX-2 and LTX-2.3 as data: networks, pipelines, generations. Imports nothing heavy, because `--help` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from mlx_video.models.family import Component, Family, Generation
+from mlx_video.models.ltx_2 import config
+from mlx_video.models.ltx_2.recipes import RECIPES
+
+
+def _component(key: str, place: str, read: Any, **more: Any) -> Component:
+    return Component(key, f"mlx_video.models.ltx_2.{place}", read, **more)
+
+
+_AUTOENCODER: Mapping[str, Any] = {"autoencoder": True}
+_ENCODER: Mapping[str, Any] = {**_AUTOENCODER, "stacks": "encoder_stacks"}
+_DECODER: Mapping[str, Any] = {**_AUTOENCODER, "stacks": "decoder_stacks"}
+
+COMPONENTS: dict[str, Component] = {
+    one.key: one
+    for one in (
+        _component("transformer", "transformer:Transformer", config.TransformerConfig.read),
+        _component(
+            "connectors", "text_encoder.connectors:Connectors", config.TextConfig.read,
+            measured=lambda shapes: {"features": config.feature_width(shapes)},
+        ),
+        _component("video_encoder", "video_vae.encoder:VideoEncoder", config.VideoVAEConfig.read, **_ENCODER),
+        _component("video_decoder", "video_vae.decoder:VideoDecoder", config.VideoVAEConfig.read, **_DECODER),
+        _component(
+            "latent_statistics", "video_vae.statistics:LatentStatistics", config.VideoVAEConfig.read, **_AUTOENCODER
+        ),
+        _component("audio_encoder", "audio_vae.encoder:AudioEncoder", config.AudioVAEConfig.read, **_ENCODER),
+        _component("audio_decoder", "audio_vae.decoder:AudioDecoder", config.AudioVAEConfig.read, **_DECODER),
+        # The reference keeps the vocoder in float32: in bfloat16 its spectral error grows by 40 to 90 %.
+        _component("vocoder", "vocoder:Vocoder", config.VocoderConfig.read, always_float32=True),
+        _component("upsampler", "upsampler:Upsampler", config.UpsamplerConfig.read, **_AUTOENCODER),
+    )
+}  # fmt: skip
+
+
+def _published(generation: str) -> Mapping[str, Any]:
+    from mlx_video.models.ltx_2.published import CONFIGS
+
+    return CONFIGS[generation]
+
+
+def _check_geometry(component: str, settings: Mapping[str, Any], whose: str, **options: Any) -> None:
+    from mlx_video.models.ltx_2.geometry import check
+
+    check(COMPONENTS[component], settings, whose, **options)
+
+
+LTX_2 = Family(
+    name="LTX-2",
+    components=COMPONENTS,
+    recipes=RECIPES,
+    generations=(
+        Generation((2,), {"steps": 40, "stg_block": 29 / 48, "image_crf": 33}, config=lambda: _published("2")),
+        Generation(
+            (2, 3),
+            {"steps": 30, "stg_block": 28 / 48, "image_crf": 33},
+            config=lambda: _published("2.3"),
+            told_by="prompt_adaln_single",
+            whole_with="caption_proj_before_connector",
+        ),
+    ),
+    costs=lambda: import_module("mlx_video.models.ltx_2.costs"),
+    check_geometry=_check_geometry,
+)
+"""`stg_block` is a share of the depth, so that a checkpoint with fewer than 48 blocks gets the block at the same
+relative depth."""
