@@ -405,8 +405,7 @@ def _generated(
     inputs = conditions.encode(ready.media, encoded, settings, loader, report)
     watcher = Watcher(report, on_preview, Origin.of(loader, "transformer", loras=ready.adapters.used))
     with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
-        set_lora = ready.adapters.fuse(transformer)
-        latents = denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
+        latents = denoise_recipe(settings, loader, transformer, ready.adapters.fuse, inputs, draws, watcher)
     return decode.clip_of(settings, loader, latents, ready.media)
 
 

@@ -135,10 +135,11 @@ class Networks:
         """Between two stages: beside the transformer and the texts, which stay for the next one."""
         loader, kind = self.loader, "spatial x2"
         own, transformer = weigh_upsampler(loader, kind), self.weights("transformer", "audio" in settings.modalities)
-        beside = transformer.rest if ways.stream_transformer else transformer.whole
+        beside = 0 if ways.step_aside else transformer.rest if ways.stream_transformer else transformer.whole
+        again = transformer.read if ways.step_aside else 0
         cost = self.costs.upsample(loader.upsampler(kind).settings, settings.shape.grid, loader.vae_dtype.size)
         texts = self.costs.contexts(loader.checkpoint.config, len(settings.prompts), loader.dtype.size)
-        return Need(Phase.UPSAMPLE, own.whole + beside, round(cost.work + texts), read=own.read)
+        return Need(Phase.UPSAMPLE, own.whole + beside, round(cost.work + texts), read=own.read + again)
 
     def decode(self, grid: Grid, tiling: str, ways: Ways, stream: bool) -> Need:
         """Decoding a video of latent `grid` (F, H, W)."""

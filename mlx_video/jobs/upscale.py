@@ -221,7 +221,7 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
     with loader.borrow("video_encoder") as encoder:
         config, room = loader.checkpoint.config, loader.ways.beside(parameter_bytes(encoder))
         plan = loader.checkpoint.family.costs().tiles(
-            config, asked.tiling, grid, room, stream=True, size=loader.vae_dtype.size
+            config, asked.tiling, grid, room, stream=True, size=loader.vae_dtype.size, encoding=True
         )
         latent = encode_frames(encoder, pixels(), plan, count)
         Origin.of(loader, "video_encoder").check("encoding the pictures", latent)

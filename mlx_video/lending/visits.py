@@ -33,6 +33,8 @@ class Ways:
     of 1024 that took 0.78 to 0.95 of the CPU seconds of reading them whole."""
     stream_transformer: bool = False
     """Read the transformer block by block, in every step."""
+    step_aside: bool = False
+    """Let the transformer go while latents are upsampled between stages, and read it anew."""
     keep_text: bool = True
     """Keep LTX-2's keys and values of the texts from step to step."""
     room: int | None = None

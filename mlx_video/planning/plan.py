@@ -54,10 +54,12 @@ class Memory(NamedTuple):
         """How a run may go, the fastest first."""
         arrays = None if self.limit is None else max(self.limit - platform.PROCESS_BYTES, 1)
         streamed = self.low is True
-        whole = Ways(self.low is not False, streamed, not streamed, arrays or self.budget, arrays)
+        whole = Ways(self.low is not False, streamed, keep_text=not streamed, room=arrays or self.budget, limit=arrays)
         yield whole
         if self.low is None:
+            yield replace(whole, step_aside=True)
             yield replace(whole, keep_text=False)
+            yield replace(whole, keep_text=False, step_aside=True)
             yield replace(whole, keep_text=False, stream_transformer=True)
 
 
@@ -200,11 +202,17 @@ def _explain(demand: Demand, plan: Plan, memory: Memory) -> Iterator[str]:
         whole = replace(ways, stream_transformer=False)
         why = "and --low-memory is given."
         if memory.low is None:
-            faster = (change.words for change in demand.faster() if _plan(change.needs, whole, memory).fits)
+            faster = (change.words for change in demand.faster() if _stays(_choose(change.needs, memory)))
             why = f"{allowed}.{next(faster, '')}"
         peak = amount(_plan(demand.needs, whole, memory).peak)
         yield f"The transformer is read from disk block by block in every step: whole it would take {peak}, {why}"
-    elif not ways.keep_text:
+    if ways.step_aside:
+        beside = amount(_plan(demand.needs, replace(ways, step_aside=False), memory).peak)
+        yield (
+            f"The transformer is let go while latents are upsampled, and then read anew: beside it that would take "
+            f"{beside}, {allowed}."
+        )
+    if not ways.keep_text and not ways.stream_transformer:
         kept = amount(_plan(demand.needs, replace(ways, keep_text=True), memory).peak)
         yield f"The texts' keys and values are made in every step: kept, they would make it {kept}, {allowed}."
     for phase in plan.phases:
@@ -212,6 +220,10 @@ def _explain(demand: Demand, plan: Plan, memory: Memory) -> Iterator[str]:
             yield phase.told.format(without=f"{amount(phase.weights + phase.without)}, {allowed}")
     if not plan.fits:
         yield f"This run takes {amount(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
+
+
+def _stays(plan: Plan) -> bool:
+    return plan.fits and not plan.ways.stream_transformer
 
 
 # ---------------------------------------------------------------------------------------------------- refusing

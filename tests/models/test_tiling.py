@@ -10,6 +10,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.checkpoints import demo
+from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.lending.loader import Loader
+from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.models.ltx_2.video_vae import (
     MODES,
     Span,
@@ -203,6 +207,23 @@ def test_auto_cuts_as_the_reference_does_then_smaller():
         assert tiles == Tiling(None, Span(288, 64), Span(512, 64), piece=1)
     # The smallest is tried even where it does not fit.
     assert plan_tiles("auto", grid, memory_limit=1) == Tiling(None, Span(160, 64), Span(256, 64), piece=1)
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="the CPU backend's peaks")
+def test_auto_cuts_nothing_on_the_cpu_that_was_measured_to_fit():
+    """The decoder that comes with the package takes 45 MiB for this; 375 were said, so that pictures were cut."""
+    checkpoint, grid = open_checkpoint(demo.folder(), "distilled"), (3, 8, 8)
+    channels = VideoVAEConfig.read(checkpoint.config).decoder_base_channels
+    plan = plan_tiles("auto", grid, memory_limit=60 << 20, channels=channels)
+    assert plan == Tiling(piece=1)
+    latent = mx.random.normal((1, *grid, 128))
+    with Loader(checkpoint, mx.float32).borrow("video_decoder") as decoder:
+        mx.eval(latent, decoder.parameters())
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        for chunk in decode_frames(decoder, latent, plan):
+            mx.eval(chunk)
+        assert mx.get_peak_memory() - before < 60 << 20
 
 
 @pytest.mark.usefixtures("machine")

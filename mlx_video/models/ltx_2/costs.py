@@ -67,6 +67,7 @@ CONVERSATION = 1024
 """Tokens of an idea with the instructions and a picture, estimated high."""
 
 Config = Mapping[str, Any]
+Grid = tuple[int, int, int]
 
 
 def _attending(tokens: int, width: int, heads: int, memory: int, size: int) -> float:
@@ -163,7 +164,7 @@ def adapt(settings: Config, lora_bytes: int, streamed: bool) -> int:
 # ------------------------------------------------------------------------------------------------ pictures
 
 
-def upsample(settings: Config, grid: tuple[int, int, int], size: int) -> Cost:
+def upsample(settings: Config, grid: Grid, size: int) -> Cost:
     """An upsampler, by its own file's config, for a result of latent `grid` (F, H, W)."""
     one = min(WHOLE_BYTES, 4 * UpsamplerConfig.read(settings).mid_channels * math.prod(grid))
     copies = min(COLUMNS_LIMIT, UPSAMPLER_COLUMNS * one) if platform.is_cpu() else 0
@@ -177,13 +178,18 @@ def encode_picture(settings: Config, height: int, width: int, size: int) -> Cost
     return Cost(ENCODER_BYTES * layers * size // 4 * height * width)
 
 
-def tiles(settings: Config, mode: str, grid: tuple[int, int, int], room: int, *, stream: bool, size: int) -> Tiling:
-    """The tiles in which the video autoencoder takes a clip of latent `grid` where its work may take `room` bytes."""
-    channels = VideoVAEConfig.read(settings).decoder_base_channels
+def tiles(
+    settings: Config, mode: str, grid: Grid, room: int, *, stream: bool, size: int, encoding: bool = False
+) -> Tiling:
+    """The tiles in which the video autoencoder takes a clip of latent `grid` where its work may take `room` bytes.
+
+    encoding: by the published encoder's width, which no config states.
+    """
+    channels = PUBLISHED_CHANNELS if encoding else VideoVAEConfig.read(settings).decoder_base_channels
     return plan_tiles(mode, grid, memory_limit=room, stream=stream, channels=channels, size=size)
 
 
-def decode_video(settings: Config, tiling: Tiling, grid: tuple[int, int, int], size: int) -> Cost:
+def decode_video(settings: Config, tiling: Tiling, grid: Grid, size: int) -> Cost:
     """The video decoder over latents of `grid`."""
     channels = VideoVAEConfig.read(settings).decoder_base_channels
     each = DECODER_FLOPS * (channels / PUBLISHED_CHANNELS) ** 2
