@@ -8,27 +8,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 
-from mlx_video import kinds, platform
+from mlx_video import platform
 from mlx_video.checkpoints import demo, locate
-from mlx_video.jobs import arguments
 from mlx_video.jobs.decode import Decode
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.placeholder import Placeholder
 from mlx_video.jobs.result import Clip, Look, latents_of
 from mlx_video.jobs.text import Encode
-from mlx_video.jobs.upscale import Upscale, Upscaling
+from mlx_video.jobs.upscale import Upscale
 from mlx_video.planning.plan import Memory, Plan
-from mlx_video.request import Request
+from mlx_video.request import Request, RequestOptions, Upscaling, kinds
+from mlx_video.request.generating import request_of
+from mlx_video.request.spelling import in_keywords, told
+from mlx_video.request.upscaling import UpscalingOptions, upscaling_of
 from mlx_video.runner import Runner
 from mlx_video.types import (
     SPACE_SCALE,
     TILINGS,
     TIME_SCALE,
     Listener,
+    Lora,
     Noise,
     Preview,
     Progress,
@@ -58,6 +61,7 @@ class LTXPipeline:
         self._runner = runner
 
     @classmethod
+    @in_keywords()
     def from_pretrained(
         cls,
         where: str | Path,
@@ -81,18 +85,15 @@ class LTXPipeline:
         there; tensors are only described now and read when a clip needs them.
         """
         platform.prepare()
-        kinds.check("text_encoder", kinds.plain(text_encoder, str), str | None)
+        encoder = kinds.taken("text_encoder", text_encoder, str | None)
         kinds.check("low_memory", low_memory, bool | None)
-        quantize = kinds.plain(quantize, int)
-        kinds.check("quantize", quantize, int | None)
-        where = kinds.plain(where, str)
-        kinds.check("where", where, str)
-        if not locate.is_hub_id(str(where)):
-            locate.existing(str(where), "--model-repo")
-        how = None if quantize is None else Quantization.of(quantize)
-        encoder, memory = None if text_encoder is None else str(text_encoder), Memory.of(low_memory, memory_limit)
-        computed, decoded = arguments.dtype_of(dtype), arguments.dtype_of(vae_dtype, "vae_dtype")
-        return cls(Runner(str(where), computed, encoder, arguments.loras_of(lora), how, memory, decoded))
+        bits = kinds.taken("quantize", quantize, int | None)
+        named = kinds.taken("where", where, str)
+        if not locate.is_hub_id(named):
+            locate.existing(named, "--model-repo")
+        how, memory = None if bits is None else Quantization.of(bits), Memory.of(low_memory, memory_limit)
+        computed, decoded = platform.dtype_of(dtype), platform.dtype_of(vae_dtype, "vae_dtype")
+        return cls(Runner(named, computed, encoder, kinds.taken("lora", lora, tuple[Lora, ...]), how, memory, decoded))
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""
@@ -106,6 +107,7 @@ class LTXPipeline:
         """Gives cached memory back; clips made so far stay usable."""
         self._runner.close()
 
+    @in_keywords()
     def generate(
         self,
         *,
@@ -113,7 +115,7 @@ class LTXPipeline:
         on_step: Step = None,
         on_preview: Preview | None = None,
         on_message: Say = log.info,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Clip:
         """One clip. Keywords are the command's flags with underscores (`prompt`, `pipeline`, ...): see `Request`.
 
@@ -124,9 +126,10 @@ class LTXPipeline:
         ImageAt, (path, frame, strength), or several. lora: path, Lora, (path, strength), or several. audio_file: path,
         AudioIn or (path, start). Raises UserError for what the user can put right.
         """
-        request = arguments.request_of(demo.defaults(self._runner.where), options)
-        return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=on_message)
+        request = request_of(demo.defaults(self._runner.where), options)
+        return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=told(on_message))
 
+    @in_keywords()
     def run(
         self,
         request: Request,
@@ -140,6 +143,7 @@ class LTXPipeline:
         job = (Placeholder if request.placeholder is True else Generate)(request, noise)
         return self._runner.run(job, _watch(on_step, on_message, on_preview))
 
+    @in_keywords()
     def plan(self, request: Request, *, on_step: Step = None, on_message: Say = log.info) -> Plan:
         """What a run of `request` would take, phase by phase, and how it would keep within memory; makes nothing.
 
@@ -151,6 +155,7 @@ class LTXPipeline:
         self._runner.open(job, watch, plan=True)
         return job.plan
 
+    @in_keywords()
     def decode(
         self,
         latents: Mapping[str, Any],
@@ -176,6 +181,7 @@ class LTXPipeline:
         look = Look(shape, tiling=tiling, stream=stream, sound="latents" if "audio" in found else None)
         return self._runner.run(Decode(Clip(found, look, {})), _watch(on_step, on_message))
 
+    @in_keywords()
     def open(self, folder: str | Path, *, on_step: Step = None, on_message: Say = log.info) -> Clip:
         """The clip that `Clip.store` wrote to `folder`, to be decoded by this model; the keywords are `decode`'s.
 
@@ -185,17 +191,18 @@ class LTXPipeline:
             stored = Clip.open(folder)
         return self._runner.run(Decode(stored), _watch(on_step, on_message))
 
-    def upscale(self, input: str | Path, *, noise: Given = None, on_step: Step = None, **options: Any) -> Clip:
+    @in_keywords()
+    def upscale(
+        self, input: str | Path, *, noise: Given = None, on_step: Step = None, **options: Unpack[UpscalingOptions]
+    ) -> Clip:
         """A picture or video upscaled; `save` writes it. Keywords are the command's flags: see `Upscaling`.
 
         noise, on_step: as in `generate`; only refining draws noise. Raises UserError for what the user can put right.
         """
-        hints = kinds.hints_of(Upscaling)
-        kinds.known("upscale", options, [*hints, "noise", "on_step"])
-        given = {"input": input, **options}
-        asked = Upscaling(**{name: kinds.plain(value, hints[name]) for name, value in given.items()})
+        asked = upscaling_of({"input": input, **options})
         return self.run_upscaling(asked, noise=noise, on_step=on_step)
 
+    @in_keywords()
     def run_upscaling(
         self,
         asked: Upscaling,
@@ -211,6 +218,7 @@ class LTXPipeline:
         """
         return self._runner.run(Upscale(asked, output, noise), _watch(on_step, on_message))
 
+    @in_keywords()
     def encode(
         self,
         prompt: str,

@@ -11,11 +11,45 @@ if __name__ == "__main__":
     early.guard()
 
 import argparse
+from dataclasses import dataclass
 
 from mlx_video import cli
-from mlx_video.types import UserError
+from mlx_video.cli.parser import Talk
+from mlx_video.request.options import option
+from mlx_video.types import DTYPES, UserError
 
 NAME = "mlx_video.convert"
+
+
+@dataclass(frozen=True)
+class Converting:
+    """What is to be converted, where to, and how."""
+
+    source: str = option(
+        "Lightricks/LTX-2", "--hf-path REPO|FOLDER|FILE", "Hugging Face id, checkpoint file or its folder "
+        "(default {default})",
+    )  # fmt: skip
+    output: str = option(
+        "mlx_model", "--mlx-path -o FOLDER", "written whole or not at all; must not exist (default {default})"
+    )
+    variant: str = option(
+        "distilled", "", "which checkpoint, where the source has both (default {default})", choices=("distilled", "dev")
+    )
+    dtype: str | None = option(None, "", "of the weights (default: as in the source)", choices=DTYPES)
+    quantize: int | None = option(
+        None, "", "bits of the transformer's blocks (default: as in the source)", choices=(4, 8)
+    )
+    quantize_text_encoder: int | None = option(
+        None, "", "put a copy of the text encoder in so many bits into the folder", choices=(4, 8)
+    )
+    group_size: int | None = option(
+        None, "", "neighbouring weights that share a scale, where there is quantizing (default 64)",
+        choices=(32, 64, 128),
+    )  # fmt: skip
+    text_encoder_repo: str | None = option(
+        None, "REPO|FOLDER", "noted in the folder as its text encoder (default: what lies beside the source)"
+    )
+    audio: bool = option(True, "", "leave out everything for sound")
 
 
 def build_parser(name: str = NAME) -> cli.Parser:
@@ -27,52 +61,13 @@ def build_parser(name: str = NAME) -> cli.Parser:
         "  mlx_video.convert --source Lightricks/LTX-2 --output ./LTX-2-distilled\n"
         "  mlx_video.convert --source ./LTX-2 --output ./LTX-2-q8 --quantize 8",
     )
-    parser.add_argument(
-        "--source", "--hf-path", type=cli.path, default="Lightricks/LTX-2", metavar="REPO|FOLDER|FILE",
-        help="Hugging Face id, checkpoint file or its folder (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", "--mlx-path", "-o", type=cli.path, default="mlx_model", metavar="FOLDER",
-        help="written whole or not at all; must not exist (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--variant",
-        choices=("distilled", "dev"),
-        default="distilled",
-        help="which checkpoint, where the source has both (default %(default)s)",
-    )
-    parser.add_argument(
-        "--dtype", choices=("float16", "bfloat16", "float32"), help="of the weights (default: as in the source)"
-    )
-    parser.add_argument(
-        "--quantize",
-        type=cli.whole,
-        choices=(4, 8),
-        help="bits of the transformer's blocks (default: as in the source)",
-    )
-    parser.add_argument(
-        "--quantize-text-encoder", type=cli.whole, choices=(4, 8), metavar="{4,8}",
-        help="put a copy of the text encoder in so many bits into the folder",
-    )  # fmt: skip
-    parser.add_argument(
-        "--group-size", type=cli.whole, choices=(32, 64, 128),
-        help="neighbouring weights that share a scale, where there is quantizing (default 64)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--text-encoder-repo", type=cli.path, metavar="REPO|FOLDER",
-        help="noted in the folder as its text encoder (default: what lies beside the source)",
-    )  # fmt: skip
-    parser.add_argument("--no-audio", dest="audio", action="store_false", help="leave out everything for sound")
-    cli.add_general(parser)
-    return parser
+    return parser.take("convert", Converting, Talk)
 
 
 def convert(args: argparse.Namespace) -> None:
     """Runs the command."""
     if args.group_size is not None and not (args.quantize or args.quantize_text_encoder):
         raise UserError("--group-size has no effect without --quantize or --quantize-text-encoder.")
-    import mlx.core as mx
-
     from mlx_video import platform
     from mlx_video.jobs.convert import Convert, Wishes
     from mlx_video.runner import Runner
@@ -83,7 +78,7 @@ def convert(args: argparse.Namespace) -> None:
     bars = cli.Bars(args.quiet)
     how = Quantization.of(args.quantize, args.group_size) if args.quantize else None
     text_how = Quantization.of(args.quantize_text_encoder, args.group_size) if args.quantize_text_encoder else None
-    wishes = Wishes(getattr(mx, args.dtype) if args.dtype else None, args.audio, how, text_quantization=text_how)
+    wishes = Wishes(platform.dtype_of(args.dtype), args.audio, how, text_quantization=text_how)
     try:
         runner = Runner(args.source, text_encoder=args.text_encoder_repo)
         made = runner.run(Convert(args.output, args.variant, wishes), Watch(bars, say=bars.say))

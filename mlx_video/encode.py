@@ -11,8 +11,21 @@ if __name__ == "__main__":
     early.guard()
 
 import argparse
+from dataclasses import MISSING, dataclass
 
 from mlx_video import cli
+from mlx_video.cli.parser import Model
+from mlx_video.request.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What is to be encoded, and where to."""
+
+    prompt: str | None = option(None, "-p TEXT", "the same, as a flag")
+    negative_prompt: str | None = option(None, "TEXT", "for guided pipelines (default: a list of flaws)")
+    output_path: str = option(MISSING, "--output -o FILE", "the embedding: .safetensors, or .npz for NumPy")
+    variant: str = option("distilled", "", "of the checkpoint (default {default})", choices=("distilled", "dev"))
 
 
 def build_parser() -> cli.Parser:
@@ -23,41 +36,18 @@ def build_parser() -> cli.Parser:
         description="Encode a prompt once; generate --embedding FILE then runs without Gemma.\n\n"
         'example:\n  mlx_video.encode "waves at night" -o waves.safetensors',
     )
-    cli.add_prompt(parser)
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="for guided pipelines (default: a list of flaws)")
-    parser.add_argument(
-        "--output-path", "--output", "-o", type=cli.path, required=True, metavar="FILE",
-        help="the embedding: .safetensors, or .npz for NumPy",
-    )  # fmt: skip
-    parser.add_argument(
-        "--variant", choices=("distilled", "dev"), default="distilled", help="of the checkpoint (default %(default)s)"
-    )
-    cli.add_model(parser)
-    cli.add_memory(parser)
-    cli.add_general(parser)
-    return parser
+    return parser.take_prompt().take("encode", Encoding, Model)
 
 
 def encode(args: argparse.Namespace) -> None:
     """Runs the command."""
     prompt = cli.prompt_of(args)
-    from mlx_video.api import LTXPipeline
-
-    bars = cli.Bars(args.quiet)
-    try:
-        with LTXPipeline.from_pretrained(
-            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo,
-            low_memory=args.low_memory, memory_limit=args.memory_limit,
-        ) as pipe:  # fmt: skip
-            pipe.encode(
-                prompt, args.output_path, variant=args.variant, negative_prompt=args.negative_prompt,
-                on_step=bars, on_message=bars.say,
-            )  # fmt: skip
-    finally:
-        bars.close()
-    if not args.quiet:
-        made = f"{cli.model_name(args.model_repo)}, in {cli.clock(bars.seconds)}"
-        cli.say(f"{args.output_path}: the prompt, for generate --embedding; {made}")
+    with cli.pipeline(args) as (pipe, bars):
+        pipe.encode(
+            prompt, args.output_path, variant=args.variant, negative_prompt=args.negative_prompt,
+            on_step=bars, on_message=bars.say,
+        )  # fmt: skip
+    cli.done(args, bars, f"{args.output_path}: the prompt, for generate --embedding; ")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import argparse
 
 from mlx_video import cli
+from mlx_video.cli.parser import path
 
 
 def build_parser() -> cli.Parser:
@@ -24,7 +25,7 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument(
         "path",
-        type=cli.path,
+        type=path,
         metavar="REPO|FOLDER|FILE",
         help="what generate's --model-repo takes; of a Hugging Face repo only headers are fetched; demo lists the "
         "demo's world",

@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from mlx_video.cpu import linux_blas
-from mlx_video.types import Listener, Progress, UserError
+from mlx_video.request import kinds
+from mlx_video.types import DTYPES, Listener, Progress, UserError
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,20 @@ def cpu_forms() -> bool:
 def is_metal() -> bool:
     """Whether MLX computes on an Apple GPU by default."""
     return not is_cpu() and mx.metal.is_available()
+
+
+def dtype_of(dtype: Any, name: str = "dtype") -> mx.Dtype | None:
+    """From a name or an MLX type; raises UserError for one that networks do not compute in.
+
+    name: what the caller calls it.
+    """
+    known = {key: getattr(mx, key) for key in DTYPES}
+    if dtype is None or (isinstance(dtype, mx.Dtype) and dtype in known.values()):
+        return dtype
+    if isinstance(dtype, str) and dtype in known:
+        return known[dtype]
+    what = kinds.shown(dtype) or (f"={dtype}" if isinstance(dtype, mx.Dtype) else f", {kinds.named(type(dtype))},")
+    raise UserError(f"{name}{what} is not known; there are {', '.join(DTYPES)}.")
 
 
 def compute_dtype(*, wide_range: bool = False) -> mx.Dtype:

@@ -37,36 +37,45 @@ class UnfitJSON(ValueError):
 # ------------------------------------------------------------------------------------------------ paths
 
 
-def path_of(where: str | Path, what: str) -> Path:
-    """The path that a user writes for `what` (a flag, or a noun), `~` spelt out; whether anything is there is open.
+def spelt_out(where: str | Path) -> Path:
+    """The path that a text names, with `~` spelt out; whether anything is there is open.
 
-    Raises UserError for what can be no path: empty, too long, with a NUL or with characters that no file name has, and
-    for the home of a user who does not exist.
+    Raises ValueError, saying what is wrong with it, for what can be no path: empty, too long, with characters that no
+    name has, the home of a user who does not exist; caused by an OSError where the system refuses, as in a circle of
+    links.
     """
     text = str(where)
     if not text.strip():
-        raise UserError(f"{what} is empty; give a path, or leave it out.")
+        raise ValueError("is empty")
+    fault: OSError | None = None
     try:
         longest = max(map(len, os.fsencode(text).split(b"/")))
         path = Path(text).expanduser()
-        if longest > MAX_PART:  # of folders that are not there the system does not tell
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         path.stat()
-    except FileNotFoundError:
-        pass
-    except RuntimeError as error:
-        user = text.partition("/")[0]
-        raise UserError(f"{what} {shown(text)}: there is no home of a user {user[1:]!r} here.") from error
-    except ValueError as error:
-        raise UserError(f"{what} {shown(text)} has characters that no path has.") from error
+    except RuntimeError:
+        user = text.partition("/")[0][1:]
+        raise ValueError(f"cannot be had: there is no home of a user {user!r} here; write ./{text[:SHOWN]}") from None
+    except ValueError:
+        raise ValueError("has characters that no path has") from None
     except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
-            raise UserError(
-                f"{what} {shown(text)} is too long for a path ({len(text)} characters); a prompt goes to --prompt."
-            ) from error
-        if error.errno != errno.ENOTDIR:
-            raise UserError(f"{what} {shown(text)} cannot be read: {error.strerror or error}.") from error
+        fault = error
+    known = fault.errno if fault else None
+    if longest > MAX_PART or known in (errno.ENAMETOOLONG, errno.EINVAL):
+        # Of folders that are not there the system does not tell that a name is too long.
+        raise ValueError(f"is too long for a path ({len(text)} characters; a prompt goes to --prompt)")
+    if fault and known not in (errno.ENOENT, errno.ENOTDIR):
+        raise ValueError(f"cannot be used: {fault.strerror or fault}") from fault
     return path
+
+
+def path_of(where: str | Path, what: str = "", advice: str = "") -> Path:
+    """As `spelt_out`; raises UserError, naming `what` (a flag, a noun) and with `advice`, for what can be no path."""
+    try:
+        return spelt_out(where)
+    except ValueError as fault:
+        raise UserError(
+            f"{what} {shown(str(where))} {fault}{'; ' if advice else ''}{advice}.".lstrip()
+        ) from fault.__cause__
 
 
 def is_there(where: str | Path) -> bool:

@@ -9,6 +9,7 @@ One legend for axis letters, used in every docstring:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,8 +25,22 @@ MODALITIES: tuple[Modality, ...] = ("video", "audio")
 class UserError(Exception):
     """Something that the user can put right: one sentence with the value, the rule and the nearest valid values.
 
-    A command prints the message without a traceback and exits with status 2.
+    Written with options as commands spell them (`--height 100`), which print it without a traceback and exit with 2;
+    one that leaves the Python API says `height=100`.
     """
+
+    said = ""
+    """The sentence as its caller spells options, where that is not as commands do."""
+
+    def __str__(self) -> str:
+        """The sentence."""
+        return self.said or super().__str__()
+
+    @property
+    def field(self) -> str | None:
+        """The name of the option that the sentence is about, which a form can mark."""
+        found = re.search(r"--(?:no-)?([a-z][a-z0-9-]*)", super().__str__())
+        return found[1].replace("-", "_") if found else None
 
 
 class RunError(Exception):
@@ -317,24 +332,13 @@ class Recipe:
         return round(SPACE_SCALE / min(stage.scale for stage in self.stages))
 
     @property
-    def options(self) -> frozenset[str]:
-        """The optional flags that have an effect in this recipe."""
-        used = set(GUIDANCE_OPTIONS) if self.guided else set()
-        used |= {"steps"} if self.counted else set()
-        used |= {
-            name for name, stage in zip(STAGE_LORA_OPTIONS, self.stages, strict=False) if "distilled" in stage.loras
-        }
-        return frozenset(used)
+    def lora_options(self) -> tuple[str, ...]:
+        """The options that set the distilled LoRA's strength in one of the stages, in their order."""
+        return tuple(f"lora_strength_stage_{i}" for i, stage in enumerate(self.stages, 1) if "distilled" in stage.loras)
 
 
-GUIDANCE_OPTIONS = (
-    "negative_prompt", "cfg_scale", "audio_cfg_scale", "cfg_rescale", "stg_scale", "stg_blocks",
-    "modality_scale", "apg", "guidance_batch",
-)  # fmt: skip
-"""Flags that only guided recipes use."""
-STAGE_LORA_OPTIONS = ("lora_strength_stage_1", "lora_strength_stage_2")
-RECIPE_OPTIONS = ("steps", *GUIDANCE_OPTIONS, *STAGE_LORA_OPTIONS)
-"""Flags that have an effect in some recipes alone."""
+DTYPES = ("float16", "bfloat16", "float32")
+"""What networks compute in."""
 TILINGS = ("auto", "none", "default", "aggressive", "conservative")
 
 

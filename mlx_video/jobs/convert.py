@@ -26,7 +26,7 @@ from mlx_video.checkpoints.layouts.converted import FOLDERS, MARKER
 from mlx_video.jobs.quality import block_errors
 from mlx_video.lending.loader import release
 from mlx_video.lending.visits import Ways
-from mlx_video.media.files import check_new_folder, replacing_folder
+from mlx_video.media.files import check_new_folder, replacing
 from mlx_video.reading import read_json
 from mlx_video.types import Listener, UserError, Watch
 from mlx_video.weights import names, quantize
@@ -141,7 +141,7 @@ def convert(
         jobs.append(job)
     jobs += _extras(checkpoint, wishes)
     check_new_folder(output, needed=sum(job.nbytes for job in jobs) + SPARE_BYTES)
-    with replacing_folder(output) as folder:
+    with replacing(output, folder=True) as folder:
         for job in jobs:
             with _unchanged(before):
                 _write(job, folder, report)

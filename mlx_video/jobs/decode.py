@@ -11,13 +11,14 @@ import numpy as np
 from mlx_video import platform
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import model_of
+from mlx_video.jobs.demand import Networks, decoding
 from mlx_video.jobs.result import Clip, Look, Sound
 from mlx_video.lending.finite import Origin
-from mlx_video.lending.loader import Loader
+from mlx_video.lending.loader import Loader, parameter_bytes
 from mlx_video.lending.visits import Ways
-from mlx_video.planning.footprint import Footprint
-from mlx_video.planning.plan import plan_decoding
-from mlx_video.types import Listener, Phase, Progress, UserError, Watch
+from mlx_video.media.video import ENCODED_BYTES
+from mlx_video.planning.plan import make_plan
+from mlx_video.types import SPACE_SCALE, Listener, Phase, Progress, UserError, Watch
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
@@ -53,15 +54,18 @@ class Decoders:
             frames.close()
 
     def _decoded(self, latent: mx.array, look: Look, report: Listener) -> Generator[np.ndarray, None, None]:
-        from mlx_video.models.ltx_2.video_vae import decode_frames, plan_tiles
+        from mlx_video.models.ltx_2.video_vae import decode_frames
 
         loader, done, total = self._loader, 0, look.shape.frames
         origin = Origin.of(loader, "video_decoder")
         platform.peak_memory()
         with loader.borrow("video_decoder") as decoder:
-            limit, size = loader.ways.tile_bytes, loader.vae_dtype.size
             grid = (latent.shape[2], latent.shape[3], latent.shape[4])
-            plan = plan_tiles(look.tiling, grid, memory_limit=limit, stream=look.stream, size=size)
+            outside = ENCODED_BYTES * grid[1] * grid[2] * SPACE_SCALE**2
+            room = loader.ways.beside(parameter_bytes(decoder), outside)
+            plan = loader.checkpoint.family.costs().tiles(
+                loader.checkpoint.config, look.tiling, grid, room, stream=look.stream, size=loader.vae_dtype.size
+            )
             for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
                 origin.check("decoding the video", chunk)
                 for frame in np.array(to_uint8(chunk)):
@@ -114,9 +118,8 @@ class Decode:
         for component in ("video_decoder", *heard):
             loader.check(component)
         look, (frames, rows, columns) = self._clip.look, self._clip.latents["video"].shape[2:]
-        loader.ways = self.ways = plan_decoding(
-            Footprint.of(loader, None), (frames, rows, columns), look.tiling, look.stream, runner.memory
-        )
+        demand = decoding(Networks(loader), (frames, rows, columns), look.tiling, look.stream)
+        loader.ways = self.ways = make_plan(demand, runner.memory).ways
         return ()
 
     def run(self, watch: Watch) -> Clip:

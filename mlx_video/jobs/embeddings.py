@@ -228,7 +228,13 @@ def cache_folder() -> Path | None:
     if named == "off":
         return None
     if named:
-        return path_of(named, CACHE_VARIABLE)
+        try:
+            return path_of(named, CACHE_VARIABLE)
+        except UserError as fault:
+            if not isinstance(fault.__cause__, OSError):
+                raise
+            log.warning("Prompts are not kept: %s", fault)
+            return None
     try:
         home = Path.home() / "Library/Caches" if sys.platform == "darwin" else Path.home() / ".cache"
     except RuntimeError:  # nobody's

@@ -17,11 +17,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.reading import parse_json
-from mlx_video.types import UserError
+from mlx_video.types import DTYPES, UserError
 
 SUFFIX = ".npz"
 METADATA = "metadata"
-DTYPES = ("float16", "bfloat16", "float32")
 FAULTS = (
     ValueError, KeyError, TypeError, OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip

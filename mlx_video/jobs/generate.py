@@ -20,6 +20,7 @@ from mlx_video.diffusion.noise import NamedNoise, draws
 from mlx_video.jobs import embeddings, text
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
+from mlx_video.jobs.demand import Networks, generating
 from mlx_video.jobs.result import Clip, Look
 from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.lending.adapters import Adapters
@@ -28,7 +29,6 @@ from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.models.ltx_2.recipes import RECIPES
-from mlx_video.planning.footprint import Footprint
 from mlx_video.planning.plan import Plan, make_plan
 from mlx_video.planning.settings import Settings, resolve
 from mlx_video.reading import path_of
@@ -77,8 +77,8 @@ class Run:
         """Latents after each stage; the last are the result."""
         origin = Origin.of(self.loader, "transformer", loras=self.adapters.used)
         with self.loader.borrow("transformer", **self.settings.build_options("transformer")) as transformer:
-            set_loras = self.adapters.fuse(transformer)
-            stages = Denoising(self.settings, self.loader, transformer, set_loras, inputs, noise, watch, origin)
+            fuse = self.adapters.fuse
+            stages = Denoising(self.settings, self.loader, transformer, fuse, inputs, noise, watch, origin)
             yield from stages.run()
 
 
@@ -110,7 +110,9 @@ class Generate:
         found = runner.checkpoint(recipe, text_encoder=request.embedding is None, lora=not brought, take=take)
         self._run = run = Run.open(request, recipe, runner, runner.loader(found), take)
         self._embedded = _embedded(run, whole=not outlines.absent)
-        self.plan = make_plan(Footprint.of(run.loader, run.encoder, run.adapters.sizes), run.settings, runner.memory)
+        self.plan = make_plan(
+            generating(Networks.of(run.loader, run.encoder, run.adapters.sizes), run.settings), runner.memory
+        )
         run.loader.ways = self.ways = self.plan.ways
         self._media = conditions.read(run.settings)
         advice = (demo.advice(request.prompt), demo.reach(request.shape)) if runner.where == demo.NAME else ()

@@ -26,9 +26,10 @@ from mlx_video.lending.finite import all_finite
 from mlx_video.media import audio as audio_files
 from mlx_video.media import image as image_files
 from mlx_video.media import video as video_files
-from mlx_video.media.files import check_apart, check_input, check_new_folder, check_room, replacing_folder, spelt_out
-from mlx_video.reading import read_json
-from mlx_video.request import MAX_FPS
+from mlx_video.media.files import check_apart, check_input, check_new_folder, check_room, replacing
+from mlx_video.reading import path_of, read_json
+from mlx_video.request.generating import MAX_FPS
+from mlx_video.request.spelling import in_keywords
 from mlx_video.types import (
     AUDIO_BINS,
     AUDIO_CHANNELS,
@@ -242,6 +243,7 @@ class Clip:
             return f'<img src="data:image/png;base64,{data}">'
         return f'<video controls loop src="data:video/mp4;base64,{data}"></video>'
 
+    @in_keywords()
     def save(
         self,
         path: str | Path,
@@ -274,6 +276,7 @@ class Clip:
             waveform, rate = sound  # as long as the pictures, as it is in the video
             audio_files.write_wav(audio_path, audio_files.fit(waveform, round(self.shape.seconds * rate)), rate)
 
+    @in_keywords()
     def store(self, folder: str | Path) -> None:
         """Writes the latents and how they are shown to a new folder, whole or not at all, for `LTXPipeline.open`.
 
@@ -285,7 +288,7 @@ class Clip:
         if self._given is not None:
             arrays["waveform"], settings["sample_rate"] = mx.array(self._given[0]), self._given[1]
         size = sum(array.nbytes for array in arrays.values())
-        with replacing_folder(check_new_folder(folder, needed=size)) as place:
+        with replacing(check_new_folder(folder, needed=size), folder=True) as place:
             pending = {name: Pending(array, mx.float32) for name, array in arrays.items()}
             write(place / LATENTS, pending, {"format": FORMAT}, lambda count: None)
             (place / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
@@ -296,7 +299,7 @@ class Clip:
 
         Raises UserError where the folder holds no such thing, or a damaged one.
         """
-        place = spelt_out(folder, "give the folder of a stored clip")
+        place = path_of(folder, advice="give the folder of a stored clip")
         try:
             settings = read_json(check_input(place / SETTINGS, "a stored clip"))
             if settings.get("format") != FORMAT:
@@ -366,7 +369,7 @@ def check_outputs(
     """
     if audio is not None and look.sound is None:
         raise UserError(f"--output-audio {audio} has nothing to hold: the clip is made without sound.")
-    path = spelt_out(path, "give the name of a file")
+    path = path_of(path, advice="give the name of a file")
     own, other = (image_files, video_files) if look.still else (video_files, image_files)
     if look.source is not None and path.suffix.lower() in other.SUFFIXES:
         kind = "picture" if look.still else "video"

@@ -6,7 +6,7 @@ Knows stages, samplers and the transformer; knows no files and no codecs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,7 +62,8 @@ class Denoising:
     settings: Settings
     loader: Loader
     transformer: nn.Module
-    set_loras: SetLoras
+    fuse: Callable[[nn.Module], SetLoras]
+    """`Adapters.fuse`."""
     inputs: Inputs
     noise: NamedNoise
     watch: Watch
@@ -76,11 +77,14 @@ class Denoising:
         """
         recipe, latents = self.settings.recipe, self.inputs.latents
         shipped: Tree = {}
+        set_loras, build = self.fuse(self.transformer), self.settings.build_options("transformer")
         for number, stage in enumerate(recipe.stages, 1):
             for kind in stage.upsample:
-                larger = upsample(latents["video"], kind, self.loader, self.watch.report, Phase.UPSAMPLE)
+                with self.loader.aside(self.transformer, **build):
+                    larger = upsample(latents["video"], kind, self.loader, self.watch.report, Phase.UPSAMPLE)
                 latents = {**latents, "video": larger}
-            self.set_loras({"user": 1.0, **stage.loras, "distilled": self.settings.lora_strengths[number - 1]})
+                set_loras = self.fuse(self.transformer) if self.loader.ways.step_aside else set_loras
+            set_loras({"user": 1.0, **stage.loras, "distilled": self.settings.lora_strengths[number - 1]})
             latents = self.stage(number, stage, latents)
             if number - 1 == recipe.audio_from:
                 shipped = {m: latents[m] for m in latents if m == "audio"}

@@ -11,17 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlx_video import kinds, platform
+from mlx_video import platform
 from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.hub.outlines import Outlines
+from mlx_video.jobs.demand import Networks, encoding
 from mlx_video.jobs.embeddings import SUFFIXES, Cache, connectors_mark, encoder_mark, save
 from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader, text_tensors
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_apart, check_place
 from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT, RECIPES
-from mlx_video.planning.footprint import Footprint
-from mlx_video.planning.plan import plan_texts
+from mlx_video.planning.plan import make_plan
+from mlx_video.request import kinds
 from mlx_video.types import Context, Listener, Phase, UserError, Watch
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ class Encode:
             kinds.check(name, given, hint)
         if not self._prompt.strip():
             raise UserError("The prompt is empty; say what the clip should show.")
-        kinds.check("path", kinds.plain(self._path, str), str)
-        self._path = check_place(self._path, SUFFIXES)
+        self._path = check_place(kinds.taken("path", self._path, str), SUFFIXES)
         kinds.check("variant", self._variant, Literal["distilled", "dev"])
         negative = NEGATIVE_PROMPT if self._negative is None else self._negative
         self._prompts = {"positive": self._prompt, "negative": negative}
@@ -108,8 +108,8 @@ class Encode:
         files = (*checkpoint.files, *sorted(self._folder.iterdir()))
         check_apart([Path(self._path)], {f"a file of the model, {file.name}": file for file in files})
         self._loader = runner.loader(checkpoint)
-        footprint = Footprint.of(self._loader, self._folder)
-        self._loader.ways = self.ways = plan_texts(footprint, list(self._prompts.values()), runner.memory)
+        demand = encoding(Networks.of(self._loader, self._folder), list(self._prompts.values()))
+        self._loader.ways = self.ways = make_plan(demand, runner.memory).ways
         return ()
 
     def run(self, watch: Watch) -> None:

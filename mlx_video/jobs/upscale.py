@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_video import kinds, platform
+from mlx_video import platform
 from mlx_video.checkpoints import demo
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub.outlines import Outlines
@@ -25,23 +25,22 @@ from mlx_video.checkpoints.provenance import model_of
 from mlx_video.diffusion.noise import draws
 from mlx_video.diffusion.schedules import REFINE
 from mlx_video.jobs.decode import Decoders
+from mlx_video.jobs.demand import Networks, upscaling
 from mlx_video.jobs.generate import Run
 from mlx_video.jobs.result import Clip, Look, check_outputs
 from mlx_video.jobs.stages import Inputs, upsample
 from mlx_video.lending.finite import Origin
-from mlx_video.lending.loader import Loader
+from mlx_video.lending.loader import Loader, parameter_bytes
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_input
 from mlx_video.media.image import is_picture, read_image
 from mlx_video.media.video import Film, frame_rate, read_video
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.models.ltx_2.recipes import REFINING
-from mlx_video.planning.footprint import Footprint
-from mlx_video.planning.plan import plan_pictures
-from mlx_video.request import Request
+from mlx_video.planning.plan import make_plan
+from mlx_video.request import Request, Upscaling
 from mlx_video.types import (
     SPACE_SCALE,
-    TILINGS,
     TIME_SCALE,
     Listener,
     Noise,
@@ -56,9 +55,6 @@ from mlx_video.types import (
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
 
-SCALES = {1.0: None, 1.5: "spatial x1.5", 2.0: "spatial x2"}
-"""Of height and width, each with the upsampler that makes it."""
-FPS_SCALES = {1: None, 2: "temporal x2"}
 PHASES = {"spatial x1.5": Phase.UPSCALE, "spatial x2": Phase.UPSCALE, "temporal x2": Phase.FPS}
 MAX_SIDE = 8192
 """Pixels of the result: what H.264 encoders take."""
@@ -66,54 +62,6 @@ MAX_FPS = 60.0
 """Beyond this the transformer is told so many frames a second (reference: the temporal rounds of `DFRPipeline`)."""
 STILL_FPS = Fraction(24)
 """What the transformer is told of a picture's rate."""
-
-
-@dataclass(frozen=True)
-class Upscaling:
-    """All that a user may ask of an upscaling. Field names are the flags' names with underscores."""
-
-    input: str
-    scale: float = 2.0
-    fps_scale: int = 1
-    refine: bool = False
-    prompt: str = ""
-    steps: int | None = None
-    seed: int = 42
-    tiling: str = "auto"
-
-    def check(self) -> None:
-        """Raises UserError for what cannot be done, before any file is read."""
-        kinds.check_fields(self)
-        if self.scale not in SCALES:
-            raise UserError(f"--scale {self.scale:g} is not known; there are 1.5 and 2 (and 1, which keeps the size).")
-        if self.fps_scale not in FPS_SCALES:
-            raise UserError(f"--fps-scale {self.fps_scale} is not known; there are 1 and 2.")
-        if not (self.upsamplers or self.refine):
-            raise UserError("--scale 1 changes nothing by itself; add --fps-scale 2 or --refine, or take --scale 2.")
-        if self.refine and not self.prompt.strip():
-            raise UserError("--refine needs a prompt that says what the video shows; add --prompt TEXT.")
-        for name, value in (("prompt", self.prompt or None), ("steps", self.steps)):
-            if value is not None and not self.refine:
-                raise UserError(f"--{name} has no effect without --refine.")
-        most = len(REFINE) - 1
-        if self.steps is not None and not 1 <= self.steps <= most:
-            raise UserError(
-                f"--steps {self.steps} does not work with --refine: its schedule has {most} steps, of which the last 1 "
-                f"to {most} can be taken (fewer stay closer to the source)."
-            )
-        if self.tiling not in TILINGS:
-            raise UserError(f"--tiling {self.tiling!r} is not known; there are {', '.join(TILINGS)}.")
-
-    @property
-    def upsamplers(self) -> tuple[str, ...]:
-        """The kinds of upsamplers that it takes, in their order."""
-        return tuple(kind for kind in (SCALES[self.scale], FPS_SCALES[self.fps_scale]) if kind is not None)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Plain values for the file's metadata."""
-        asked = {key: value for key, value in asdict(self).items() if value not in (None, "", False)}
-        return {**asked, "input": Path(self.input).name}
 
 
 # ------------------------------------------------------------------------------------------- sources
@@ -205,9 +153,8 @@ class Upscale:
         for kind in asked.upsamplers:
             loader.check("upsampler", kind=kind)
         grid = latent_grid(asked, source, checkpoint)
-        loader.ways = self.ways = plan_pictures(
-            Footprint.of(loader, None), grid, asked.tiling, runner.memory, asked.refine
-        )
+        demand = upscaling(Networks(loader), grid, asked.tiling, asked.refine)
+        loader.ways = self.ways = make_plan(demand, runner.memory).ways
         messages = [demo.ENLARGES, demo.advice(asked.prompt)] if runner.where == demo.NAME else []
         if asked.refine:
             request = _request(grid, asked, source)
@@ -276,7 +223,7 @@ def _request(grid: tuple[int, int, int], asked: Upscaling, source: Source) -> Re
 
 def encode(asked: Upscaling, source: Source, loader: Loader, report: Listener) -> mx.array:
     """Normalised latent (1, F, H, W, 128) of the source, padded to 1 + 8k frames and whole latents."""
-    from mlx_video.models.ltx_2.video_vae import encode_frames, plan_tiles
+    from mlx_video.models.ltx_2.video_vae import encode_frames
 
     height, width = padded_size(asked, source, VideoVAEConfig.read(loader.checkpoint.config))
     count = -(-(source.count - 1) // TIME_SCALE) * TIME_SCALE + 1
@@ -298,8 +245,9 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Listener) -
 
     encoder: Any
     with loader.borrow("video_encoder") as encoder:
-        plan = plan_tiles(
-            asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True, size=loader.vae_dtype.size
+        config, room = loader.checkpoint.config, loader.ways.beside(parameter_bytes(encoder))
+        plan = loader.checkpoint.family.costs().tiles(
+            config, asked.tiling, grid, room, stream=True, size=loader.vae_dtype.size, encoding=True
         )
         latent = encode_frames(encoder, pixels(), plan, count)
         Origin.of(loader, "video_encoder").check("encoding the pictures", latent)

@@ -16,7 +16,8 @@ from mlx_video.checkpoints.hub.fetch import Take, fetch
 from mlx_video.checkpoints.layouts.converted import MARKER
 from mlx_video.checkpoints.layouts.neighbours import object_in, variant_of
 from mlx_video.request import Request
-from mlx_video.types import STAGE_LORA_OPTIONS, Lora, Recipe, UserError
+from mlx_video.request.options import flag
+from mlx_video.types import Lora, Recipe, UserError
 from mlx_video.weights.lora_file import read
 from mlx_video.weights.store import Tensors
 
@@ -89,8 +90,8 @@ def _placed(request: Request, lora: Lora, recipe: Recipe) -> Request:
     # 1 is what a LoRA has unless the user says otherwise: then the recipe's own strengths are meant.
     if lora.strength == 1.0:
         return request
-    stages = [name for name in STAGE_LORA_OPTIONS if name in recipe.options]
-    strength, flags = f"{lora.path} is the distilled LoRA; its strength {lora.strength:g}", [_flag(s) for s in stages]
+    stages = recipe.lora_options
+    strength, flags = f"{lora.path} is the distilled LoRA; its strength {lora.strength:g}", [flag(s) for s in stages]
     if not stages:
         raise UserError(f"{strength} cannot be had in the {recipe.name} pipeline, where it is 1.")
     if len(stages) > 1:
@@ -99,10 +100,6 @@ def _placed(request: Request, lora: Lora, recipe: Recipe) -> Request:
         raise UserError(f"{strength} and {flags[0]} set the same; give one of them.")
     changes: dict[str, Any] = {stages[0]: lora.strength}
     return replace(request, **changes)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _is_distilled(lora: Lora, checkpoint: Checkpoint, take: Take) -> bool:

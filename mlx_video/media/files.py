@@ -18,8 +18,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
+from mlx_video.reading import path_of
 from mlx_video.types import RunError, UserError, amount
 
 YOUNG = 10.0
@@ -33,7 +33,7 @@ def check_input(path: str | Path, what: str) -> Path:
 
     Raises UserError where there is no file, or an empty one.
     """
-    path = spelt_out(path, f"give {what}")
+    path = path_of(path, advice=f"give {what}")
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "is no plain file" if path.exists() else "does not exist"
         raise UserError(f"{path} {kind}; give {what}.")
@@ -54,7 +54,7 @@ def check_place(path: str | Path, suffixes: Collection[str], *, needed: int = 0)
     processes left unfinished of that very file is removed.
     Raises UserError where the ending is another, the place is a folder, or its folder is absent, unwritable or full.
     """
-    path = spelt_out(path, "give the name of a file")
+    path = path_of(path, advice="give the name of a file")
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{path} ends in {path.suffix or 'nothing'!r}; it can be written as {', '.join(suffixes)}.")
     if path.is_dir():
@@ -71,7 +71,7 @@ def check_new_folder(path: str | Path, *, needed: int = 0) -> Path:
 
     Raises UserError where something is in the way, or the parent folder is absent, unwritable or full.
     """
-    path = spelt_out(path, "give the name of a folder")
+    path = path_of(path, advice="give the name of a folder")
     try:
         taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
     except OSError as error:
@@ -113,26 +113,6 @@ def check_apart(outputs: Collection[Path], inputs: Mapping[str, str | Path]) -> 
                     raise UserError(f"{output} is the input itself ({name}); give another name for the output.")
 
 
-def spelt_out(path: str | Path, advice: str) -> Path:
-    """The path with `~` spelt out; raises UserError, with `advice`, for a text that can be no file's name."""
-    if not str(path).strip():
-        raise UserError(f"{str(path)!r} is no name; {advice}.")
-    shown = str(path) if len(str(path)) < 80 else f"{str(path)[:60]}..."
-    shown = shown.encode("utf-8", "backslashreplace").decode()
-    try:
-        path = Path(path).expanduser()
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{shown} begins with the home folder of a user who is not known here; {advice}.") from error
-    except ValueError as error:  # a NUL, or half of a character
-        raise UserError(f"{shown!r} can be no file's name; {advice}.") from error
-    except OSError as error:  # too long, a circle of links, a folder that is closed to this user
-        raise UserError(f"{shown} cannot be used: {_reason(error)}; {advice}.") from error
-    return path
-
-
 def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
@@ -154,33 +134,27 @@ def _check_folder(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """A name beside `path` to write to; becomes `path` when the block ends well and is removed when it does not.
 
-    Raises UserError where the disk is full, the folder gone or the like, and RunError where the disk is broken.
+    folder: a new folder, which is there, empty, when the block begins. Raises UserError where the disk is full, the
+    folder gone or the like, and RunError where the disk is broken.
     """
     temporary = _beside(path)
     try:
-        with _failure_named(path, temporary), _marked(temporary):
+        with _failure_named(path, temporary), _marked(temporary, folder):
             yield temporary
-            os.replace(temporary, path)
+            _take_place(temporary, path)
     finally:
+        _remove(temporary)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """As `replacing`, for a new folder: it is there, empty, when the block begins."""
-    temporary = _beside(path)
-    try:
-        with _failure_named(path, temporary):
-            temporary.mkdir()
-            with _marked(temporary):
-                yield temporary
-                _take_place(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            left.unlink(missing_ok=True)
 
 
 def _take_place(temporary: Path, path: Path) -> None:
@@ -209,9 +183,11 @@ def _around_token(path: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _marked(temporary: Path) -> Iterator[None]:
-    """Holds a lock on an unfinished file or folder, which ends with the process however that ends."""
-    if not temporary.is_dir():
+def _marked(temporary: Path, folder: bool) -> Iterator[None]:
+    """Makes an unfinished file or folder, and holds a lock on it that ends with the process however that ends."""
+    if folder:
+        temporary.mkdir()
+    else:
         temporary.touch(exist_ok=False)
     handle = os.open(temporary, os.O_RDONLY)
     try:
@@ -227,16 +203,10 @@ def _remove_left(path: Path) -> None:
     begin, end = map(re.escape, _around_token(path))
     pattern = re.compile(f"{begin}[0-9a-f]{{{2 * _TOKEN}}}{end}")
     for entry in list(os.scandir(path.parent)):
-        if not pattern.fullmatch(entry.name) or entry.is_symlink():
-            continue
-        left = path.parent / entry.name
         with suppress(OSError):
-            if not _is_left(left):
-                continue
-            if entry.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink()
+            left = path.parent / entry.name
+            if pattern.fullmatch(entry.name) and not entry.is_symlink() and _is_left(left):
+                _remove(left)
 
 
 def _is_left(path: Path) -> bool:
@@ -256,21 +226,16 @@ def _is_left(path: Path) -> bool:
         os.close(handle)
 
 
-class _Cause(NamedTuple):
-    text: str
-    ours: bool = False
-
-
 _CAUSES = {
-    errno.ENOSPC: _Cause("the disk that holds {folder} is full"),
-    errno.EDQUOT: _Cause("the disk that holds {folder} is full (your share of it)"),
-    errno.EFBIG: _Cause("it is larger than a file may be there (ulimit -f, or the disk's own limit)"),
-    errno.EROFS: _Cause("the disk that holds {folder} can no longer be written to"),
-    errno.ENOENT: _Cause("{folder} is not there any more"),
-    errno.ENOTDIR: _Cause("{folder} is no folder any more"),
-    errno.EISDIR: _Cause("a folder of that name was made meanwhile"),
-    errno.EMFILE: _Cause("too many files are open (ulimit -n allows more)"),
-    errno.EIO: _Cause("the disk that holds {folder} failed (input/output error)", ours=True),
+    errno.ENOSPC: "the disk that holds {folder} is full",
+    errno.EDQUOT: "the disk that holds {folder} is full (your share of it)",
+    errno.EFBIG: "it is larger than a file may be there (ulimit -f, or the disk's own limit)",
+    errno.EROFS: "the disk that holds {folder} can no longer be written to",
+    errno.ENOENT: "{folder} is not there any more",
+    errno.ENOTDIR: "{folder} is no folder any more",
+    errno.EISDIR: "a folder of that name was made meanwhile",
+    errno.EMFILE: "too many files are open (ulimit -n allows more)",
+    errno.EIO: "the disk that holds {folder} failed (input/output error)",
 }
 
 
@@ -293,6 +258,6 @@ def _is_about(error: OSError, path: Path, temporary: Path) -> bool:
 
 def failure(error: OSError, path: Path) -> UserError | RunError:
     """What to raise where writing `path` failed: nothing was written, and why."""
-    cause = _CAUSES.get(error.errno or 0, _Cause(_reason(error)))
-    text = f"{path} was not written: {cause.text.format(folder=path.parent)}."
-    return RunError(text) if cause.ours else UserError(text)
+    cause = _CAUSES.get(error.errno or 0, _reason(error))
+    text = f"{path} was not written: {cause.format(folder=path.parent)}."
+    return RunError(text) if error.errno == errno.EIO else UserError(text)

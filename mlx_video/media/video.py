@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from mlx_video.media.containers import H264, check_encoders, open_file
-from mlx_video.media.files import check_input, check_new_folder, check_place, replacing, replacing_folder
+from mlx_video.media.files import check_input, check_new_folder, check_place, replacing
 from mlx_video.media.image import save_image
 from mlx_video.media.tracks import check_copy, codec_of, open_track
 from mlx_video.types import RunError, UserError
@@ -43,6 +43,8 @@ NTSC = (24, 30, 48, 60, 120)
 """Nominal rates that are slowed by 1001/1000 where somebody writes 23.976 or 29.97."""
 HD_ROWS = 720
 """From this height on, a film that does not name its matrix is taken as BT.709, below as BT.601: as players do."""
+ENCODED_BYTES = 128
+"""For each pixel: some 25 pictures, with what x264 makes of them, that it looks ahead and works on."""
 NOISE_BITS = 5
 """For each pixel of each frame, at most: white noise at CRF 19 takes 4.74, grain of a deviation of 12 levels 1.76."""
 SOUND_BYTES = 4 * 48_000
@@ -337,7 +339,7 @@ class FrameFolder:
 
     def __init__(self, folder: str | Path):
         """Raises UserError as `check_new_folder` does."""
-        self._writing = replacing_folder(check_new_folder(folder))
+        self._writing = replacing(check_new_folder(folder), folder=True)
 
     def __enter__(self) -> FrameFolder:
         """Begins."""

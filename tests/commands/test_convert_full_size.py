@@ -64,7 +64,7 @@ def test_all_real_names_are_known_and_room_is_asked_for(whole, generation, quant
     def stop(*_):
         raise UserError("stopped before writing")
 
-    monkeypatch.setattr(converting, "replacing_folder", stop)
+    monkeypatch.setattr(converting, "replacing", stop)
     mx.clear_cache()
     before = mx.get_active_memory()
     with pytest.raises(UserError, match="stopped before writing"):

@@ -154,6 +154,8 @@ def test_every_flag_reaches_the_request(monkeypatch, command, sources, out):
         ("clip.mp4", "a.mp4", ["--refine", "--prompt", " "], ["--refine needs a prompt"]),
         ("clip.mp4", "a.mp4", ["--prompt", "a fox"], ["--prompt has no effect without --refine"]),
         ("clip.mp4", "a.mp4", ["--steps", 2], ["--steps has no effect without --refine"]),
+        ("clip.mp4", "a.mp4", ["--gemma-path", "g"], ["--text-encoder-repo has no effect without --refine"]),
+        ("clip.mp4", "a.mp4", ["--dtype", "float32"], ["--dtype has no effect without --refine"]),
         ("clip.mp4", "a.mp4", ["--refine", "--prompt", "a", "--steps", 4], ["--steps 4", "1 to 3"]),
         ("clip.mp4", "a.mp4", ["--refine", "--prompt", "a", "--steps", 0], ["--steps 0", "1 to 3"]),
         ("clip.mp4", "a.mp4", ["--scale", 3], ["--scale 3", "1.5 and 2"]),

@@ -143,3 +143,10 @@ def test_a_folder_of_nobody_keeps_nothing(monkeypatch):
     monkeypatch.setenv(contexts.CACHE_VARIABLE, "~nobody-of-that-name/x")
     with pytest.raises(UserError, match="no home of a user"):
         contexts.cache_folder()
+
+
+def test_a_cache_that_is_a_circle_of_links_costs_only_time(monkeypatch, tmp_path, caplog):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv(contexts.CACHE_VARIABLE, str(tmp_path / "loop"))
+    assert contexts.Cache("marks").get("a fox") is None
+    assert "Prompts are not kept: MLX_VIDEO_CACHE" in caplog.text

@@ -19,7 +19,6 @@ from mlx_video.media.files import (
     check_place,
     check_room,
     replacing,
-    replacing_folder,
 )
 from mlx_video.types import RunError, UserError
 
@@ -46,7 +45,7 @@ def test_nothing_is_left_when_writing_ends_early(error, tmp_path):
 
     with pytest.raises(error), replacing(target) as temporary:
         fail(temporary)
-    with pytest.raises(error), replacing_folder(tmp_path / "frames") as folder:
+    with pytest.raises(error), replacing(tmp_path / "frames", folder=True) as folder:
         fail(folder / "one")
     assert os.listdir(tmp_path) == ["out.bin"]
     assert target.read_text() == "old"
@@ -55,7 +54,7 @@ def test_nothing_is_left_when_writing_ends_early(error, tmp_path):
 def test_folder_appears_at_the_end(tmp_path):
     target = tmp_path / "frames"
     target.mkdir()  # an empty one may be there
-    with replacing_folder(check_new_folder(target)) as folder:
+    with replacing(check_new_folder(target), folder=True) as folder:
         (folder / "one").write_text("1")
         assert not any(target.iterdir())
     assert os.listdir(tmp_path) == ["frames"]
@@ -73,7 +72,7 @@ def test_folder_appears_at_the_end(tmp_path):
         (errno.EIO, "failed", RunError),
     ],
 )
-@pytest.mark.parametrize("begin", [replacing, replacing_folder])
+@pytest.mark.parametrize("begin", [replacing, partial(replacing, folder=True)])
 def test_a_failure_while_writing_is_named_and_leaves_nothing(number, said, kind, begin, tmp_path):
     with pytest.raises(kind, match=rf"out\.bin was not written: .*{said}"), begin(tmp_path / "out.bin"):
         raise OSError(number, os.strerror(number))
@@ -85,7 +84,7 @@ def test_a_failure_elsewhere_is_not_laid_to_the_output(tmp_path):
         (tmp_path / "weights").open()
 
 
-@pytest.mark.parametrize("begin", [replacing, replacing_folder])
+@pytest.mark.parametrize("begin", [replacing, partial(replacing, folder=True)])
 def test_a_folder_that_goes_while_it_is_written_to(begin, tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
@@ -103,10 +102,10 @@ def test_a_folder_that_goes_while_it_is_written_to(begin, tmp_path):
 
 def test_the_second_of_two_runs_into_one_folder_is_told(tmp_path):
     def another():
-        with replacing_folder(tmp_path / "out") as folder:
+        with replacing(tmp_path / "out", folder=True) as folder:
             (folder / "theirs").write_text("")
 
-    with pytest.raises(UserError, match="made by another run"), replacing_folder(tmp_path / "out"):
+    with pytest.raises(UserError, match="made by another run"), replacing(tmp_path / "out", folder=True):
         another()
     assert os.listdir(tmp_path) == ["out"]
     assert os.listdir(tmp_path / "out") == ["theirs"]
@@ -117,8 +116,8 @@ def test_the_second_of_two_runs_into_one_folder_is_told(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from mlx_video.media.files import replacing, replacing_folder
-with replacing(Path(sys.argv[1])) as file, replacing_folder(Path(sys.argv[2])) as folder:
+from mlx_video.media.files import replacing
+with replacing(Path(sys.argv[1])) as file, replacing(Path(sys.argv[2]), folder=True) as folder:
     file.write_text("half")
     (folder / "one").write_text("half")
     print("there", flush=True)

@@ -28,5 +28,5 @@ def refine(
     request = Request(prompt="a red ball", audio=False, **size)
     settings = Settings(request, REFINING["distilled"], None, {}, None, False, (0.0,), 0, ("video",))
     inputs = Inputs(contexts, latents={"video": latent})
-    *_, made = Denoising(settings, None, network, lambda strength: None, inputs, noise, Watch(report)).run()
+    *_, made = Denoising(settings, None, network, lambda transformer: lambda strengths: None, inputs, noise, Watch(report)).run()
     return made["video"]

@@ -9,5 +9,11 @@ if __name__ == "__main__":
 
 from importlib import import_module
 
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point."""
+    return import_module("mlx_video.convert").main(argv, "mlx_video.models.ltx_2.convert")
+
+
 if __name__ == "__main__":
-    raise SystemExit(import_module("mlx_video.convert").main(name="mlx_video.models.ltx_2.convert"))
+    raise SystemExit(main())

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from mlx_video.models.ltx_2.recipes import RECIPES
-from mlx_video.types import GUIDANCE_OPTIONS, STAGE_LORA_OPTIONS
+from mlx_video.request import Request
+from mlx_video.request.options import options_of
 from tests.trials.case import Case
 from tests.trials.draw import nth, source
 from tests.trials.groups.flags import output_of
@@ -67,10 +68,9 @@ def make(number: int, seed: int, material: Material, folder: Path) -> Case:
 
 @cache
 def _all() -> tuple[tuple[str, tuple], ...]:
-    guided = (*GUIDANCE_OPTIONS, *STAGE_LORA_OPTIONS)
     idle = [
-        ("idle", (recipe.name, option)) for recipe in RECIPES.values() for option in guided
-        if option not in recipe.options and option != "steps"
+        ("idle", (recipe.name, one.name)) for recipe in RECIPES.values() for one in options_of(Request)
+        if one.used and not one.used(recipe) and one.name != "steps"
     ]  # fmt: skip
     over = [("over", (what, way)) for what in OVER for way in WAYS]
     return (*idle, *(("exclusive", flags) for flags in EXCLUSIVE), *over, *[("together", ())] * len(over))

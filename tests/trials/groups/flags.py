@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.request import Request
+from mlx_video.request.options import options_of
 from tests.trials.case import Case
 from tests.trials.draw import nth, source
 from tests.trials.material import PROMPT, Material, clip, enlarge
@@ -159,7 +161,8 @@ def companions(option: Option, material: Material) -> tuple[str, ...]:
     if option.command == "upscale":
         return REFINING.get(option.dest, ())
     words = COMPANIONS.get(option.dest, ()) if option.command != "convert" or option.dest == "group_size" else ()
-    users = [recipe.name for recipe in RECIPES.values() if option.dest in recipe.options]
+    used = next((one.used for one in options_of(Request) if one.name == option.dest), None)
+    users = [recipe.name for recipe in RECIPES.values() if used and used(recipe)]
     if users and option.command.startswith("generate"):
         words = (*words, "--pipeline", users[-1], *(() if option.dest == "steps" else ("--steps", "2")))
     places = {"picture": material.picture, "sound": material.sound, "lora": material.lora}

@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, Request, UserError, kinds
-from mlx_video.jobs.upscale import Upscaling
+from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, Request, UserError
 from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.request import Upscaling, kinds
 
 WRONG = [
     None, True, 7, -3, 2.5, float("nan"), 10**400, "text", "", b"bytes", [1, 2], ["a", "b"], (), (1.5,), {"a": 1}, {1},
@@ -61,7 +61,7 @@ def test_every_keyword_of_generate_with_every_wrong_value(pipe, name):
     hint = kinds.hints_of(Request)[name]
     for value in WRONG:
         message = told(lambda value=value: pipe.generate(**{"prompt": "a red circle", name: value}))
-        if name not in ("image", "lora", "audio_file") and not kinds._fits(kinds.plain(value, hint), hint):
+        if name not in ("image", "lora", "audio_file") and not kinds.fits(kinds.plain(value, hint), hint):
             assert message is not None, (name, value)
             assert name in message
 
@@ -71,7 +71,7 @@ def test_every_keyword_of_upscale_with_every_wrong_value(pipe, name):
     hint = kinds.hints_of(Upscaling)[name]
     for value in WRONG:
         message = told(lambda value=value: pipe.upscale(**{"input": "a.mp4", name: value}))
-        if not kinds._fits(kinds.plain(value, hint), hint):
+        if not kinds.fits(kinds.plain(value, hint), hint):
             assert message is not None, (name, value)
             assert name in message
 
@@ -140,6 +140,6 @@ def test_other_spellings_of_the_right_kind_are_taken():
 def test_frames_are_rounded_and_told_through_the_api(pipe):
     said = []
     assert told(lambda: pipe.generate(prompt="a", num_frames=100, on_message=said.append)) is None
-    assert said == ["--num-frames 100 is made 97: a clip has 1 + 8k frames (--strict-frames refuses)."]
+    assert said == ["num_frames=100 is made 97: a clip has 1 + 8k frames (strict_frames=True refuses)."]
     message = told(lambda: pipe.generate(prompt="a", num_frames=100, strict_frames=True))
     assert "97 or 105" in message

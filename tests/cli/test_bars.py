@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from mlx_video import bars
-from mlx_video.bars import Bars, Line, clock
+from mlx_video.cli import bars
+from mlx_video.cli.bars import Bars, Line, clock
 from mlx_video.types import Progress
 
 PHASES = ["text", "images", "stage 1", "upsample", "waveform", "decode", "transformer", "audio decoder"]

@@ -1,4 +1,4 @@
-"""Whether values are of the kinds that a dataclass's fields say, and the sentence for one that is not.
+"""Whether values are of the kinds that a dataclass's fields say, brought to one form, and the sentence where not.
 
 Callers of the Python API hand in what they like: a wrong kind is told here, before it ends as an error from deep down.
 Knows types and no rule about a value.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import reprlib
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache
 from numbers import Integral, Rational, Real
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlx_video.types import UserError
@@ -22,7 +23,6 @@ from mlx_video.types import UserError
 LARGEST = 1 << 64
 """Beyond this no whole number means anything here, and Python refuses to print those that are much longer."""
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", types.NoneType: "None"}
-_PLURALS = {int: "whole numbers"}
 _TOLD = (str, bytes, int, float, complex, list, tuple, dict, set, frozenset)
 """Kinds whose values are repeated in a message; of others, such as arrays, the kind alone is told."""
 
@@ -30,37 +30,74 @@ _TOLD = (str, bytes, int, float, complex, list, tuple, dict, set, frozenset)
 def check_fields(value: Any, prefix: str = "") -> None:
     """Raises UserError for the first field of a dataclass whose value is not of the field's kind, nested ones too."""
     kind: Any = type(value)
-    hints = _hints(kind)
-    for field in fields(value):
-        check(prefix + field.name, getattr(value, field.name), hints[field.name])
+    for name, hint in hints_of(kind).items():
+        check(prefix + name, getattr(value, name), hint)
 
 
 def check(name: str, value: Any, hint: Any) -> None:
     """Raises UserError, naming the keyword, the value's kind and what it may be, where `value` is not of `hint`."""
     if _huge(value):
         raise UserError(f"{name} is out of range: a number beyond 64 bits.")
-    if not _fits(value, hint):
-        raise UserError(f"{name}{shown(value)} is {_kind(value)}; it must be {_wanted(hint)}.")
-    for item in value if isinstance(value, tuple) else (value,):
+    items = value if isinstance(value, tuple) else (value,)
+    kind: Any = item_of(hint) or members(hint)[0]
+    if not fits(value, hint):
+        for item in items:
+            if is_dataclass(kind) and not isinstance(item, (kind, str)):  # type: ignore[arg-type]
+                wanted = f"give a path, {named(kind)}, or a tuple that starts with a path"
+                raise UserError(f"{name} is given as {named(type(item))}; {wanted}.")
+        told = {str: "text", types.NoneType: "None"}.get(type(value)) or named(type(value))
+        raise UserError(f"{name}{shown(value)} is {told}; it must be {_wanted(hint)}.")
+    for item in items:
         if is_dataclass(item):
             check_fields(item, f"{name}: ")
+
+
+def taken(name: str, value: Any, hint: Any) -> Any:
+    """`value` in the form that `hint` has, as `plain` brings it there; raises UserError as `check` does."""
+    value = plain(value, hint)
+    check(name, value, hint)
+    return value
 
 
 def plain(value: Any, hint: Any) -> Any:
     """`value` as `hint` has it where that is only another spelling: NumPy's numbers, lists for tuples, paths for text.
 
-    Anything else comes back as it is, for `check` to tell of.
+    Of a dataclass that begins with a path, the path alone and a tuple that begins with one are taken; of a tuple of
+    such, one by itself and None, too. Anything else comes back as it is, for `check` to tell of.
     """
-    for one in _members(hint):
+    for one in members(hint):
+        item = item_of(one)
         if one is int and isinstance(value, Integral) and not isinstance(value, bool):
             return int(value)
         if one is float and isinstance(value, Real) and not isinstance(value, bool) and not _huge(value):
             return float(value)
         if one is str and isinstance(value, PathLike):
             return fspath(value)
-        if get_origin(one) is tuple and isinstance(value, (list, tuple)):
-            return tuple(plain(item, get_args(one)[0]) for item in value)
+        if is_dataclass(one) and value is not None:
+            return _made(value, one)
+        if is_dataclass(item):
+            return tuple(_made(each, item) for each in _several(value, item))
+        if item and isinstance(value, (list, tuple)):
+            return tuple(plain(each, item) for each in value)
     return value
+
+
+def _several(given: Any, kind: Any) -> list[Any]:
+    """One thing or several: a tuple that starts with a path and goes on with a number is one."""
+    if given is None:
+        return []
+    paths = [isinstance(one, (str, Path)) for one in given[:2]] if isinstance(given, tuple) else []
+    one = isinstance(given, (str, Path, kind)) or paths == [True, False]
+    return list(given) if isinstance(given, Sequence) and not one else [given]
+
+
+def _made(given: Any, kind: Any) -> Any:
+    values = (given,) if isinstance(given, (str, Path)) else given
+    hints = hints_of(kind).values()
+    paths = isinstance(values, (tuple, list)) and values and isinstance(values[0], (str, Path))
+    if not paths or len(values) > len(hints):
+        return given
+    return kind(*(plain(value, hint) for value, hint in zip(values, hints, strict=False)))
 
 
 def known(call: str, given: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -78,28 +115,29 @@ def _huge(value: Any) -> bool:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def hints_of(kind: Any) -> Mapping[str, Any]:
+    """The kinds of a dataclass's fields by name."""
     return get_type_hints(kind)
 
 
-def hints_of(kind: type) -> dict[str, Any]:
-    """The kinds of a dataclass's fields by name."""
-    return dict(_hints(kind))
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
+def members(hint: Any) -> tuple[Any, ...]:
+    """The kinds of which a value may be one."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    return any(_fits_one(value, one) for one in _members(hint))
+def item_of(hint: Any) -> Any:
+    """The kind of what a tuple holds that a value may be; None where it may be none."""
+    return next((get_args(one)[0] for one in members(hint) if get_origin(one) is tuple), None)
 
 
-def _fits_one(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a kind."""
+    if len(members(hint)) > 1:
+        return any(fits(value, one) for one in members(hint))
     if get_origin(hint) is Literal:
         return any(type(value) is type(one) and value == one for one in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if item := item_of(hint):
+        return isinstance(value, tuple) and all(fits(each, item) for each in value)
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
@@ -115,29 +153,18 @@ def shown(value: Any) -> str:
     return f"={short.repr(value)}" if isinstance(value, _TOLD) else ""
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "None"
-    if isinstance(value, str):
-        return "text"
-    return named(type(value))
-
-
-def named(kind: type) -> str:
+def named(kind: Any) -> str:
     """A kind's name with its article."""
     name = kind.__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _wanted(hint: Any) -> str:
-    words = [_wanted_one(one) for one in _members(hint)]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _wanted_one(hint: Any) -> str:
+    *most, last = members(hint)
+    if most:
+        return f"{', '.join(map(_wanted, most))} or {_wanted(last)}"
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        return f"a tuple of {_PLURALS.get(item) or getattr(item, '__name__', str(item))}"
+    if item := item_of(hint):
+        return f"a tuple of {'whole numbers' if item is int else item.__name__}"
     return _WORDS.get(hint) or hint.__name__

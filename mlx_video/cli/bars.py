@@ -44,15 +44,12 @@ class Line(NamedTuple):
 
     def drawn(self, columns: int) -> str:
         """The line in at most `columns`: what matters least is left out first."""
-        head, count = f"{self.phase:>9}", f"{self.done}/{self.total}"
-        parts = [head, count, clock(self.seconds)]
-        left = f"{clock(self.seconds / self.done * (self.total - self.done))} left" if self.done else ""
-        text = "  ".join(parts)
-        if left and len(text) + 2 + len(left) <= columns:
-            parts.append(left)
-        room = columns - len("  ".join(parts)) - 2
-        if room >= NARROWEST:
-            width = min(room, WIDEST)
+        parts = [f"{self.phase:>9}", f"{self.done}/{self.total}", clock(self.seconds)]
+        if self.done:
+            left = f"{clock(self.seconds / self.done * (self.total - self.done))} left"
+            parts += [left] if len("  ".join([*parts, left])) <= columns else []
+        width = min(columns - len("  ".join(parts)) - 2, WIDEST)
+        if width >= NARROWEST:
             full = width * self.done // max(self.total, 1)
             parts.insert(1, FULL * full + EMPTY * (width - full))
         return "  ".join(parts)[:columns]
@@ -95,7 +92,9 @@ class Bars:
             if peak is not None:
                 self._end()
             self._draw()
-            self._start()
+            if self.moving and self._ticker is None and not self._over.is_set():
+                self._ticker = threading.Thread(target=self._tick, name="clock", daemon=True)
+                self._ticker.start()
 
     def say(self, message: str) -> None:
         """One line for the user between the others."""
@@ -115,11 +114,6 @@ class Bars:
     def seconds(self) -> float:
         """Since the run began."""
         return time.monotonic() - self.began
-
-    def _start(self) -> None:
-        if self.moving and self._ticker is None and not self._over.is_set():
-            self._ticker = threading.Thread(target=self._tick, name="clock", daemon=True)
-            self._ticker.start()
 
     def _tick(self) -> None:
         while not self._over.wait(TICK):

@@ -1,0 +1,132 @@
+"""What the commands share: from flags to an exit status, messages, the closing line. The only place that prints.
+
+Exit status: 0 done, 2 something that the user can fix (one sentence, no traceback), 130 interrupted, 1 a fault (one
+sentence where its cause is known, else its traceback). Imports nothing heavy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+from mlx_video import early
+from mlx_video.cli.bars import Bars, clock
+from mlx_video.cli.parser import Parser, one_line, prompt_of
+from mlx_video.types import RunError, UserError
+
+if TYPE_CHECKING:
+    from mlx_video.api import LTXPipeline
+
+__all__ = ["Bars", "Parser", "clock", "done", "pipeline", "prompt_of", "run", "say", "show"]
+
+
+def run(
+    build_parser: Callable[[], Parser], action: Callable[[argparse.Namespace], None], argv: list[str] | None = None
+) -> int:
+    """Parses, acts, and turns what happens into an exit status. Every command's `main` is one call of this."""
+    _open_streams()
+    parser = build_parser()
+    with _ended_politely():
+        try:
+            args = parser.parse_args(argv)
+            logging.basicConfig(
+                format="%(message)s",
+                level=logging.DEBUG if getattr(args, "verbose", False) else logging.WARNING,
+                stream=sys.stderr,
+            )
+            _own_process()
+            action(args)
+        except UserError as fault:
+            say(f"{parser.prog}: {one_line(fault.args[0])}")
+            return 2
+        except RunError as fault:
+            say(f"{parser.prog}: {fault}")
+            return 1
+        except KeyboardInterrupt:
+            say(f"{parser.prog}: interrupted; nothing was written.")
+            return 130
+    return 0
+
+
+def _own_process() -> None:
+    """What only a process that is ours may be asked for: a fast BLAS, and a working folder that is there."""
+    os.environ.setdefault("MLX_VIDEO_BLAS", "on")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("The working folder is not there any more; go to another one.") from None
+
+
+@contextlib.contextmanager
+def _ended_politely() -> Iterator[None]:
+    """A SIGTERM ends the run as Ctrl-C does, so that everyone tidies up; what was set before is set again after.
+
+    In a thread other than the first signals cannot be had, and nothing is changed.
+    """
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    wanted = {signal.SIGTERM: stop}
+    if signal.getsignal(signal.SIGINT) is early.end:
+        wanted[signal.SIGINT] = stop
+    try:
+        before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    except ValueError:
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: set by something else than Python, which cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _open_streams() -> None:
+    # A shell may start a program with its streams closed (2>&-); what it says then goes nowhere.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process lives)
+
+
+def say(message: str) -> None:
+    """One line for the user, on standard error so that it never mixes with output."""
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        print(message, file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """What the user asked to see, on standard output; characters that it cannot show are spelt out."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+@contextlib.contextmanager
+def pipeline(args: argparse.Namespace) -> Iterator[tuple[LTXPipeline, Bars]]:
+    """The pipeline that the flags name, and the bars of its run, which end with the block."""
+    from mlx_video.api import LTXPipeline
+
+    bars = Bars(args.quiet)
+    try:
+        with LTXPipeline.from_pretrained(
+            args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo,
+            quantize=getattr(args, "quantize", None), low_memory=args.low_memory, memory_limit=args.memory_limit,
+            vae_dtype=getattr(args, "vae_dtype", None),
+        ) as pipe:  # fmt: skip
+            yield pipe, bars
+    finally:
+        bars.close()
+
+
+def done(args: argparse.Namespace, bars: Bars, what: str) -> None:
+    """The closing line: `what` was made, by which model (a path's last part, a Hugging Face id), how long it took."""
+    where = args.model_repo
+    if not args.quiet:
+        name = os.path.basename(where.rstrip("/")) if os.path.exists(where) else where
+        say(f"{what}{name}, in {clock(bars.seconds)}")
