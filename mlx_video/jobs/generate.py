@@ -22,6 +22,7 @@ from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.demand import Networks, generating
 from mlx_video.jobs.result import Clip, Look
+from mlx_video.jobs.settings import Settings, resolve
 from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.lending.adapters import Adapters
 from mlx_video.lending.distilled import brings_distilled, choose
@@ -30,7 +31,6 @@ from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.planning.plan import Plan, make_plan
-from mlx_video.planning.settings import Settings, resolve
 from mlx_video.reading import path_of
 from mlx_video.request import Request
 from mlx_video.types import Context, Noise, Recipe, Stage, Tree, Watch

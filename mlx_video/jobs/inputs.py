@@ -23,8 +23,8 @@ from mlx_video.types import AudioShape, Context, ImageAt, Listener, Modality, Ph
 
 if TYPE_CHECKING:
     from mlx_video.jobs.result import Sound
+    from mlx_video.jobs.settings import Settings
     from mlx_video.lending.loader import Loader
-    from mlx_video.planning.settings import Settings
 
 
 LOOK_AHEAD = 0.1

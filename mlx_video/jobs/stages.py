@@ -19,8 +19,8 @@ from mlx_video.diffusion.denoise import Denoise, blend, guided
 from mlx_video.diffusion.noise import NamedNoise, draw_tokens
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.diffusion.tokens import unpatchify, video_positions
+from mlx_video.jobs.settings import Settings
 from mlx_video.lending.finite import Origin
-from mlx_video.planning.settings import Settings
 from mlx_video.types import (
     TIME_SCALE,
     AudioShape,

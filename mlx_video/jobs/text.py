@@ -26,7 +26,7 @@ from mlx_video.request import kinds
 from mlx_video.types import Context, Listener, Phase, UserError, Watch
 
 if TYPE_CHECKING:
-    from mlx_video.planning.settings import Settings
+    from mlx_video.jobs.settings import Settings
     from mlx_video.runner import Runner
 
 

@@ -21,7 +21,7 @@ from mlx_video.weights.store import size_of
 
 if TYPE_CHECKING:
     from mlx_video.checkpoints.checkpoint import Checkpoint
-    from mlx_video.planning.settings import Settings
+    from mlx_video.jobs.settings import Settings
 
 SetLoras = Callable[[Mapping[str, float]], None]
 """Brings LoRAs to strengths, by name."""

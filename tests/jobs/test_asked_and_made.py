@@ -9,9 +9,9 @@ from mlx_video import AudioIn, ImageAt, LTXPipeline, Request, UserError, generat
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.diffusion.schedules import DISTILLED, REFINE, part_of
 from mlx_video.jobs.inputs import read as read_media
+from mlx_video.jobs.settings import resolve
 from mlx_video.jobs.text import enhanced
 from mlx_video.models.ltx_2.recipes import RECIPES
-from mlx_video.planning.settings import resolve
 from mlx_video.types import Watch
 from tests.support.readback import read
 

@@ -39,7 +39,7 @@ def test_a_part_of_a_clip_is_made_anew(small_folder, generation):
     said = []
     with LTXPipeline.from_pretrained(small_folder(generation), dtype="float32") as pipe:
         before = pipe.generate(**{**SMALL, "num_frames": 33})
-        asked = Request("a blue cube", "retake", 64, 64, 33, seed=7)
+        asked = Request(**{**SMALL, "prompt": "a blue cube", "num_frames": 33}, pipeline="retake", seed=7)
         after = pipe._runner.run(Retake(asked, before, 1, 3), Watch(said.append))
     first, second = (clip.latents["video"] for clip in (before, after))
     for there in (0, 3, 4):

@@ -19,13 +19,13 @@ from mlx_video.diffusion.tokens import unpatchify, video_positions
 from mlx_video.jobs import text
 from mlx_video.jobs import upscale as upscaling
 from mlx_video.jobs.convert import convert
+from mlx_video.jobs.settings import resolve
 from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.jobs.upscale import Still, Upscale, Upscaling, encode, read_source
 from mlx_video.lending.loader import Loader
 from mlx_video.models.ltx_2 import upsampler
 from mlx_video.models.ltx_2.recipes import REFINING
 from mlx_video.models.ltx_2.transformer import Transformer
-from mlx_video.planning.settings import resolve
 from mlx_video.request import Request
 from mlx_video.types import Context, VideoShape, Watch
 from tests.support import films, foreign, real_keys, small
@@ -248,7 +248,7 @@ def test_a_dev_checkpoint_is_refined_with_the_distilled_lora(upscale_folder, fil
     folder = upscale_folder("2")
     for name in ("gemma", small.UPSAMPLERS["2"], small.NAMES["2"].format("dev")):
         (tmp_path / name).symlink_to(folder / name)
-    with pytest.raises(UserError, match=r"No distilled LoRA was found .*dev checkpoint --refine needs"):
+    with pytest.raises(UserError, match=r"No distilled LoRA was found .*dev checkpoint refine=True needs"):
         refined(tmp_path, film, steps=1)
     (tmp_path / small.LORAS["2"]).symlink_to(folder / small.LORAS["2"])
     with_lora = refined(tmp_path, film, steps=1).latents["video"]

@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_video.diffusion.noise import NamedNoise
+from mlx_video.jobs.settings import Settings
 from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.models.ltx_2.recipes import REFINING
-from mlx_video.planning.settings import Settings
 from mlx_video.request import Request
 from mlx_video.types import Context, Progress, Watch
 
@@ -28,5 +28,7 @@ def refine(
     request = Request(prompt="a red ball", audio=False, **size)
     settings = Settings(request, REFINING["distilled"], None, {}, None, False, (0.0,), 0, ("video",))
     inputs = Inputs(contexts, latents={"video": latent})
-    *_, made = Denoising(settings, None, network, lambda transformer: lambda strengths: None, inputs, noise, Watch(report)).run()
+    *_, made = Denoising(
+        settings, None, network, lambda transformer: lambda strengths: None, inputs, noise, Watch(report)
+    ).run()
     return made["video"]
