@@ -100,7 +100,7 @@ def test_a_transformer_that_steps_aside_comes_back_as_it_was(
     aside = latents(small_folder(generation), None, on_step=watch, **options)
     assert whole.keys() == aside.keys()
     assert all(whole[m].tobytes() == aside[m].tobytes() for m in whole)
-    assert peaks[1] < 0.9 * peaks[0]
+    assert peaks[1] < 0.97 * peaks[0]
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
