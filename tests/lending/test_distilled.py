@@ -109,7 +109,7 @@ def test_one_that_lies_elsewhere_is_named(folder, place, tmp_path):
             pipe.plan(Request(**CLIP, pipeline="dev-two-stage"))
         pipe.plan(Request(**CLIP, pipeline="dev-two-stage", distilled_lora=str(path)))
         pipe.plan(Request(**CLIP, pipeline="dev-two-stage-hq", lora=(Lora(str(place("distilled_lora.safetensors"))),)))
-        with pytest.raises(UserError, match="--distilled-lora has no effect in the dev pipeline"):
+        with pytest.raises(UserError, match="distilled_lora has no effect in the dev pipeline"):
             pipe.plan(Request(**CLIP, pipeline="dev", distilled_lora=str(path)))
         with pytest.raises(UserError, match="neither a file or folder"):
             pipe.plan(Request(**CLIP, pipeline="dev-two-stage", distilled_lora=str(tmp_path / "none")))

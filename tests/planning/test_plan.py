@@ -355,7 +355,7 @@ def test_a_limit_is_the_whole_processs(small_folder, monkeypatch) -> None:
 
 def test_encoding_and_upscaling_keep_to_a_limit(small_folder, inputs, tmp_path) -> None:
     with LTXPipeline.from_pretrained(small_folder("2.3"), memory_limit=0.001) as pipe:
-        with pytest.raises(UserError, match=r"Encoding takes [\d.]+ MiB, and 1\.0 MiB are allowed \(--memory-limit"):
+        with pytest.raises(UserError, match=r"Encoding takes [\d.]+ MiB, and 1\.0 MiB are allowed \(memory_limit"):
             pipe.encode("rain", tmp_path / "rain.safetensors")
         with pytest.raises(UserError, match=r"Decoding the result takes [\d.]+ MiB, and 1\.0 MiB are allowed"):
             pipe.upscale(inputs / "picture.png")
