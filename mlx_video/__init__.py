@@ -5,8 +5,7 @@ The public names; nothing is imported until one of them is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # `typing` takes longer to import than all else here, before a command can hear a signal
 if TYPE_CHECKING:
     from mlx_video.api import LTXPipeline
     from mlx_video.jobs.clip import Clip

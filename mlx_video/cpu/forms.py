@@ -71,7 +71,7 @@ def conv1d(x: mx.array, weight: mx.array, padding: int, dilation: int) -> mx.arr
 
     A dilated one of MLX's runs in naive loops, some 70 times as slow as a product; the others are unrolled.
     """
-    x = mx.pad(x, ((0, 0), (padding, padding), (0, 0)))
+    x = mx.pad(x, [(0, 0), (padding, padding), (0, 0)])
     taps = mx.contiguous(weight.swapaxes(0, 1))
     length = x.shape[1] - dilation * (len(taps) - 1)
     total = x[:, :length] @ taps[0].T
@@ -89,7 +89,7 @@ def conv3d(window: mx.array, weight: mx.array, bias: mx.array, space: int) -> mx
     frames, rows, columns = frames - taps + 1, rows + 2 * (space - 1), columns + 2 * (space - 1)
     if rows * columns >= WINOGRAD_FRAME and frames * rows * columns >= WINOGRAD_PIXELS:
         if space:
-            window = mx.pad(window, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+            window = mx.pad(window, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
         return winograd.convolve(window, weight, bias)
     step = max(1, COLUMNS_LIMIT // (taps**3 * rows * columns * channels * window.itemsize))
     parts = [

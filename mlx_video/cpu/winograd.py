@@ -24,7 +24,7 @@ def convolve(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     """
     columns = x.shape[3] - TAPS + 1
     if columns % 2:
-        x = mx.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)))
+        x = mx.pad(x, [(0, 0), (0, 0), (0, 0), (0, 1), (0, 0)])
     tiles = [_tiles(frame) for frame in x[0].astype(mx.float32)]
     groups = []
     for start in range(0, len(weight), OUTPUTS_AT_ONCE):

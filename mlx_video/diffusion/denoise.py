@@ -20,11 +20,6 @@ Denoise = Callable[[Tree, float, int], Tree]
 """denoise(x, sigma, step) -> the prediction of the clean tokens, kept tokens put back."""
 
 
-def simple(network: Network, states: Mapping[Modality, State]) -> Denoise:
-    """One pass with the positive context. See `guided`."""
-    return guided(network, states, {})
-
-
 def guided(network: Network, states: Mapping[Modality, State], guidance: Mapping[Modality, Guidance]) -> Denoise:
     """All passes that `guidance` needs, combined for each modality, then blended with what conditioning keeps.
 

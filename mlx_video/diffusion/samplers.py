@@ -81,7 +81,6 @@ def ancestral_euler(
     draw: Draw | None = None,
     blend: Blend | None = None,
     eta: float = 1.0,
-    s_noise: float = 1.0,
 ) -> Iterator[Step]:
     """Euler to a level below the next sigma, then back up with fresh noise; `eta` 0 is Euler, 1 fully ancestral.
 
@@ -96,7 +95,7 @@ def ancestral_euler(
         else:
             down = after * (1.0 + (after / sigma - 1.0) * eta)
             signal = (1.0 - after) / (1.0 - down)
-            up = s_noise * math.sqrt(max(after**2 - (down * signal) ** 2, 0.0))
+            up = math.sqrt(max(after**2 - (down * signal) ** 2, 0.0))
             x = _towards(x, x0, 1.0 - down / sigma)
             x = _kept({m: x[m] * signal + draw(index, m) * up for m in x}, blend)
         yield Step(index, total, sigma, x, x0)

@@ -68,24 +68,6 @@ def linear_quadratic_sigmas(steps: int, tokens: int = _MAX_TOKENS, *, threshold:
     return (*(float(_f32(1.0 - s)) for s in signal), 0.0)
 
 
-def beta_sigmas(
-    steps: int, tokens: int = _MAX_TOKENS, *, alpha: float = 0.6, beta: float = 0.6, shift: float = 2.37
-) -> tuple[float, ...]:
-    """Steps at the quantiles of a beta distribution, dense at both ends. `tokens` has no effect.
-
-    At most `steps` steps: quantiles that round to the same of 10,000 levels count once. Source: the reference's
-    BetaScheduler (arXiv 2407.12173).
-    """
-    from scipy.stats import beta as beta_distribution
-
-    _check(steps)
-    levels = 10_000
-    quantiles = beta_distribution.ppf(1.0 - np.arange(steps) / steps, alpha, beta)
-    indices = dict.fromkeys(np.rint(quantiles * (levels - 1)).astype(int).tolist())
-    times = (np.array(list(indices)) + 1).astype(_f32) / _f32(levels)
-    return (*_shift(times, shift).tolist(), 0.0)
-
-
 def _check(steps: int) -> None:
     if steps < 1:
         raise UserError(f"{steps} steps were asked for; a schedule needs at least 1.")
@@ -130,6 +112,5 @@ SCHEDULES: dict[str, Callable[..., tuple[float, ...]]] = {
     "refine": _fixed(REFINE),
     "shifted": shifted_sigmas,
     "linear-quadratic": linear_quadratic_sigmas,
-    "beta": beta_sigmas,
 }
 """By name: schedule(steps, tokens) -> sigmas. The first two are tables and take None for `steps`."""

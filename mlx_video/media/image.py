@@ -40,15 +40,6 @@ MAX_PIXELS = ENCODER_SIDE**2
 """Of a picture; reading it takes up to 12 bytes for each."""
 
 
-def load_image(path: str | Path, height: int, width: int, crf: int) -> np.ndarray:
-    """A picture as conditioning wants it: (H, W, 3) float32 from -1 to 1, filling height x width pixels.
-
-    crf: strength of the H.264 round trip that training put pictures through, at the picture's own size; 0 leaves it
-    out. Raises UserError as `read_image` does. Reference (v1.2.0): `load_image_and_preprocess`.
-    """
-    return fill(compress(read_image(path), crf), height, width) / np.float32(127.5) - np.float32(1)
-
-
 def read_image(path: str | Path) -> np.ndarray:
     """A picture file as (H, W, 3) uint8, upright, in sRGB.
 

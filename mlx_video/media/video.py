@@ -332,15 +332,6 @@ def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(array, _quarter_turns(frame)))
 
 
-def write_frames(folder: str | Path, frames: Iterable[np.ndarray]) -> int:
-    """Writes frames as frame_00000.png, frame_00001.png, ... into a new folder that appears when all are there.
-
-    Returns how many there are. Raises UserError as `check_new_folder` does, and where the disk fills up.
-    """
-    with FrameFolder(folder) as pictures:
-        return sum(1 for _ in pictures.tee(frames))
-
-
 class FrameFolder:
     """A new folder of pictures that appears when the `with` block ends well, and leaves nothing when it does not."""
 

@@ -19,11 +19,6 @@ FLOAT8, OTHER_FLOAT8 = "F8_E4M3", "F8_E5M2"
 _SCALES = (".weight_scale", ".bias_scale", ".input_scale")
 
 
-def is_float8(entries: Mapping[str, Entry]) -> bool:
-    """Whether there are 8-bit floats among the tensors."""
-    return any(entry.dtype in (FLOAT8, OTHER_FLOAT8) for entry in entries.values())
-
-
 def shapes(names: Iterable[str], entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
     """What `widen` gives for tensors called `names`, from headers alone: name -> shape. Raises as it does."""
     result = {}

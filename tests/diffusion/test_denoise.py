@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.diffusion.denoise import blend, frozen, guided, simple
+from mlx_video.diffusion.denoise import blend, frozen, guided
 from mlx_video.types import Guidance, Pass, State
 from tests.diffusion import cases
 
@@ -37,7 +37,7 @@ class Network:
 
 def test_each_token_is_denoised_from_its_own_timestep():
     given, network = states(), Network()
-    x0 = simple(network, given)(tokens(given), 0.8, 0)
+    x0 = guided(network, given, {})(tokens(given), 0.8, 0)
     for m, s in given.items():
         x, mask, clean = (np.array(a, np.float64) for a in (s.latent, s.mask, s.clean))
         wanted = (x - (0.1 * x + 0.8) * mask * 0.8) * mask + clean * (1 - mask)
@@ -48,7 +48,7 @@ def test_each_token_is_denoised_from_its_own_timestep():
 
 def test_a_half_precision_network_leaves_the_state_in_float32():
     given = states()
-    x0 = simple(Network(mx.bfloat16), given)(tokens(given), 0.5, 0)
+    x0 = guided(Network(mx.bfloat16), given, {})(tokens(given), 0.5, 0)
     assert all(v.dtype == mx.float32 for v in x0.values())
 
 
@@ -72,7 +72,7 @@ def test_guidance_is_combined_before_kept_tokens_are_put_back():
     np.testing.assert_allclose(
         x0["video"], (positive + 2 * (positive - negative)) * mask + clean * (1 - mask), atol=1e-5
     )
-    assert mx.array_equal(x0["audio"], simple(Network(), given)(tokens(given), 0.8, 0)["audio"])
+    assert mx.array_equal(x0["audio"], guided(Network(), given, {})(tokens(given), 0.8, 0)["audio"])
 
 
 def test_a_frozen_modality_has_sigma_0_and_no_guidance_of_its_own():
@@ -88,7 +88,7 @@ def test_a_frozen_modality_has_sigma_0_and_no_guidance_of_its_own():
 def test_a_frozen_modality_survives_a_network_that_fails_on_it():
     given = states(frozen_audio=True)
     broken = lambda x, sigma, passes: [{m: x[m] * (float("nan") if m == "audio" else 0.1) for m in x}]  # noqa: E731
-    x0 = simple(broken, given)(tokens(given), 0.6, 0)
+    x0 = guided(broken, given, {})(tokens(given), 0.6, 0)
     assert mx.array_equal(x0["audio"], given["audio"].clean)
     assert mx.array_equal(blend(given)({"audio": x0["audio"] * float("nan")})["audio"], given["audio"].clean)
 

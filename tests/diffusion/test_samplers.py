@@ -200,6 +200,17 @@ def test_res_2s_leaves_a_steps_origin_where_it_is_below_sigma_003(sigma, moved):
     assert (np.abs(np.array(run(1)["video"]) - np.array(run(-1)["video"])).max() > 1e-4) == moved
 
 
+def test_midpoints_of_res_2s_count_as_a_first_step_which_nothing_skips():
+    asked = []
+
+    def denoise(x, sigma, step):
+        asked.append(step)
+        return gaussian(x, sigma, step)
+
+    last(res_2s({"video": mx.ones((1, 2, 128))}, [0.9, 0.6, 0.3, 0.0], denoise))
+    assert asked == [0, 0, 1, 0, 2, 0, 3]
+
+
 def test_res_2s_ends_with_a_prediction_near_0():
     sigmas = []
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mlx_video.diffusion.schedules import DISTILLED, REFINE, SCHEDULES, _descend, beta_sigmas, shifted_sigmas
+from mlx_video.diffusion.schedules import DISTILLED, REFINE, SCHEDULES, _descend, shifted_sigmas
 from mlx_video.types import UserError
 from tests.diffusion import cases
 
@@ -57,12 +57,7 @@ def test_tables_are_float32_numbers():
     np.testing.assert_allclose(REFINE, [0.909375, 0.725, 0.421875, 0.0], rtol=1e-7)
 
 
-def test_beta_quantiles_that_coincide_count_once():
-    assert len(beta_sigmas(4000)) < 4001
-    assert beta_sigmas(1) == (pytest.approx(1.0), 0.0)
-
-
-@pytest.mark.parametrize("name", ["shifted", "linear-quadratic", "beta"])
+@pytest.mark.parametrize("name", ["shifted", "linear-quadratic"])
 @pytest.mark.parametrize("steps", [0, -3])
 def test_no_steps_are_refused(name, steps):
     with pytest.raises(UserError, match=rf"{steps} steps.*at least 1"):

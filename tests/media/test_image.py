@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from mlx_video.media.image import EXIF_ORIENTATION, compress, fill, is_picture, load_image, read_image, save_image
+from mlx_video.media.image import EXIF_ORIENTATION, compress, fill, is_picture, read_image, save_image
 from mlx_video.types import UserError
+from tests.support.cases import load_image
 
 
 def picture(height: int, width: int, channels: int = 3) -> np.ndarray:

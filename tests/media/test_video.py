@@ -22,7 +22,6 @@ from mlx_video.media.video import (
     check_output,
     frame_rate,
     read_video,
-    write_frames,
     write_video,
 )
 from mlx_video.types import RunError, UserError
@@ -446,7 +445,12 @@ def test_sound_alone_is_no_film(tmp_path):
 # ------------------------------------------------------------------------------------------------ folders of pictures
 
 
-def test_write_frames(tmp_path):
+def write_frames(path, frames):
+    with FrameFolder(path) as folder:
+        return sum(1 for _ in folder.tee(frames))
+
+
+def test_frames_become_a_folder_of_pictures(tmp_path):
     assert write_frames(tmp_path / "frames", bars(12)) == 12
     assert sorted(os.listdir(tmp_path / "frames")) == [f"frame_{i:05d}.png" for i in range(12)]
     for number, frame in enumerate(bars(12)):

@@ -8,11 +8,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.media.image import load_image
 from mlx_video.models.ltx_2.config import UpsamplerConfig
 from mlx_video.models.ltx_2.upsampler import Upsampler
 from mlx_video.weights import names
 from mlx_video.weights.store import Tensors
+from tests.support.cases import load_image
 
 UPSAMPLERS = {
     "spatial_x2": "*spatial-upscaler-x2*.safetensors",

@@ -64,10 +64,9 @@ def test_shift_and_stretch_options():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 13, 50])
-def test_other_schedules(steps):
+def test_the_linear_quadratic_schedule(steps):
     reference = schedulers.LinearQuadraticScheduler().execute(steps=steps)
     assert error(ours_schedules.linear_quadratic_sigmas(steps), reference) < 1e-6
-    assert error(ours_schedules.beta_sigmas(steps), schedulers.BetaScheduler().execute(steps=steps)) < 1e-6
 
 
 # --------------------------------------------------------------------------------------- tokens and conditioning
@@ -270,12 +269,10 @@ def test_loops(sampler, sigmas, monkeypatch):
 
 
 @pytest.mark.parametrize("sigmas", cases.SIGMAS)
-@pytest.mark.parametrize(("eta", "s_noise"), [(1.0, 1.0), (0.5, 0.9), (0.0, 1.0)])
-def test_ancestral_loop(eta, s_noise, sigmas, monkeypatch):
-    reference = reference_loop(
-        "ancestral_euler", cases.SIGMAS[sigmas], monkeypatch, step={"eta": eta, "s_noise": s_noise}
-    )
-    for modality, x in our_loop("ancestral_euler", cases.SIGMAS[sigmas], eta=eta, s_noise=s_noise).items():
+@pytest.mark.parametrize("eta", [1.0, 0.5, 0.0])
+def test_ancestral_loop(eta, sigmas, monkeypatch):
+    reference = reference_loop("ancestral_euler", cases.SIGMAS[sigmas], monkeypatch, step={"eta": eta})
+    for modality, x in our_loop("ancestral_euler", cases.SIGMAS[sigmas], eta=eta).items():
         assert error(x, reference[modality]) < 1e-6
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from mlx_video.media.image import EXIF_ORIENTATION, load_image
+from mlx_video.media.image import EXIF_ORIENTATION
 from tests.parity.reference import torch
+from tests.support.cases import load_image
 
 pytestmark = pytest.mark.parity
 media_io = pytest.importorskip("ltx_pipelines.utils.media_io")

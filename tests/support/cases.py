@@ -15,6 +15,7 @@ import numpy as np
 
 from mlx_video import AudioIn, ImageAt, LTXPipeline
 from mlx_video.jobs.clip import Clip
+from mlx_video.media.image import compress, fill, read_image
 from mlx_video.types import VideoShape
 
 GENERATIONS = ("2", "2.3")
@@ -102,6 +103,13 @@ def levels_apart(ours: np.ndarray, reference: np.ndarray) -> float:
     if ours.shape != reference.shape:
         return float("inf")
     return float(np.mean(np.abs(ours.astype(int) - reference.astype(int)) > 1))
+
+
+def load_image(path: str | Path, height: int, width: int, crf: int) -> np.ndarray:
+    """A picture as a run hands it to the encoder: (H, W, 3) float32 from -1 to 1. Reference (v1.2.0):
+    `load_image_and_preprocess`.
+    """
+    return fill(compress(read_image(path), crf), height, width) / np.float32(127.5) - np.float32(1)
 
 
 def write_inputs(folder: Path) -> Path:

@@ -56,10 +56,12 @@ def signals(number: int, seed: int, place: Place) -> Found:
 
 
 def before_ours(ended: Ended) -> bool:
-    """Whether a signal came while Python itself still started, where no code of ours can answer."""
-    return "KeyboardInterrupt" in ended.said and "mlx_video" not in ended.said.replace("mlx_video.", "").replace(
-        "-m mlx_video", ""
-    )
+    """Whether a signal came while Python itself still started, where no code of ours can answer, or while our first
+    lines alone were there, which end the process without a word."""
+    if ended.status == 130 and not ended.said.strip():
+        return True
+    said = ended.said.replace("mlx_video/__init__.py", "").replace("mlx_video.", "").replace("-m mlx_video", "")
+    return "KeyboardInterrupt" in said and "mlx_video" not in said
 
 
 def names(number: int, seed: int, place: Place) -> Found:
