@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mlx_video.planning.plan import GIB
+from mlx_video.platform import GIB
 from mlx_video.request import Request
 from tests.support import macs, real_keys
 

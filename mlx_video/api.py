@@ -27,6 +27,7 @@ from mlx_video.jobs import embeddings as contexts
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs import latents as given_latents
 from mlx_video.jobs.clip import Clip
+from mlx_video.jobs.demand import Networks, decoding, encoding, upscaling
 from mlx_video.jobs.ready import Ready, Setup
 from mlx_video.jobs.refine import RECIPES as REFINING
 from mlx_video.jobs.refining import Refining
@@ -38,8 +39,7 @@ from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader
 from mlx_video.media.files import check_apart, check_place
 from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT, RECIPES
-from mlx_video.planning.footprint import Footprint
-from mlx_video.planning.plan import Memory, Plan, plan_decoding, plan_pictures, plan_texts
+from mlx_video.planning.plan import Memory, Plan, make_plan
 from mlx_video.request import Request, RequestOptions, Upscaling, kinds
 from mlx_video.request.generating import request_of
 from mlx_video.request.spelling import in_keywords, told
@@ -213,9 +213,8 @@ class LTXPipeline:
             for component in ("video_decoder", *(("audio_decoder", "vocoder") if "audio" in found else ())):
                 loader.check(component)
             frames, rows, columns = found["video"].shape[2:]
-            loader.ways = plan_decoding(
-                Footprint.of(loader, None), (frames, rows, columns), tiling, stream, self._setup.memory
-            )
+            demand = decoding(Networks(loader), (frames, rows, columns), tiling, stream)
+            loader.ways = make_plan(demand, self._setup.memory).ways
             return loader
 
         loader = self._fetched(opened, on_step, on_message)
@@ -325,7 +324,8 @@ class LTXPipeline:
         for kind in asked.upsamplers:
             loader.check("upsampler", kind=kind)
         grid = latent_grid(asked, source, checkpoint)
-        loader.ways = plan_pictures(Footprint.of(loader, None), grid, asked.tiling, self._setup.memory, asked.refine)
+        demand = upscaling(Networks(loader), grid, asked.tiling, asked.refine)
+        loader.ways = make_plan(demand, self._setup.memory).ways
         if not asked.refine:
             return loader, None
         request = Request(prompt=asked.prompt, audio=False, fps=float(source.fps), seed=asked.seed)
@@ -381,7 +381,8 @@ class LTXPipeline:
             folder = locate.text_encoder(self._setup.text_encoder, checkpoint, outlines.take)
             check_apart([path], _files_of(checkpoint, folder))
             loader = Loader(checkpoint, self._setup.dtype)
-            loader.ways = plan_texts(Footprint.of(loader, folder), list(prompts.values()), self._setup.memory)
+            demand = encoding(Networks.of(loader, folder), list(prompts.values()))
+            loader.ways = make_plan(demand, self._setup.memory).ways
             return loader, folder
 
         loader, folder = self._fetched(open_both, on_step, on_message)
@@ -408,8 +409,7 @@ def _generated(
     inputs = conditions.encode(ready.media, encoded, settings, loader, report)
     watcher = Watcher(report, on_preview, Origin.of(loader, "transformer", loras=ready.adapters.used))
     with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
-        set_lora = ready.adapters.fuse(transformer)
-        latents = denoise_recipe(settings, loader, transformer, set_lora, inputs, draws, watcher)
+        latents = denoise_recipe(settings, loader, transformer, ready.adapters.fuse, inputs, draws, watcher)
     return decode.clip_of(settings, loader, latents, ready.media)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -53,6 +54,19 @@ class RunError(Told):
 
     A command prints the message without a traceback and exits with status 1.
     """
+
+
+def amount(count: int, *, disk: bool = False, digits: int | None = None) -> str:
+    """A number of bytes for the user: of memory in GiB or MiB, of files in GB or MB, as the hub and disks tell them.
+
+    digits: behind the point; about three in all if left out, of files one.
+    """
+    large, small = (10**9, 10**6) if disk else (1 << 30, 1 << 20)
+    units = ("GB", "MB") if disk else ("GiB", "MiB")
+    value, unit = (count / large, units[0]) if count >= large else (count / small, units[1])
+    if digits is None:
+        digits = 1 if disk else 2 if value < 10 and count >= large else 1 if value < 100 else 0
+    return f"{value:.{digits}f} {unit}"
 
 
 # ---------------------------------------------------------------------------------------------------- geometry
@@ -294,6 +308,31 @@ class Recipe:
 DTYPES = ("float16", "bfloat16", "float32")
 """What networks compute in."""
 TILINGS = ("auto", "none", "default", "aggressive", "conservative")
+
+
+class Phase(StrEnum):
+    """What a run does, as its reports and its plan call it. A recipe's stages are numbered: see `numbered`."""
+
+    LOOK_UP = "look-up"
+    DOWNLOAD = "download"
+    ENHANCE = "enhance"
+    TEXT = "text"
+    IMAGES = "images"
+    SOUND = "sound"
+    ENCODE = "encode"
+    """A film that is to be upscaled."""
+    STAGE = "stage"
+    UPSAMPLE = "upsample"
+    """Between two stages."""
+    UPSCALE = "upscale"
+    FPS = "fps"
+    REFINE = "refine"
+    WAVEFORM = "waveform"
+    DECODE = "decode"
+
+    def numbered(self, number: int) -> str:
+        """One of several: `stage 1`."""
+        return f"{self} {number}"
 
 
 class Progress(NamedTuple):

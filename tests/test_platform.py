@@ -94,9 +94,11 @@ def test_attention_and_convolutions_take_the_form_of_the_machine(architecture, m
 def test_tiles_are_chosen_by_the_bytes_of_a_value():
     """1280 x 704: 5 GiB in float32, half of it in 16 bit."""
     grid, limit = (16, 22, 40), 4 << 30
-    assert plan_tiles("auto", grid, memory_limit=limit, size=4).tiled
-    assert not plan_tiles("auto", grid, memory_limit=limit, size=2).tiled
-    assert peak_bytes(Tiling(piece=1), grid) == 2 * peak_bytes(Tiling(piece=1), grid, size=2) == 750 * 8 * 1280 * 704
+    with chips.machine("applegpu_g16s"):
+        assert plan_tiles("auto", grid, memory_limit=limit, size=4).tiled
+        assert not plan_tiles("auto", grid, memory_limit=limit, size=2).tiled
+        one = peak_bytes(Tiling(piece=1), grid)
+        assert one == 2 * peak_bytes(Tiling(piece=1), grid, size=2) == 750 * 8 * 1280 * 704
 
 
 def test_the_table_of_chips_has_a_row_for_each():

@@ -108,7 +108,7 @@ class Checkpoint:
     faults: tuple[UserError, ...] = field(default=())
     """Files beside the checkpoint that could not be read; they matter only if something is missing."""
     weighed: dict[tuple, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What `planning.footprint` has weighed: headers of five thousand tensors are gone through once."""
+    """What `lending.weighing` has weighed: headers of five thousand tensors are gone through once."""
 
     @property
     def generation(self) -> Generation:

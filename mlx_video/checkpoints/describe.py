@@ -13,14 +13,14 @@ from mlx_video.checkpoints.checkpoint import Checkpoint, Part
 from mlx_video.checkpoints.hub import repos
 from mlx_video.checkpoints.hub.fetch import free_space
 from mlx_video.checkpoints.hub.outlines import Outlines
-from mlx_video.checkpoints.hub.rules import Choice, Chosen, amount
+from mlx_video.checkpoints.hub.rules import Choice, Chosen
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.neighbours import OLDER, Place
 from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.reading import is_there
-from mlx_video.types import Recipe, UserError
+from mlx_video.types import Recipe, UserError, amount
 from mlx_video.weights import quantize
 from mlx_video.weights.store import Tensors, size_of
 
@@ -58,7 +58,7 @@ def describe_repo(repo: str) -> list[str]:
     """The lines for a repo on the hub, and what each pipeline would fetch of it."""
     with Outlines() as outlines:
         lines = [outlines.named(line) for line in describe(repos.fetch_offer(repo, outlines.take))]
-        lines += ["", f"A run would fetch ({amount(free_space()[1])} free):"]
+        lines += ["", f"A run would fetch ({amount(free_space()[1], disk=True)} free):"]
         for recipe in RECIPES.values():
             lines.append(_line(recipe.name, _to_fetch(repo, recipe, outlines)))
     return lines
@@ -156,4 +156,4 @@ def _line(label: str, text: str) -> str:
 
 
 def _size(size: int) -> str:
-    return f"{size / 1e9:7.2f} GB" if size >= 1e9 else f"{size / 1e6:7.1f} MB"
+    return f"{amount(size, disk=True, digits=2):>10}"

@@ -12,9 +12,8 @@ import threading
 import time
 from typing import NamedTuple
 
-from mlx_video.types import Progress
+from mlx_video.types import Phase, Progress, amount
 
-GIB = 1 << 30
 TICK = 0.5
 """Seconds after which the clock is drawn anew, whether or not anything was reported."""
 FULL, EMPTY = "#", "."
@@ -30,7 +29,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-UNTOLD = ("look-up",)
+UNTOLD = (Phase.LOOK_UP,)
 """Phases that are over too soon for a line of their own."""
 
 
@@ -58,10 +57,7 @@ class Line(NamedTuple):
     @property
     def ended(self) -> str:
         """The line that stays: how much, how long, and the peak memory."""
-        peak = ""
-        if self.peak is not None:
-            size = f"{self.peak / GIB:.2f} GiB" if self.peak >= GIB else f"{self.peak / (GIB >> 10):.0f} MiB"
-            peak = f", peak {size}"
+        peak = "" if self.peak is None else f", peak {amount(self.peak)}"
         return f"{self.phase:>9}  {self.done}/{self.total} in {clock(self.seconds)}{peak}"
 
 

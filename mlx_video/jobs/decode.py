@@ -14,6 +14,8 @@ from mlx_video.checkpoints.provenance import described
 from mlx_video.jobs.clip import Clip, Sound
 from mlx_video.jobs.inputs import files_of
 from mlx_video.lending.finite import Origin
+from mlx_video.lending.loader import parameter_bytes
+from mlx_video.media.video import ENCODED_BYTES
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, Progress, Tree, VideoShape
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def decode_video(
 def _decoded(
     loader: Loader, latent: mx.array, tiling: str, stream: bool, report: Callable[[Progress], None], count: int | None
 ) -> Generator[np.ndarray, None, None]:
-    from mlx_video.models.ltx_2.video_vae import decode_frames, plan_tiles
+    from mlx_video.models.ltx_2.video_vae import decode_frames
 
     frames, rows, columns = latent.shape[2:]
     total = count or (frames - 1) * 8 + 1
@@ -63,8 +65,11 @@ def _decoded(
     origin = Origin.of(loader, "video_decoder")
     platform.peak_memory()
     with loader.borrow("video_decoder") as decoder:
-        limit, size = loader.ways.tile_bytes, loader.vae_dtype.size
-        plan = plan_tiles(tiling, (frames, rows, columns), memory_limit=limit, stream=stream, size=size)
+        room = loader.ways.beside(parameter_bytes(decoder), ENCODED_BYTES * rows * columns * SPACE_SCALE**2)
+        config, size = loader.checkpoint.config, loader.vae_dtype.size
+        plan = loader.checkpoint.family.costs().tiles(
+            config, tiling, (frames, rows, columns), room, stream=stream, size=size
+        )
         for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
             origin.check("decoding the video", chunk)
             for frame in np.array(to_uint8(chunk)):

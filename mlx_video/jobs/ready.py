@@ -16,10 +16,10 @@ from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.jobs import embeddings as contexts
 from mlx_video.jobs import inputs as conditions
+from mlx_video.jobs.demand import Networks, generating
 from mlx_video.lending.adapters import Adapters
 from mlx_video.lending.distilled import choose
 from mlx_video.lending.loader import Loader
-from mlx_video.planning.footprint import Footprint
 from mlx_video.planning.plan import Memory, Plan, make_plan
 from mlx_video.planning.settings import Settings, resolve
 from mlx_video.reading import path_of
@@ -75,7 +75,7 @@ class Ready(NamedTuple):
         messages = [*settings.notes, *loras.told(settings.lora_strengths), *doubts]
         adapters = Adapters.open(loras.own, settings, checkpoint, messages.append, outlines.take)
         embedded = _embedded(settings, checkpoint, outlines)
-        plan = make_plan(Footprint.of(loader, encoder, adapters.sizes), settings, setup.memory)
+        plan = make_plan(generating(Networks.of(loader, encoder, adapters.sizes), settings), setup.memory)
         media = conditions.read(settings)
         return cls(settings, loader, encoder, embedded, adapters, media, plan, tuple(messages))
 

@@ -55,19 +55,25 @@ def denoise_recipe(
     settings: Settings,
     loader: Loader,
     transformer: nn.Module,
-    set_lora: SetLora,
+    fuse: Callable[[nn.Module], SetLora],
     inputs: Inputs,
     noise: NamedNoise,
     watcher: Watcher,
 ) -> Tree:
-    """Final latents of a run, normalised: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16)."""
+    """Final latents of a run, normalised: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16).
+
+    fuse: `Adapters.fuse`.
+    """
     latents: Tree = {}
     kept: mx.array | None = None
     scale = None
+    set_lora = fuse(transformer)
     for number, stage in enumerate(settings.recipe.stages, 1):
         shape = settings.shape.scaled(stage.scale)
         if scale is not None and stage.scale != scale:
-            latents["video"] = upsample(loader, latents["video"], watcher)
+            with loader.aside(transformer, **settings.build_options("transformer")):
+                latents["video"] = upsample(loader, latents["video"], watcher)
+            set_lora = fuse(transformer) if loader.ways.step_aside else set_lora
         set_lora(settings.lora_strengths[number - 1])
         latents = denoise_stage(settings, stage, number, shape, transformer, inputs, latents, noise, watcher)
         scale = stage.scale

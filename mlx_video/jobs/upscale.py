@@ -24,6 +24,7 @@ from mlx_video.diffusion.noise import NamedNoise
 from mlx_video.jobs import decode
 from mlx_video.jobs.refine import refine, sigmas_of
 from mlx_video.lending.finite import Origin
+from mlx_video.lending.loader import parameter_bytes
 from mlx_video.media import image, video
 from mlx_video.media.files import check_apart, check_input
 from mlx_video.media.image import is_picture, read_image, save_image
@@ -152,7 +153,7 @@ def upscale(asked: Upscaling, source: Source, loader: Loader, refiner: Refiner |
 
 def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> mx.array:
     """Normalised latent (1, F, H, W, 128) of the source, padded to 1 + 8k frames and whole latents."""
-    from mlx_video.models.ltx_2.video_vae import encode_frames, plan_tiles
+    from mlx_video.models.ltx_2.video_vae import encode_frames
 
     height, width = padded_size(asked, source, VideoVAEConfig.read(loader.checkpoint.config))
     count = -(-(source.count - 1) // TIME_SCALE) * TIME_SCALE + 1
@@ -175,8 +176,9 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Report) -> 
 
     encoder: Any
     with loader.borrow("video_encoder") as encoder:
-        plan = plan_tiles(
-            asked.tiling, grid, memory_limit=loader.ways.tile_bytes, stream=True, size=loader.vae_dtype.size
+        config, room = loader.checkpoint.config, loader.ways.beside(parameter_bytes(encoder))
+        plan = loader.checkpoint.family.costs().tiles(
+            config, asked.tiling, grid, room, stream=True, size=loader.vae_dtype.size, encoding=True
         )
         latent = encode_frames(encoder, pixels(), plan, count)
         Origin.of(loader, "video_encoder").check("encoding the pictures", latent)

@@ -104,6 +104,19 @@ class Loader:
             release(network)
 
     @contextmanager
+    def aside(self, transformer: nn.Module, **options: Any) -> Iterator[None]:
+        """Within it a borrowed transformer has no weights, where the run's ways say so; then they are read anew, and
+        LoRAs are to be added again. `options` are those that it was borrowed with.
+        """
+        if self.ways.step_aside:
+            release(transformer)
+        yield
+        if self.ways.step_aside:
+            again = self.checkpoint.build("transformer", **options)
+            give_weights(again, self.checkpoint.part("transformer"), self.dtype, self.quantization)
+            dict.update(transformer, again)
+
+    @contextmanager
     def borrow_upsampler(self, kind: str = "spatial x2") -> Iterator[nn.Module]:
         """An upsampler, from its own file. `kind`: "spatial x2", "spatial x1.5" or "temporal x2"."""
         network = read_upsampler(self.upsampler(kind), self.vae_dtype)

@@ -26,25 +26,28 @@ from mlx_video.weights.store import Tensors, state_of
 
 @dataclass(frozen=True)
 class Ways:
-    """How a run keeps within its memory; `planning.plan` chooses. Only `decode_bytes` can change a number."""
+    """How a run keeps within its memory; `planning.plan` chooses. Only `room` can change a number."""
 
     stream_text: bool = True
     """Read the text encoder and the connectors layer by layer, once for all prompts and once for each. For 8 layers
     of 1024 that took 0.78 to 0.95 of the CPU seconds of reading them whole."""
     stream_transformer: bool = False
     """Read the transformer block by block, in every step."""
+    step_aside: bool = False
+    """Let the transformer go while latents are upsampled between stages, and read it anew."""
     keep_text: bool = True
     """Keep LTX-2's keys and values of the texts from step to step."""
-    decode_bytes: int | None = None
-    """What decoding the video may take; --tiling auto cuts the picture where that is too little. None: half of all."""
-
+    room: int | None = None
+    """Bytes that arrays may take; --tiling auto cuts pictures that do not fit. None: half of all that there is."""
     limit: int | None = None
     """What arrays and freed buffers may take together, where the user has set a limit."""
 
-    @property
-    def tile_bytes(self) -> int:
-        """`decode_bytes`, or half of all that there is."""
-        return platform.memory_limit() // 2 if self.decode_bytes is None else self.decode_bytes
+    def beside(self, weights: int, outside: int = 0) -> int:
+        """Bytes that work may take beside so many of weights; outside: what the process holds meanwhile besides arrays,
+        which counts where the user has set a limit.
+        """
+        room = platform.memory_limit() // 2 if self.room is None else self.room
+        return max(room - weights - (outside if self.limit is not None else 0), 1)
 
     def streams(self, component: str) -> bool:
         """Whether a component is read part by part."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_video.reading import path_of
-from mlx_video.types import RunError, UserError
+from mlx_video.types import RunError, UserError, amount
 
 YOUNG = 10.0
 """Seconds: an unfinished file that is still empty may belong to a process that has just made it."""
@@ -97,7 +97,8 @@ def check_room(needed: Mapping[Path, int]) -> None:
         # Some network disks do not tell: all their figures are 0.
         if usage.total and usage.free < total:
             names = " and ".join(path.name for path in sizes)
-            raise UserError(f"{folder} has {_amount(usage.free)} free; {names} may need {_amount(total)}.")
+            free, wanted = amount(usage.free, disk=True), amount(total, disk=True)
+            raise UserError(f"{folder} has {free} free; {names} may need {wanted}.")
 
 
 def check_apart(outputs: Collection[Path], inputs: Mapping[str, str | Path]) -> None:
@@ -110,10 +111,6 @@ def check_apart(outputs: Collection[Path], inputs: Mapping[str, str | Path]) -> 
             with suppress(OSError, ValueError, RuntimeError):
                 if output.samefile(Path(path).expanduser()):
                     raise UserError(f"{output} is the input itself ({name}); give another name for the output.")
-
-
-def _amount(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _reason(error: OSError) -> str:

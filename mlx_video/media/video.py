@@ -43,6 +43,8 @@ NTSC = (24, 30, 48, 60, 120)
 """Nominal rates that are slowed by 1001/1000 where somebody writes 23.976 or 29.97."""
 HD_ROWS = 720
 """From this height on, a film that does not name its matrix is taken as BT.709, below as BT.601: as players do."""
+ENCODED_BYTES = 128
+"""For each pixel: some 25 pictures, with what x264 makes of them, that it looks ahead and works on."""
 NOISE_BITS = 5
 """For each pixel of each frame, at most: white noise at CRF 19 takes 4.74, grain of a deviation of 12 levels 1.76."""
 SOUND_BYTES = 4 * 48_000

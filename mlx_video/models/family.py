@@ -69,6 +69,13 @@ class Component(NamedTuple):
         return self.network(found)
 
 
+class Cost(NamedTuple):
+    """Bytes that a call of a network holds at its peak beside the weights, and its floating-point operations."""
+
+    work: float
+    flops: float = 0.0
+
+
 @dataclass(frozen=True)
 class Generation:
     """What changed with one version of a family's checkpoints."""
@@ -101,6 +108,8 @@ class Family:
     recipes: Mapping[str, Recipe]
     generations: Sequence[Generation]
     """From the oldest on."""
+    costs: Callable[[], Any]
+    """What a call of each network costs: the module, such as `models.ltx_2.costs`, imported when it is asked for."""
     check_geometry: Callable[..., None]
     """(component's key, its config's settings, whose they are, **options of its reader): raises UserError where a
     network's sizes are not those that pipelines work in."""

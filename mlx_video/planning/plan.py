@@ -1,29 +1,21 @@
 """Decides before a run how it will keep within its memory, and says what it will take; refuses what cannot fit.
 
-The text encoder, which is used once, is read layer by layer: that costs nothing. Everything else is taken as fast as it
-fits: the transformer whole in memory, else read from disk block by block; pictures decoded whole, else in tiles.
-Predictions are `planning.footprint`'s. Opens no file and changes no setting.
+A job says what it needs, phase by phase, in each of the `Ways` that it could go; the fastest in which all fit is taken.
+The text encoder, which is used once, is read layer by layer: that costs nothing. Opens no file, changes no setting and
+knows no network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mlx_video import platform
 from mlx_video.lending.visits import Ways
-from mlx_video.planning.footprint import Footprint, Phase
-from mlx_video.planning.settings import Settings
 from mlx_video.request import kinds
-from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
-from mlx_video.weights.quantize import BITS, Quantization
+from mlx_video.types import UserError, amount
 
-GIB = platform.GIB
-SEAMS = (
-    "Near where they meet pixels differ a little from those of whole pictures: the decoder sees farther than 64 pixels."
-)
-"""Of 512 x 512 in tiles of 256 (the demo's decoder): PSNR 50 dB, at most 52 levels of 255."""
 MOST_GIB = 1 << 20
 """That a limit may say; no machine has so much."""
 DISK = 2e9
@@ -33,14 +25,6 @@ CLASSES = (
     (2400, "about half an hour"), (5400, "about an hour"), (14_400, "a few hours"), (86_400, "most of a day"),
 )  # fmt: skip
 """Seconds up to which a run is of a class."""
-STAGES = ("stage", "upsample")
-"""How the names of the phases begin in which the transformer has its weights."""
-ENCODER_BITS = 4
-SMALLER_ENCODER = "a text encoder in 4 bit (such as --text-encoder-repo mlx-community/gemma-3-12b-it-4bit)"
-LEAST_SIDE = 2 * SPACE_SCALE
-"""Pixels; some decoders take no less."""
-SILENT = 0.5
-"""How much of a clip is left without its sound, beside one that has fewer frames or pixels."""
 
 
 class Memory(NamedTuple):
@@ -59,7 +43,7 @@ class Memory(NamedTuple):
             raise UserError(
                 f"--memory-limit {limit:g} is out of range; it must be more than 0 and at most {MOST_GIB:,} GiB."
             )
-        return cls(low, None if limit is None else round(limit * GIB))
+        return cls(low, None if limit is None else round(limit * platform.GIB))
 
     @property
     def budget(self) -> int:
@@ -67,25 +51,87 @@ class Memory(NamedTuple):
         return platform.memory_budget() if self.limit is None else self.limit
 
     @property
-    def process(self) -> int:
-        """Bytes of `budget` that are Python's, its libraries' and the video encoder's."""
-        return 0 if self.limit is None else platform.PROCESS_BYTES
+    def ways(self) -> Iterator[Ways]:
+        """How a run may go, the fastest first."""
+        arrays = None if self.limit is None else max(self.limit - platform.PROCESS_BYTES, 1)
+        streamed = self.low is True
+        whole = Ways(self.low is not False, streamed, keep_text=not streamed, room=arrays or self.budget, limit=arrays)
+        yield whole
+        if self.low is None:
+            yield replace(whole, step_aside=True)
+            yield replace(whole, keep_text=False)
+            yield replace(whole, keep_text=False, step_aside=True)
+            yield replace(whole, keep_text=False, stream_transformer=True)
+
+
+class Need(NamedTuple):
+    """What one phase takes: bytes of weights and of everything else at its peak, operations, and bytes read."""
+
+    name: str
+    weights: int
+    work: int
+    flops: float = 0.0
+    read: int = 0
+    dtype: Any = None
+    """What its operations are in; 16 bit if left out."""
+    outside: int = 0
+    """Bytes that the process holds besides MLX's arrays, in this phase alone."""
+    told: str = ""
+    """What the user should know of how it is done; `{without}` stands for what it would take otherwise."""
+    without: int = 0
+    """Bytes of everything else, done otherwise."""
 
     @property
-    def arrays(self) -> int | None:
-        """What arrays and freed buffers may take together; None where no limit is set."""
-        return None if self.limit is None else max(self.limit - self.process, 1)
+    def peak(self) -> int:
+        """Most bytes at once."""
+        return self.weights + self.work
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes, very roughly: by the chip's published rate, or the disk's where that is slower."""
+        return max(self.flops / platform.flops_per_second(self.dtype), self.read / DISK)
+
+    def counted(self, memory: Memory) -> Need:
+        """With the process's own bytes, where the limit is for them, too."""
+        own = 0 if memory.limit is None else platform.PROCESS_BYTES + self.outside
+        return self._replace(work=self.work + own, without=self.without + own)
+
+
+class Change(NamedTuple):
+    """What could be asked instead: in the user's words, the share of what is wanted that it keeps, and its needs."""
+
+    words: str
+    kept: float
+    needs: Callable[[Ways], Sequence[Need]]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a job tells of itself."""
+
+    needs: Callable[[Ways], Sequence[Need]]
+    """Phase by phase, in the names and the order of its reports."""
+    what: str = "This run"
+    """The subject of a refusal."""
+    faster: Callable[[], Iterable[Change]] = tuple
+    """What could keep the transformer in memory, the best first."""
+    smaller: Callable[[], Iterable[Sequence[Change]]] = tuple
+    """What could be asked instead: in each sequence the more is kept, and taken, the later."""
+    least: Change | None = None
+    """The least that can be asked."""
+    strict: bool = False
+    """Refused where it does not fit, whatever the user says of reading networks whole: there is none to stream."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a run will take and how it keeps to it."""
 
-    phases: tuple[Phase, ...]
+    phases: tuple[Need, ...]
     ways: Ways
     limit: int
     """Bytes that the run may take."""
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] = ()
     """What was chosen for lack of memory, a sentence each."""
 
     @property
@@ -94,9 +140,14 @@ class Plan:
         return max(phase.peak for phase in self.phases)
 
     @property
+    def fits(self) -> bool:
+        """Whether the run keeps to its limit."""
+        return self.peak <= self.limit
+
+    @property
     def seconds(self) -> float:
         """How long the run takes, very roughly."""
-        return sum(map(_seconds, self.phases))
+        return sum(phase.seconds for phase in self.phases)
 
     @property
     def time(self) -> str:
@@ -106,246 +157,94 @@ class Plan:
     def __str__(self) -> str:
         """A table by phase, and what follows from it."""
         lines = [f"{'phase':<10} {'weights':>10} {'work':>10} {'peak':>10}   time"]
-        lines += [
-            f"{p.name:<10} {size(p.weights):>10} {size(p.work):>10} {size(p.peak):>10}   {_in_words(_seconds(p))}"
-            for p in self.phases
-        ]
+        for phase in self.phases:
+            sizes = " ".join(f"{amount(size):>10}" for size in (phase.weights, phase.work, phase.peak))
+            lines.append(f"{phase.name:<10} {sizes}   {_in_words(phase.seconds)}")
         lines += self.choices
         if self.ways.limit is not None:
-            lines.append(f"Of the work {size(platform.PROCESS_BYTES)} are Python's, its libraries' and the encoder's.")
-        lines.append(f"At most {size(self.peak)} of {size(self.limit)}, {self.time} (predicted, not measured).")
+            own = amount(platform.PROCESS_BYTES)
+            lines.append(f"Of the work {own} are Python's, its libraries' and the encoder's.")
+        lines.append(f"At most {amount(self.peak)} of {amount(self.limit)}, {self.time} (predicted, not measured).")
         return "\n".join(lines)
-
-
-def _seconds(phase: Phase) -> float:
-    # By the chip's published rate, or the disk's where that is slower.
-    return max(phase.flops / platform.flops_per_second(), phase.read / DISK)
 
 
 def _in_words(seconds: float) -> str:
     return next((words for most, words in CLASSES if seconds <= most), "more than a day")
 
 
-def make_plan(footprint: Footprint, settings: Settings, memory: Memory) -> Plan:
-    """The plan of a run.
+def make_plan(demand: Demand, memory: Memory) -> Plan:
+    """The plan of a job.
 
     Raises UserError, with the smallest change that would do, where the run cannot fit; where the user wants networks
     whole in memory it is planned all the same.
     """
-    limit, footprint = memory.budget, footprint.beside(memory.process)
-    ways = replace(_choose(footprint, settings, memory.low, limit), limit=memory.arrays)
-    plan = Plan(footprint.phases(settings, ways), ways, limit, ())
-    if plan.peak > limit and memory.low is not False:
-        raise UserError(_refusal(footprint, settings, plan, memory.low))
-    return replace(plan, choices=tuple(_explain(footprint, settings, plan, memory.low)))
+    plan = _choose(demand.needs, memory)
+    if not plan.fits and (memory.low is not False or demand.strict):
+        raise UserError(_refusal(demand, plan, memory))
+    return replace(plan, choices=tuple(_explain(demand, plan, memory)))
 
 
-def plan_texts(footprint: Footprint, texts: Sequence[str], memory: Memory) -> Ways:
-    """How texts alone are encoded; raises UserError where that cannot fit."""
-    footprint, ways = footprint.beside(memory.process), Ways(stream_text=memory.low is not False, limit=memory.arrays)
-    phase = footprint.text(texts, ways)
-    if phase.peak > memory.budget and memory.low is not False:
-        smaller = footprint.with_encoder(ENCODER_BITS).text(texts, ways).peak
-        advice = f"; {SMALLER_ENCODER} would fit." if smaller <= memory.budget else " (--memory-limit allows more)."
-        raise UserError(f"Encoding takes {size(phase.peak)}, and {size(memory.budget)} are allowed{advice}")
-    return ways
+def _choose(needs: Callable[[Ways], Sequence[Need]], memory: Memory) -> Plan:
+    """The fastest way that fits, else the one that takes least."""
+    for ways in memory.ways:
+        plan = _plan(needs, ways, memory)
+        if plan.fits:
+            break
+    return plan
 
 
-def plan_pictures(
-    footprint: Footprint, grid: tuple[int, int, int], tiling: str, memory: Memory, refined: bool = False
-) -> Ways:
-    """How a film of latent `grid` is upscaled: in what tiles, and, where it is refined, with what transformer.
-
-    Raises UserError where decoding it cannot fit. The transformer stays whole if its weights leave a quarter.
-    """
-    limit, footprint = memory.budget, footprint.beside(memory.process)
-    whole = memory.low is not True
-    if refined and memory.low is None:
-        whole = footprint.weights("transformer").whole <= limit * 3 // 4
-    ways = Ways(memory.low is not False, not whole, whole, _left(footprint, limit), memory.arrays)
-    phase = footprint.decode(grid, tiling, ways, stream=True)
-    if phase.peak > limit:
-        advice = "--tiling auto takes less" if tiling != "auto" else "--memory-limit allows more"
-        raise UserError(f"Decoding the result takes {size(phase.peak)}, and {size(limit)} are allowed ({advice}).")
-    return ways
+def _plan(needs: Callable[[Ways], Sequence[Need]], ways: Ways, memory: Memory) -> Plan:
+    return Plan(tuple(need.counted(memory) for need in needs(ways)), ways, memory.budget)
 
 
-def plan_decoding(footprint: Footprint, grid: tuple[int, int, int], tiling: str, stream: bool, memory: Memory) -> Ways:
-    """How latents of `grid` are decoded; raises UserError where that cannot fit."""
-    footprint = footprint.beside(memory.process)
-    left = max(memory.budget - footprint.process - footprint.weights("video_decoder").whole, 1)
-    ways = Ways(decode_bytes=left, limit=memory.arrays)
-    phase = footprint.decode(grid, tiling, ways, stream)
-    if phase.peak > memory.budget:
-        advice = "tiling='auto' takes less" if tiling != "auto" else "memory_limit= allows more"
-        raise UserError(f"Decoding takes {size(phase.peak)}, and {size(memory.budget)} are allowed ({advice}).")
-    return ways
-
-
-def _left(footprint: Footprint, limit: int) -> int:
-    # For the work of the video autoencoder.
-    return max(
-        limit - footprint.process - max(footprint.weights(name).whole for name in ("video_encoder", "video_decoder")), 1
-    )
-
-
-def _choose(footprint: Footprint, settings: Settings, low_memory: bool | None, limit: int) -> Ways:
-    whole = Ways(decode_bytes=max(limit - footprint.process - footprint.weights("video_decoder").whole, 1))
-    if low_memory is not None:
-        return replace(whole, stream_text=low_memory, stream_transformer=low_memory, keep_text=not low_memory)
-    kept = (whole, replace(whole, keep_text=False), replace(whole, keep_text=False, stream_transformer=True))
-    return next((ways for ways in kept if _most(footprint, settings, ways, STAGES) <= limit), kept[-1])
-
-
-def _most(footprint: Footprint, settings: Settings, ways: Ways, names: tuple[str, ...] = ("",)) -> int:
-    """The highest peak of the phases whose names begin so."""
-    return max((p.peak for p in footprint.phases(settings, ways) if p.name.startswith(names)), default=0)
-
-
-def _explain(footprint: Footprint, settings: Settings, plan: Plan, low_memory: bool | None) -> Iterator[str]:
-    ways, allowed = plan.ways, f"and {size(plan.limit)} are allowed"
+def _explain(demand: Demand, plan: Plan, memory: Memory) -> Iterator[str]:
+    ways, allowed = plan.ways, f"and {amount(plan.limit)} are allowed"
     if ways.stream_transformer:
-        whole = _most(footprint, settings, replace(ways, stream_transformer=False), STAGES)
-        why = (
-            f"{allowed}.{_quantized(footprint, settings, plan)}" if low_memory is None else "and --low-memory is given."
-        )
+        whole = replace(ways, stream_transformer=False)
+        why = "and --low-memory is given."
+        if memory.low is None:
+            faster = (change.words for change in demand.faster() if _stays(_choose(change.needs, memory)))
+            why = f"{allowed}.{next(faster, '')}"
+        peak = amount(_plan(demand.needs, whole, memory).peak)
+        yield f"The transformer is read from disk block by block in every step: whole it would take {peak}, {why}"
+    if ways.step_aside:
+        beside = amount(_plan(demand.needs, replace(ways, step_aside=False), memory).peak)
         yield (
-            f"The transformer is read from disk block by block in every step: whole it would take {size(whole)}, {why}"
+            f"The transformer is let go while latents are upsampled, and then read anew: beside it that would take "
+            f"{beside}, {allowed}."
         )
-    elif not ways.keep_text and footprint.keeps_text:
-        kept = _most(footprint, settings, replace(ways, keep_text=True), STAGES)
-        yield f"The texts' keys and values are made in every step: kept, they would make it {size(kept)}, {allowed}."
-    tiling = settings.request.tiling
-    tiled = footprint.tiled(settings, ways)
-    if tiled and tiling != "auto":
-        yield f"--tiling {tiling} decodes the video in overlapping tiles. {SEAMS}"
-    if tiled and tiling == "auto":
-        untiled = _most(footprint, _asking(settings, tiling="none"), ways, ("decode",))
-        why = f"whole pictures would take {size(untiled)}, {allowed}"
-        yield f"The video is decoded in overlapping tiles: {why}. {SEAMS}"
-    if plan.peak > plan.limit:
-        yield f"This run takes {size(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
+    if not ways.keep_text and not ways.stream_transformer:
+        kept = amount(_plan(demand.needs, replace(ways, keep_text=True), memory).peak)
+        yield f"The texts' keys and values are made in every step: kept, they would make it {kept}, {allowed}."
+    for phase in plan.phases:
+        if phase.told:
+            yield phase.told.format(without=f"{amount(phase.weights + phase.without)}, {allowed}")
+    if not plan.fits:
+        yield f"This run takes {amount(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
 
 
-def _quantized(footprint: Footprint, settings: Settings, plan: Plan) -> str:
-    """The most bits with which the transformer would stay in memory, as a hint; empty where there are none."""
-    for bits in sorted(BITS, reverse=True):
-        smaller = footprint.quantized(Quantization.of(bits))
-        whole = replace(plan.ways, stream_transformer=False)
-        if smaller and _most(smaller, settings, whole, STAGES) <= plan.limit:
-            return f" Faster: --quantize {bits}, which stays in memory."
-    return ""
+def _stays(plan: Plan) -> bool:
+    return plan.fits and not plan.ways.stream_transformer
 
 
 # ---------------------------------------------------------------------------------------------------- refusing
 
-Fits = Callable[[Settings], bool]
 
-
-def _refusal(footprint: Footprint, settings: Settings, plan: Plan, low_memory: bool | None) -> str:
+def _refusal(demand: Demand, plan: Plan, memory: Memory) -> str:
     worst = max(plan.phases, key=lambda phase: phase.peak)
-    needs = f"This run takes {size(worst.peak)} (phase: {worst.name}), and {size(plan.limit)} are allowed"
-
-    def fits(asked: Settings, of: Footprint = footprint) -> bool:
-        return _most(of, asked, _choose(of, asked, low_memory, plan.limit)) <= plan.limit
-
-    if fits(settings, footprint.with_encoder(ENCODER_BITS)):
-        return f"{needs}; {SMALLER_ENCODER} would fit."
-    change = _smallest(settings, fits)
-    if change is None:
-        names, settings = _without(settings)
-        smaller = _smallest(settings, fits)
-        change = smaller and smaller._replace(flags=", ".join([*names, smaller.flags]))
-    if change is not None:
-        return f"{needs}; {change.flags} would fit."
-    least = _asking(settings, num_frames=1, height=LEAST_SIDE, width=LEAST_SIDE)
-    floor = _most(footprint, least, _choose(footprint, least, low_memory, plan.limit))
-    return f"{needs}; the smallest clip takes {size(floor)} (--memory-limit allows more)."
+    phase = f" (phase: {worst.name})" if len(plan.phases) > 1 else ""
+    needs = f"{demand.what} takes {amount(worst.peak)}{phase}, and {amount(plan.limit)} are allowed"
+    found = [change for ladder in demand.smaller() if (change := _last(ladder, memory))]
+    if found:
+        return f"{needs}; {max(found, key=lambda change: change.kept).words} would fit."
+    floor = f"; {least.words} takes {amount(_choose(least.needs, memory).peak)}" if (least := demand.least) else ""
+    return f"{needs}{floor} (--memory-limit allows more)."
 
 
-def _smallest(settings: Settings, fits: Fits) -> _Change | None:
-    """Of the changes that make a run fit, the one that keeps most of the clip."""
-    found = [
-        *(_Change(flags, 1.0) for flags, changed in _costly(settings) if fits(changed)),
-        _silent(settings, fits),
-        _fewer_frames(settings, fits),
-        *(_smaller_picture(settings, fits, fewer) for fewer in (1, 2, 4, 8)),
-    ]
-    return max((change for change in found if change), key=lambda change: change.kept, default=None)
-
-
-def _asking(settings: Settings, **changes: Any) -> Settings:
-    return replace(settings, request=replace(settings.request, **changes))
-
-
-class _Change(NamedTuple):
-    """A change that makes a run fit, and the share of the clip that it keeps."""
-
-    flags: str
-    kept: float
-
-
-def _costly(settings: Settings) -> Iterator[tuple[str, Settings]]:
-    """What was asked for at the cost of memory, and the settings without it."""
-    for flags, changed in (
-        ("--tiling auto", _asking(settings, tiling="auto")),
-        ("no --enhance-prompt", _asking(settings, enhance_prompt=False)),
-        ("no --guidance-batch", replace(settings, batched=False)),
-    ):
-        if changed != settings:
-            yield flags, changed
-
-
-def _without(settings: Settings) -> tuple[list[str], Settings]:
-    """The settings without anything that costs memory, and what was left out."""
-    names = []
-    while found := next(_costly(settings), None):
-        names.append(found[0])
-        settings = found[1]
-    return names, settings
-
-
-def _silent(settings: Settings, fits: Fits) -> _Change | None:
-    if settings.request.audio_file is not None or settings.modalities == ("video",):
-        return None
-    without = replace(_asking(settings, audio=False), modalities=("video",))
-    return _Change("--no-audio", SILENT) if fits(without) else None
-
-
-def _fewer_frames(settings: Settings, fits: Fits) -> _Change | None:
-    frames = settings.request.num_frames
-    most = _last(range(1, frames, TIME_SCALE), lambda count: fits(_asking(settings, num_frames=count)))
-    return _Change(f"--num-frames {most}", most / frames) if most else None
-
-
-def _smaller_picture(settings: Settings, fits: Fits, fewer: int) -> _Change | None:
-    """fewer: of so many frames, one is left."""
-    request, unit = settings.request, settings.recipe.size_unit
-    height, width, before = request.height, request.width, request.num_frames
-    frames = before // fewer // TIME_SCALE * TIME_SCALE + 1 if fewer > 1 else before
-
-    def smaller(longer: int) -> dict[str, int]:
-        sides = (max(LEAST_SIDE, round(side * longer / max(height, width) / unit) * unit) for side in (height, width))
-        return {**dict(zip(("height", "width"), sides, strict=True)), "num_frames": frames}
-
-    most = _last(range(LEAST_SIDE, max(height, width), unit), lambda side: fits(_asking(settings, **smaller(side))))
-    if not most:
-        return None
-    new = smaller(most)
-    flags = f"--height {new['height']} --width {new['width']}" + (f" --num-frames {frames}" if fewer > 1 else "")
-    return _Change(flags, new["height"] * new["width"] * frames / (height * width * before))
-
-
-def _last(values: range, fits: Callable[[int], bool]) -> int | None:
-    """The last of `values` that fits, where all before it do too; None where not even the first does."""
-    low, high = -1, len(values)
+def _last(ladder: Sequence[Change], memory: Memory) -> Change | None:
+    """The last change that fits, where all before it do too; None where not even the first does."""
+    low, high = -1, len(ladder)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(values[middle]) else (low, middle)
-    return None if low < 0 else values[low]
-
-
-def size(count: int) -> str:
-    """A number of bytes for the user, with about three digits."""
-    amount, unit = (count / GIB, "GiB") if count >= GIB else (count / (1 << 20), "MiB")
-    return f"{amount:.{2 if amount < 10 and unit == 'GiB' else 1 if amount < 100 else 0}f} {unit}"
+        low, high = (middle, high) if _choose(ladder[middle].needs, memory).fits else (low, middle)
+    return ladder[low] if low >= 0 else None

@@ -87,7 +87,7 @@ def test_what_is_over_too_soon_is_not_a_line(screen):
     shown(Progress("look-up", 3, 3))
     shown(Progress("text", 1, 1, 5 << 20))
     shown.close()
-    assert out.getvalue() == "     text  1/1 in 0:00, peak 5 MiB\n"
+    assert out.getvalue() == "     text  1/1 in 0:00, peak 5.0 MiB\n"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

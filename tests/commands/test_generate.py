@@ -111,7 +111,7 @@ def test_a_seed_is_a_file(command, folder, out, made):
 def test_every_phase_is_told_with_its_time_and_peak(command, folder, out):
     *phases, last = command(generate.main, *line(folder, out))[1].splitlines()
     names = ["text", "stage 1", "upsample", "stage 2", "waveform", "decode"]
-    assert [re.match(r" *(\D+\d?)  (\d+)/\2 in \d:\d\d, peak \d+ MiB$", text)[1] for text in phases] == names
+    assert [re.match(r" *(\D+\d?)  (\d+)/\2 in \d:\d\d, peak [\d.]+ MiB$", text)[1] for text in phases] == names
     made = f"{out / 'a.mp4'}: 64x64, 9 frames at 24 fps (0.38 s), with sound; seed 42, {folder.name}, in "
     assert re.fullmatch(re.escape(made) + r"\d:\d\d", last)
     assert command(generate.main, *line(folder, out, "--quiet"))[1] == ""

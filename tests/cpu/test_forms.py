@@ -12,7 +12,7 @@ from mlx_video.cpu import forms
 from mlx_video.models import layers
 
 PACKAGE = Path(mlx_video.__file__).parent
-ASKS = {"platform.py", "models/ltx_2/costs.py", "planning/estimates.py"}
+ASKS = {"platform.py", "models/ltx_2/costs.py", "models/ltx_2/video_vae/tiling.py"}
 """Where decisions by machine are made, and where the bytes of a computation are predicted."""
 
 

@@ -16,9 +16,10 @@ from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.jobs.convert import Wishes, convert
 from mlx_video.lending import loader as lending
 from mlx_video.lending.loader import Loader, parameter_bytes
-from mlx_video.lending.visits import Streamed
+from mlx_video.lending.visits import Streamed, Ways
 from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.models.ltx_2.transformer import Transformer
+from mlx_video.planning.plan import Memory
 from mlx_video.types import Context, Pass
 from mlx_video.weights import lora, names
 from mlx_video.weights.quantize import Quantization
@@ -74,6 +75,32 @@ def test_strengths_that_change_between_stages_agree(small_folder, own) -> None:
     assert all(error(parts[m], whole[m]) < 1e-6 for m in whole)
     plain = latents(small_folder("2.3"), True, pipeline="dev-two-stage-hq", steps=2)
     assert all(error(plain[m], parts[m]) > 1e-3 for m in parts)
+
+
+@pytest.mark.parametrize(
+    ("generation", "options"),
+    [
+        ("2", {"dtype": "bfloat16"}),
+        ("2.3", {"quantize": 8, "lora": True}),
+        ("2.3", {"pipeline": "dev-two-stage", "audio": False, "lora": True, **GUIDED}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_transformer_that_steps_aside_comes_back_as_it_was(
+    small_folder, own, generation, options, monkeypatch
+) -> None:
+    options = {**options, "lora": own} if options.get("lora") else options
+    peaks = []
+
+    def watch(progress) -> None:
+        peaks.extend([progress.peak] if progress.phase == "upsample" and progress.peak else [])
+
+    whole = latents(small_folder(generation), None, on_step=watch, **options)
+    monkeypatch.setattr(Memory, "ways", property(lambda memory: iter([Ways(step_aside=True)])))
+    aside = latents(small_folder(generation), None, on_step=watch, **options)
+    assert whole.keys() == aside.keys()
+    assert all(whole[m].tobytes() == aside[m].tobytes() for m in whole)
+    assert peaks[1] < 0.97 * peaks[0]
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

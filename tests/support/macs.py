@@ -17,9 +17,9 @@ import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.jobs.demand import Networks, generating
 from mlx_video.lending.loader import Loader
 from mlx_video.models.ltx_2.recipes import RECIPES
-from mlx_video.planning.footprint import Footprint
 from mlx_video.planning.plan import Memory, Plan, make_plan
 from mlx_video.planning.settings import resolve
 from mlx_video.request import Request
@@ -73,11 +73,15 @@ def make(folder: Path, generation: str) -> Path:
 def plan(folder: Path, request: Request, memory: Memory | None = None, bits: int | None = None) -> Plan:
     """The plan of a run in bfloat16 on a folder that `make` has made; its headers are read once."""
     recipe = request.check(RECIPES)
-    footprint = _footprint(folder, recipe.variant, bits)
-    return make_plan(footprint, resolve(request, recipe, footprint.checkpoint), memory or Memory())
+    found = networks(folder, recipe.variant, bits)
+    return make_plan(generating(found, resolve(request, recipe, found.loader.checkpoint)), memory or Memory())
+
+
+_opened = functools.cache(open_checkpoint)
 
 
 @functools.cache
-def _footprint(folder: Path, variant: str, bits: int | None) -> Footprint:
+def networks(folder: Path, variant: str, bits: int | None) -> Networks:
+    """Of a folder that `make` has made; weighed once."""
     how: Any = None if bits is None else Quantization.of(bits)
-    return Footprint.of(Loader(open_checkpoint(folder, variant), mx.bfloat16, how), folder / "gemma")
+    return Networks.of(Loader(_opened(folder, variant), mx.bfloat16, how), folder / "gemma")

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_video.checkpoints.hub.rules import Choice, Chosen, Listing, amount, check_names
-from mlx_video.types import Listener, Progress, UserError
+from mlx_video.checkpoints.hub.rules import Choice, Chosen, Listing, check_names
+from mlx_video.types import Listener, Progress, UserError, amount
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def read_bytes(chosen: Chosen, name: str, start: int, stop: int) -> bytes:
 
 def summary(chosen: Chosen) -> str:
     """One line for the user: the repo, what is to be fetched of it, and the room that there is."""
-    room = f"; {amount(free_space()[1])} free" if chosen.absent else ""
+    room = f"; {amount(free_space()[1], disk=True)} free" if chosen.absent else ""
     return f"{chosen.repo}: {chosen}{room}"
 
 
@@ -242,8 +242,9 @@ def check_space(wanted: Collection[Chosen]) -> None:
     folder, free = free_space()
     if needed and needed + SPARE > free:
         raise UserError(
-            f"{' and '.join(chosen.repo for chosen in wanted if chosen.absent)} needs {amount(needed)}, but {folder} "
-            f"has {amount(free)} free; make room, or set HF_HOME to a folder on another disk."
+            f"{' and '.join(chosen.repo for chosen in wanted if chosen.absent)} needs "
+            f"{amount(needed, disk=True)}, but {folder} has {amount(free, disk=True)} free; "
+            f"make room, or set HF_HOME to a folder on another disk."
         )
 
 

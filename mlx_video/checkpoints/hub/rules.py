@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlx_video.reading import shown
-from mlx_video.types import UserError
+from mlx_video.types import UserError, amount
 
 MARKER = "mlx_video.json"
 """A folder that `convert` wrote holds this file."""
@@ -87,7 +87,7 @@ class Chosen(NamedTuple):
         if not self.absent:
             return f"nothing to fetch, {len(self.here)} here"
         files = f"{len(self.absent)} file{'s' if len(self.absent) > 1 else ''}"
-        return f"{files}, {amount(sum(self.absent.values()))} to fetch, {len(self.here)} here"
+        return f"{files}, {amount(sum(self.absent.values()), disk=True)} to fetch, {len(self.here)} here"
 
 
 def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[str]:
@@ -182,8 +182,3 @@ def check_names(repo: str, names: Iterable[str]) -> None:
             raise UserError(
                 f"{repo} lists a file {shown(name)}, which would lie outside its folder; it is not fetched."
             )
-
-
-def amount(size: int) -> str:
-    """A number of bytes for the user."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 / 20 else f"{size / 1e6:.1f} MB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from mlx_video.models.family import Component, Family, Generation
@@ -66,6 +67,7 @@ LTX_2 = Family(
             whole_with="caption_proj_before_connector",
         ),
     ),
+    costs=lambda: import_module("mlx_video.models.ltx_2.costs"),
     check_geometry=_check_geometry,
 )
 """`stg_block` is a share of the depth, so that a checkpoint with fewer than 48 blocks gets the block at the same

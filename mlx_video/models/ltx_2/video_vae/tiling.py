@@ -13,15 +13,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlx_video import platform
 from mlx_video.models.ltx_2.video_vae.blocks import Scale
+from mlx_video.models.ltx_2.video_vae.convolution import TAPS
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, UserError
 
 SCALE = Scale(TIME_SCALE, SPACE_SCALE, SPACE_SCALE)
 
-BYTES_PER_PIXEL_FRAME = 750
+GPU_BYTES = 750
 """Peak of the convolutional decoder for each pixel of each frame on its way, in float32; published for another port on
-Metal. Measured here, CPU, float32: 250 for a whole clip; 540, 430 and 400 in pieces of 1, 2 and 4 latent frames. What
-Metal's Winograd convolutions transform comes on top: 64/36 of the last level's 8 values a pixel, in and out, 114."""
+Metal. What Metal's Winograd convolutions transform comes on top: 64/36 of the last level's 8 values a pixel, in and
+out, 114."""
+CPU_BYTES, PIXEL_BYTES = 320, 36
+"""The same on the CPU, measured; and of pixels that are ready: three colours and what makes bytes of them."""
+PUBLISHED_CHANNELS = 128
+"""Of the decoder before its last layer (`decoder_base_channels`): what the rates above were taken at."""
 BLEND_BYTES = 24
 """For each pixel of each frame of a tile in time: two float32 sums of three colours."""
 KEPT_VALUES = 500
@@ -74,7 +80,7 @@ def plan_tiles(
     *,
     memory_limit: int | None = None,
     stream: bool = False,
-    scale: Scale = SCALE,
+    channels: int = PUBLISHED_CHANNELS,
     size: int = 4,
 ) -> Tiling:
     """The tiling of a clip of latent `grid` (F, H, W), for decoding or encoding.
@@ -82,61 +88,63 @@ def plan_tiles(
     mode: "none" cuts nothing; a preset's name cuts as it says; "auto" cuts nothing where pictures of that size, one
     latent frame at a time, fit into `memory_limit` (bytes that the work may take), else as the reference cuts pictures,
     else smaller; the smallest where nothing fits. stream: frames are to come as early, and as few at a time, as can be;
-    size: bytes of a value.
-    Raises UserError for an unknown mode.
+    channels, size: as `peak_bytes` takes them. Raises UserError for an unknown mode.
     """
     if mode not in MODES:
         raise UserError(f"There is no tiling {mode!r}; there are {', '.join(MODES)}.")
     pieces = PIECES[-1:] if stream else PIECES
     if mode in PRESETS:
-        candidates = [_cut(PRESETS[mode], grid, scale)]
+        candidates = [_cut(PRESETS[mode], grid)]
     elif mode == "none" or memory_limit is None:
         candidates = [Tiling()]
     else:
-        candidates = [Tiling(), *(_cut(preset, grid, scale) for preset in PRESETS.values())]
+        candidates = [Tiling(), *(_cut(preset, grid) for preset in PRESETS.values())]
     plans = [replace(tiling, piece=piece) for tiling in candidates for piece in pieces]
     if memory_limit is None:
         return plans[0]
 
     def fits(plan: Tiling) -> bool:
         share = 1.0 if plan.piece == PIECES[-1] else SHARE_OF_MORE
-        return peak_bytes(plan, grid, scale, size) <= memory_limit * share
+        return peak_bytes(plan, grid, channels, size) <= memory_limit * share
 
-    return next(filter(fits, plans), min(plans, key=lambda plan: peak_bytes(plan, grid, scale, size)))
+    return next(filter(fits, plans), min(plans, key=lambda plan: peak_bytes(plan, grid, channels, size)))
 
 
-def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], scale: Scale = SCALE, size: int = 4) -> int:
+def peak_bytes(tiling: Tiling, grid: tuple[int, int, int], channels: int = PUBLISHED_CHANNELS, size: int = 4) -> int:
     """Estimated peak of decoding or encoding a clip of latent `grid`, without the weights and without the result.
 
-    size: bytes of a value.
+    channels: `decoder_base_channels`, to which the work is in proportion; size: bytes of a value.
     """
     frames, rows, columns = (
         min(length * factor, span.size if span else length * factor)
-        for length, factor, span in zip(grid, scale, (tiling.frames, tiling.height, tiling.width), strict=True)
+        for length, factor, span in zip(grid, SCALE, (tiling.frames, tiling.height, tiling.width), strict=True)
     )
-    at_once = min(grid[0], tiling.piece or grid[0]) * scale.time
-    picture = prod(grid[1:]) * prod(scale[1:])
-    held = 0
+    frames = min(frames, TIME_SCALE * (grid[0] - 1) + 1)
+    piece = min(frames, TIME_SCALE * (tiling.piece or grid[0]))
+    share = channels / PUBLISHED_CHANNELS * size / 4
+    held = 0.0
     if tiling.tiled:
-        kept = KEPT_VALUES * size
-        held = BLEND_BYTES * frames * picture if tiling.frames else (BLEND_BYTES * at_once + kept) * picture
-    return BYTES_PER_PIXEL_FRAME * size // 4 * min(at_once, frames) * rows * columns + held
+        each = BLEND_BYTES * frames if tiling.frames else BLEND_BYTES * piece + KEPT_VALUES * share * 4
+        held = each * prod(grid[1:]) * SPACE_SCALE**2
+    if not platform.is_cpu():
+        return round(GPU_BYTES * share * piece * rows * columns + held)
+    # Frames that the convolutions keep for the next piece are about one latent frame more; output lags by that much.
+    inside = CPU_BYTES * share * min(frames, piece + TIME_SCALE)
+    ready = PIXEL_BYTES * (frames if piece >= frames else max(TIME_SCALE, piece - 1.5 * TIME_SCALE))
+    transformed = 4 / 3 * TAPS**3 * (8 * channels) ** 2 * 4
+    return round(max(inside, ready) * rows * columns + transformed + held)
 
 
-def _cut(preset: Span, grid: tuple[int, int, int], scale: Scale) -> Tiling:
+def _cut(preset: Span, grid: tuple[int, int, int]) -> Tiling:
     # A picture that is one tile is not cut, and then nothing differs from the whole.
-    whole = max(grid[1] * scale.height, grid[2] * scale.width) <= preset.size
-    return Tiling() if whole else _coupled(preset, grid, scale)
+    return Tiling() if max(grid[1:]) * SPACE_SCALE <= preset.size else _coupled(preset, grid)
 
 
-def _coupled(preset: Span, grid: tuple[int, int, int], scale: Scale) -> Tiling:
+def _coupled(preset: Span, grid: tuple[int, int, int]) -> Tiling:
     # The shorter side's tile keeps the picture's aspect ratio, on the latent grid (`TileSizeConfig.from_long_side`).
-    def side(length: int, factor: int) -> Span:
-        size, overlap = preset.size // factor, preset.overlap // factor
-        tile = max(2, overlap + 1, round(size * length / max(grid[1:])))
-        return Span(tile * factor, overlap * factor)
-
-    return Tiling(None, side(grid[1], scale.height), side(grid[2], scale.width))
+    size, overlap = preset.size // SPACE_SCALE, preset.overlap // SPACE_SCALE
+    rows, columns = (max(2, overlap + 1, round(size * side / max(grid[1:]))) * SPACE_SCALE for side in grid[1:])
+    return Tiling(None, Span(rows, preset.overlap), Span(columns, preset.overlap))
 
 
 # ---------------------------------------------------------------------------------------------------- one axis

@@ -1,0 +1,69 @@
+"""What the networks that a loader lends weigh, from headers; each is weighed once for each checkpoint."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_video.lending.loader import Loader
+from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
+from mlx_video.weights import names, quantize
+from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.store import Tensors
+from mlx_video.weights.weigh import Weights, weigh
+
+
+def weigh_component(
+    loader: Loader, component: str, *, audio: bool = True, quantization: Quantization | None = None
+) -> Weights:
+    """A component as `loader` lends it. audio of False: the transformer without its stream for sound.
+
+    quantization: to be made of the transformer's blocks while loading; the loader's own if left out.
+    """
+    dtype, known = loader.dtype_of(component), loader.checkpoint.weighed
+    how = (quantization or loader.quantization) if component == "transformer" else None
+    key = (component, audio, dtype.size, how)
+    if key not in known:
+        known[key] = _weigh(loader, component, audio, dtype, how)
+    return known[key]
+
+
+def _weigh(loader: Loader, component: str, audio: bool, dtype: mx.Dtype, how: Quantization | None) -> Weights:
+    part, network = loader.checkpoint.part(component), _skeleton(loader, component, audio)
+    making = how if how and quantize.used(network) is None else None
+    chosen = quantize.chosen([network.transformer_blocks[0]], making)[0] if making else ()
+
+    def packed(path: str) -> float | None:
+        layer, _, leaf = path.partition("transformer_blocks.")[2].partition(".")[2].rpartition(".")
+        return making.bytes_each(dtype.size) if making and leaf == "weight" and layer in chosen else None
+
+    entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes)}
+    path_of = functools.partial(part.path_of, network)
+    return weigh(entries, path_of, getattr(network, "visited", ()), dtype, packed)
+
+
+def _skeleton(loader: Loader, component: str, audio: bool = True) -> nn.Module:
+    known, key = loader.checkpoint.weighed, (component, audio)
+    if key not in known:
+        options = {"audio": False} if component == "transformer" and not audio else {}
+        known[key] = loader.checkpoint.build(component, **options)
+    return known[key]
+
+
+def weigh_upsampler(loader: Loader, kind: str) -> Weights:
+    """An upsampler of a kind that the checkpoint has."""
+    return weigh(loader.upsampler(kind).tensors.entries, lambda name: name, (), loader.vae_dtype)
+
+
+def weigh_text_encoder(folder: Path, dtype: mx.Dtype) -> Weights:
+    """The text encoder in a folder, computing in `dtype`."""
+    path_of = functools.partial(names.module_path, Gemma)
+    return weigh(Tensors.of_folder(folder).entries, path_of, Gemma.visited, dtype)
+
+
+def is_quantized(loader: Loader) -> bool:
+    """Whether the transformer's blocks are quantized, or will be while loading."""
+    return loader.quantization is not None or quantize.used(_skeleton(loader, "transformer")) is not None
