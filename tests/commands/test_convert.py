@@ -65,7 +65,7 @@ def test_one_without_sound_gives_the_same_video(small_folder, converted, generat
     assert not any("audio" in name for name in names)
     silent = latents(small_folder(generation), audio=False)[0]
     assert latents(folder, audio=False)[0] == latents(folder)[0] == silent
-    with pytest.raises(UserError, match="without sound; add --no-audio"):
+    with pytest.raises(UserError, match="without sound; add audio=False"):
         latents(folder, audio=True)
 
 

@@ -245,7 +245,7 @@ def test_a_dev_checkpoint_is_refined_with_the_distilled_lora(upscale_folder, fil
     folder = upscale_folder("2")
     for name in ("gemma", small.UPSAMPLERS["2"], small.NAMES["2"].format("dev")):
         (tmp_path / name).symlink_to(folder / name)
-    with pytest.raises(UserError, match=r"No distilled LoRA was found .*dev checkpoint --refine needs"):
+    with pytest.raises(UserError, match=r"No distilled LoRA was found .*dev checkpoint refine=True needs"):
         refined(tmp_path, film, steps=1)
     (tmp_path / small.LORAS["2"]).symlink_to(folder / small.LORAS["2"])
     with_lora = refined(tmp_path, film, steps=1).latents["video"]
