@@ -140,6 +140,13 @@ class Checkpoint:
         return self.parts[component]
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that it is read from, the text encoder apart."""
+        parts = (*self.parts.values(), *self.upsamplers.values())
+        lora = () if self.distilled_lora is None else (self.distilled_lora,)
+        return (*(file for part in parts for file in part.tensors.paths), *lora)
+
+    @property
     def audio(self) -> bool:
         """Whether there is everything for sound."""
         return {"audio_decoder", "vocoder"} <= set(self.parts)

@@ -64,13 +64,8 @@ def checkpoint(
     the distilled LoRA from elsewhere; upsamplers: kinds that are needed besides the recipe's own.
     """
     if is_hub_id(where):
-        others = ["upsampler" if kind == "spatial x2" else kind for kind in upsamplers]
-        wanted = {
-            "upsampler": len(recipe.stages) > 1,
-            "lora": lora and recipe.distilled_lora,
-            "text_encoder": text_encoder,
-        }
-        return repos.fetch_checkpoint(where, recipe.variant, **wanted, others=others, take=take)
+        kinds, brought = tuple(dict.fromkeys((*recipe.upsamplers, *upsamplers))), lora and recipe.distilled_lora
+        return repos.fetch_checkpoint(where, recipe.variant, kinds, brought, text_encoder, take)
     return existing(where, "--model-repo")
 
 
@@ -78,7 +73,7 @@ def source(where: str, variant: str, take: Take = fetch) -> Path:
     """The checkpoint that `convert --source` names, with all that a converted folder holds of it."""
     if is_hub_id(where):
         dev = variant == "dev"
-        return repos.fetch_checkpoint(where, variant, upsampler=True, lora=dev, text_encoder=False, take=take)
+        return repos.fetch_checkpoint(where, variant, lora=dev, text_encoder=False, take=take)
     return existing(where, "--source")
 
 

@@ -14,16 +14,17 @@ from typing import Any
 from mlx_video import platform
 from mlx_video.diffusion import guidance
 from mlx_video.diffusion.samplers import SAMPLERS
-from mlx_video.jobs.refine import CHUNK, RECIPES, sigmas_of
+from mlx_video.diffusion.schedules import SCHEDULES
+from mlx_video.jobs.settings import Settings
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.lending.weighing import is_quantized, weigh_component, weigh_text_encoder, weigh_upsampler
 from mlx_video.media.video import ENCODED_BYTES
 from mlx_video.models.family import Cost
+from mlx_video.models.ltx_2.recipes import REFINING
 from mlx_video.models.ltx_2.text_encoder.enhance import MAX_TOKENS
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.planning.plan import Change, Demand, Need
-from mlx_video.planning.settings import Settings
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Modality, Pass, Phase, Stage
 from mlx_video.weights.quantize import BITS, Quantization
 from mlx_video.weights.store import size_of
@@ -131,9 +132,9 @@ class Networks:
         held = weights.held(streamed) + self.costs.adapt(config, loras, streamed)
         return Need(phase, held, round(cost.work), cost.flops, weights.read * (calls if streamed else 1), loader.dtype)
 
-    def upsample(self, settings: Settings, ways: Ways) -> Need:
+    def upsample(self, settings: Settings, ways: Ways, kind: str) -> Need:
         """Between two stages: beside the transformer and the texts, which stay for the next one."""
-        loader, kind = self.loader, "spatial x2"
+        loader = self.loader
         own, transformer = weigh_upsampler(loader, kind), self.weights("transformer", "audio" in settings.modalities)
         beside = 0 if ways.step_aside else transformer.rest if ways.stream_transformer else transformer.whole
         again = transformer.read if ways.step_aside else 0
@@ -202,12 +203,10 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
         yield networks.simple(Phase.IMAGES, "video_encoder", cost)
     if "audio_encoder" in used:
         yield networks.simple(Phase.SOUND, "audio_encoder", costs.convert_sound(config, latents, size, decoding=False))
-    scale = settings.recipe.stages[0].scale
     for number, stage in enumerate(settings.recipe.stages, 1):
-        if stage.scale != scale:
-            yield networks.upsample(settings, ways)
+        for kind in stage.upsample:
+            yield networks.upsample(settings, ways, kind)
         yield _stage(networks, number, stage, settings, ways)
-        scale = stage.scale
     if "vocoder" in used:
         wave = costs.make_waveform(networks.weights("vocoder").whole, latents)
         yield _one_by_one(
@@ -306,8 +305,10 @@ def upscaling(networks: Networks, grid: Grid, tiling: str, refined: bool) -> Dem
     def needs(ways: Ways, mode: str = tiling) -> list[Need]:
         found = [networks.decode(grid, mode, ways, stream=True)]
         if refined:
-            tokens: dict[Modality, int] = {"video": min(grid[0], CHUNK) * grid[1] * grid[2]}
-            calls = SAMPLERS[RECIPES["distilled"].stages[0].sampler].count(sigmas_of(None))
+            (stage,) = REFINING["distilled"].stages
+            frames = min(grid[0], stage.window.chunk if stage.window else grid[0])
+            tokens: dict[Modality, int] = {"video": frames * grid[1] * grid[2]}
+            calls = SAMPLERS[stage.sampler].count(SCHEDULES[stage.schedule]())
             found.append(networks.denoise(Phase.REFINE, tokens, [Pass()], calls, ways))
         return found
 

@@ -18,10 +18,10 @@ import mlx.core as mx
 from mlx_video import platform
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.jobs.demand import Networks, generating
+from mlx_video.jobs.settings import resolve
 from mlx_video.lending.loader import Loader
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.planning.plan import Memory, Plan, make_plan
-from mlx_video.planning.settings import resolve
 from mlx_video.request import Request
 from mlx_video.weights.quantize import Quantization
 from tests.support import real_gemma, real_keys, small, sparse

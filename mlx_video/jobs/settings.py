@@ -57,7 +57,10 @@ class Settings:
         steps = None
         if stage.share is not None and self.steps is not None:
             steps = max(1, math.floor(self.steps * stage.share + 0.5))
-        return SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else BASE_TOKENS)
+        sigmas = SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else BASE_TOKENS)
+        if isinstance(stage.start, float):
+            sigmas = (stage.start, *(sigma for sigma in sigmas if sigma < stage.start))
+        return sigmas
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -68,8 +71,7 @@ class Settings:
             "video_encoder": bool(self.request.image),
             "audio_encoder": sound,
             "transformer": True,
-            "latent_statistics": len(self.recipe.stages) > 1,
-            "upsampler": len(self.recipe.stages) > 1,
+            "latent_statistics": bool(self.recipe.upsamplers),
             "video_decoder": True,
             "audio_decoder": "audio" in self.modalities and not sound,
             "vocoder": "audio" in self.modalities and not sound,
@@ -112,17 +114,21 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
     modalities: tuple[Modality, ...] = ("video", "audio") if request.audio else ("video",)
     defaults = {**checkpoint.generation.defaults, **recipe.defaults}
     guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
-    strengths = tuple(_lora_strength(request, stage.lora, number) for number, stage in enumerate(recipe.stages, 1))
+    asked = (request.lora_strength_stage_1, request.lora_strength_stage_2)
+    strengths = tuple(
+        _first(given, stage.loras["distilled"]) if "distilled" in stage.loras else 0.0
+        for stage, given in zip(recipe.stages, (*asked, *[None] * len(recipe.stages)), strict=False)
+    )
     if recipe.variant == "distilled" and checkpoint.distilled_by_lora:
         strengths = (1.0,) * len(recipe.stages)
     if any(strengths):
         checkpoint.need(
-            "distilled LoRA", checkpoint.distilled_lora,
+            "distilled LoRA", checkpoint.distilled_lora, recipe.lora_advice or
             f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint (or --pipeline dev).",
         )  # fmt: skip
-    if len(recipe.stages) > 1:
+    for kind in recipe.upsamplers:
         checkpoint.need(
-            "spatial x2 upsampler", checkpoint.upsampler,
+            f"{kind} upsampler", checkpoint.upsamplers.get(kind),
             f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint.",
         )  # fmt: skip
     negative = request.negative_prompt if request.negative_prompt is not None else NEGATIVE_PROMPT
@@ -227,9 +233,3 @@ def _guidance(
         ),
     }
     return {m: Guidance(cfg_scale=scales[m][0], rescale=scales[m][1], **shared) for m in modalities}
-
-
-def _lora_strength(request: Request, recipes_own: float | None, stage: int) -> float:
-    if recipes_own is None:
-        return 0.0
-    return _first(getattr(request, f"lora_strength_stage_{stage}"), recipes_own)
