@@ -102,8 +102,7 @@ def compare(folder: Path, case: Case) -> list[Found]:
     with LTXPipeline.from_pretrained(where, **case.opened) as pipe:
         plan = pipe.plan(request)
         clip = pipe.run(request, on_step=watch)
-        if clip._decode_sound is not None:
-            clip._decode_sound(watch)
+        clip._decoded_sound(watch)
         platform.peak_memory()
         peaks["decode"] = max(platform.peak_memory() for _ in clip)
     return [Found(phase.name, phase.peak, peaks[phase.name]) for phase in plan.phases]

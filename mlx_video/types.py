@@ -22,11 +22,10 @@ Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
 
 
-class UserError(Exception):
-    """Something that the user can put right: one sentence with the value, the rule and the nearest valid values.
+class Told(Exception):
+    """What a user is told in one sentence, written with options as commands spell them (`--height 100`).
 
-    Written with options as commands spell them (`--height 100`), which print it without a traceback and exit with 2;
-    one that leaves the Python API says `height=100`.
+    One that leaves the Python API says `height=100`.
     """
 
     said = ""
@@ -43,7 +42,14 @@ class UserError(Exception):
         return found[1].replace("-", "_") if found else None
 
 
-class RunError(Exception):
+class UserError(Told):
+    """Something that the user can put right: one sentence with the value, the rule and the nearest valid values.
+
+    A command prints the message without a traceback and exits with status 2.
+    """
+
+
+class RunError(Told):
     """A run that had to end, through no value that the user gave: what happened, its likely cause, what to do.
 
     A command prints the message without a traceback and exits with status 1.

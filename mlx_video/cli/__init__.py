@@ -46,7 +46,7 @@ def run(
             say(f"{parser.prog}: {one_line(fault.args[0])}")
             return 2
         except RunError as fault:
-            say(f"{parser.prog}: {fault}")
+            say(f"{parser.prog}: {fault.args[0]}")
             return 1
         except KeyboardInterrupt:
             say(f"{parser.prog}: interrupted; nothing was written.")

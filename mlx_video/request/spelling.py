@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from mlx_video.request.generating import Request
 from mlx_video.request.options import options_of
 from mlx_video.request.upscaling import Upscaling
-from mlx_video.types import DTYPES, UserError
+from mlx_video.types import DTYPES, Told
 
 _TABLES = (*options_of(Request), *options_of(Upscaling))
 NAMES = {
@@ -48,10 +48,10 @@ def _keyword(found: re.Match[str]) -> str:
 
 @contextmanager
 def in_keywords() -> Iterator[None]:
-    """Within it, or in a function that it decorates, what a user can put right is told with keywords, not flags."""
+    """Within it, or in a function that it decorates, what a user is told names keywords, not flags."""
     try:
         yield
-    except UserError as fault:
+    except Told as fault:
         fault.said = keywords(fault.args[0])
         raise
 

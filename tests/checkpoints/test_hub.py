@@ -206,8 +206,16 @@ def test_without_a_network_the_cache_serves(server, how):
 
 def test_without_a_network_and_without_a_cache(server):
     server.down()
-    with pytest.raises(UserError, match="not here from before"):
+    with pytest.raises(UserError, match="not here from before") as told:
         repos.fetch_lora("me/lora")
+    assert "Errno" not in str(told.value)
+
+
+def test_a_connection_that_breaks_within_a_header_says_so(server):
+    chosen = hub.find("me/lora", lambda files: ["loras/my.safetensors"])
+    server.breaks = 100
+    with pytest.raises(UserError, match=r"of me/lora cannot be read: .*; try again\."):
+        hub.read_bytes(chosen, "loras/my.safetensors", 0, 50_000)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_all_real_names_are_known_and_room_is_asked_for(whole, generation, quant
     asked = []
     monkeypatch.setattr(converting, "check_new_folder", lambda path, needed: asked.append(needed))
 
-    def stop(*_):
+    def stop(*_, **__):
         raise UserError("stopped before writing")
 
     monkeypatch.setattr(converting, "replacing", stop)

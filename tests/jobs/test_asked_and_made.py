@@ -191,7 +191,7 @@ def test_a_placeholder_is_what_a_run_would_write_but_for_what_it_shows(pipeline,
 def test_a_placeholder_still_refuses_what_a_run_would(inputs, tmp_path):
     with LTXPipeline.from_pretrained("nobody/nothing") as pipe:
         for options, said in (
-            ({"height": 90}, "--height 90"),
+            ({"height": 90}, "height=90"),
             ({"image": str(tmp_path / "none.png")}, "none.png"),
             ({"audio_file": AudioIn(str(inputs / "sound.wav"), 9.0)}, "past its end"),
             ({"lora": str(tmp_path / "none.safetensors")}, "none.safetensors"),

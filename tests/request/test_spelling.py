@@ -28,6 +28,7 @@ from mlx_video.request.upscaling import REFINING_STEPS, UpscalingOptions
         ("with --tiling auto, no --enhance-prompt or --fps 24.", 'with tiling="auto", enhance_prompt=False or fps=24.'),
         ("--tiling 'tiny' is not known", "tiling='tiny' is not known"),
         ("(such as --text-encoder-repo org/gemma-4bit)", '(such as text_encoder="org/gemma-4bit")'),
+        ("float32 (--vae-dtype float32, in place", 'float32 (vae_dtype="float32", in place'),
         ("add --prompt TEXT.", "add prompt=TEXT."),
         ("or another --model-repo.", "or another where."),
         ("with --no-low-memory it is tried", "with low_memory=False it is tried"),

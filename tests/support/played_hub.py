@@ -36,6 +36,8 @@ class Hub:
         self.commit, self.status = "c" * 40, 200
         self.ranges = True
         """Whether it answers with the part of a file that was asked for; else always with the whole."""
+        self.breaks: int | None = None
+        """Bytes of a file after which the connection is gone."""
         self.asked: list[tuple[str, str, str | None]] = []
         """Method, path and range of each request."""
         self.served: dict[str, int] = {}
@@ -128,7 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
                 end = min(stop, begin + CHUNK)
                 if opened is not None:
                     opened.seek(begin)
-                self.wfile.write(file[begin:end] if opened is None else opened.read(end - begin))
+                piece = file[begin:end] if opened is None else opened.read(end - begin)
+                self.wfile.write(piece[: hub.breaks])
+                if hub.breaks is not None and hub.breaks < len(piece):
+                    self.close_connection = True
+                    return
                 hub.served[name] = hub.served.get(name, 0) + end - begin
 
 

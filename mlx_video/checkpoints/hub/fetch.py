@@ -12,6 +12,7 @@ import difflib
 import fcntl
 import hashlib
 import logging
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -198,24 +199,27 @@ def _files_in(folder: Path) -> list[str]:
 
 def read_bytes(chosen: Chosen, name: str, start: int, stop: int) -> bytes:
     """Bytes [start, stop) of a file on the hub, fewer where it ends before; no more of it is read. Raises UserError."""
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import constants, errors, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
     headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     url, timeout = hf_hub_url(chosen.repo, name, revision=chosen.commit), constants.HF_HUB_DOWNLOAD_TIMEOUT
-    found = bytearray()
+    found, broken = bytearray(), None
     try:
-        with (
-            _explained(chosen.repo),
-            http_stream_backoff("GET", url, max_retries=2, headers=headers, timeout=timeout) as response,
-        ):
-            hf_raise_for_status(response)
-            # A server that takes no ranges begins at the file's beginning, and would go on to its end.
-            skipped = start if response.status_code == 200 else 0
-            for piece in response.iter_bytes(chunk_size=PIECE):
-                found += piece
-                if len(found) >= skipped + stop - start:
-                    break
+        with _explained(chosen.repo):
+            with http_stream_backoff("GET", url, max_retries=2, headers=headers, timeout=timeout) as response:
+                hf_raise_for_status(response)
+                # A server that takes no ranges begins at the file's beginning, and would go on to its end.
+                skipped = start if response.status_code == 200 else 0
+                try:
+                    for piece in response.iter_bytes(chunk_size=PIECE):
+                        found += piece
+                        if len(found) >= skipped + stop - start:
+                            break
+                except errors.HTTPError as fault:
+                    broken = fault  # the stream takes what passes through it for a reason to begin again, and cannot
+            if broken is not None:
+                raise broken
     except _Unreachable as fault:
         raise UserError(f"{name} of {chosen.repo} cannot be read: {fault}; try again.") from fault
     return bytes(found[skipped : skipped + stop - start])
@@ -297,4 +301,5 @@ def _explained(repo: str) -> Iterator[None]:
 
 
 def _first_line(fault: BaseException) -> str:
-    return str(fault).strip().split("\n")[0].rstrip(".") or type(fault).__name__
+    said = re.sub(r"^\[Errno -?\d+\] ", "", str(fault).strip().split("\n")[0])
+    return said.rstrip(".") or type(fault).__name__

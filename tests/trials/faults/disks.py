@@ -64,6 +64,8 @@ def disk(number: int, seed: int, place: Place) -> Found:
         names = ("disk", "out", "full", "room", "free")
         # A file of ours that is taken away under our hands is not ours to account for, and neither is its rest.
         verdict, why = examined(place, job, ended, names=names, statuses=(0, 1, 2), ignored=lambda name: name == "disk")
+        if kind in disturb and ended.status == 0 and job.outputs[0] in ended.said:
+            verdict, why = "accepted", "the disk went when all was done"
     return f"{title} after {after:.2f} s" if kind in disturb else title, verdict, why, ended.said
 
 
