@@ -17,7 +17,7 @@ import numpy as np
 
 from mlx_video.models.ltx_2.video_vae.blocks import Scale
 from mlx_video.models.ltx_2.video_vae.encoder import Passage, VideoEncoder
-from mlx_video.models.ltx_2.video_vae.tiling import Part, Tiling, decode_parts, encode_parts
+from mlx_video.models.ltx_2.video_vae.tiling import TilePart, Tiling, decode_parts, encode_parts
 from mlx_video.types import UserError
 
 
@@ -65,7 +65,7 @@ def _blend(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterator[mx.ar
 
 
 def _side_by_side(
-    decoder: Decoder, latent: mx.array, rows: list[Part], columns: list[Part], piece: int | None
+    decoder: Decoder, latent: mx.array, rows: list[TilePart], columns: list[TilePart], piece: int | None
 ) -> Iterator[mx.array]:
     """All tiles of a picture go through time together, each in its own stream, so that time has no seams."""
     tiles = [
@@ -109,7 +109,7 @@ class _Tile:
 
 
 def _add_tile(
-    total: np.ndarray, decoder: Decoder, latent: mx.array, tile: tuple[Part, Part, Part], piece: int | None
+    total: np.ndarray, decoder: Decoder, latent: mx.array, tile: tuple[TilePart, TilePart, TilePart], piece: int | None
 ) -> None:
     time, row, column = tile
     space = mx.array(row.weights[:, None, None] * column.weights[None, :, None])
@@ -172,7 +172,9 @@ def _spans(start: int, stop: int | None, step: int, piece: int | None) -> Iterat
         start, end = end, end + piece * step
 
 
-def _encode_part(encoder: VideoEncoder, pieces: Iterator[mx.array], rows: list[Part], columns: list[Part]) -> mx.array:
+def _encode_part(
+    encoder: VideoEncoder, pieces: Iterator[mx.array], rows: list[TilePart], columns: list[TilePart]
+) -> mx.array:
     tiles = list(product(rows, columns))
     passages: list[Passage] = []
     encoded: list[mx.array] = []
@@ -191,7 +193,7 @@ def _encode_part(encoder: VideoEncoder, pieces: Iterator[mx.array], rows: list[P
     return mx.concatenate(encoded, axis=1)
 
 
-def _joined(parts: list[mx.array], tiles: list[tuple[Part, Part]]) -> mx.array:
+def _joined(parts: list[mx.array], tiles: list[tuple[TilePart, TilePart]]) -> mx.array:
     row, column = tiles[-1]
     batch, frames, _, _, channels = parts[0].shape
     total = np.zeros((batch, frames, row.latents.stop, column.latents.stop, channels), np.float32)

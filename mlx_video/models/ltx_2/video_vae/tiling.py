@@ -150,7 +150,7 @@ def _coupled(preset: Span, grid: tuple[int, int, int]) -> Tiling:
 # ---------------------------------------------------------------------------------------------------- one axis
 
 
-class Part(NamedTuple):
+class TilePart(NamedTuple):
     """One tile along one axis: where it lies in latents and in pixels, and how much each of its outputs counts.
 
     The weights of all parts of an axis add up to 1 everywhere.
@@ -164,9 +164,9 @@ class Part(NamedTuple):
 class Parts(NamedTuple):
     """The parts of each axis; a tile is one of each."""
 
-    time: list[Part]
-    rows: list[Part]
-    columns: list[Part]
+    time: list[TilePart]
+    rows: list[TilePart]
+    columns: list[TilePart]
 
 
 class _Interval(NamedTuple):
@@ -240,7 +240,7 @@ def _split(length: int, span: Span | None, *, time: bool) -> list[_Interval]:
     return found
 
 
-def _weighed(intervals: list[_Interval], factor: int, *, time: bool, in_pixels: bool) -> list[Part]:
+def _weighed(intervals: list[_Interval], factor: int, *, time: bool, in_pixels: bool) -> list[TilePart]:
     parts = []
     for start, stop, left, right in intervals:
         # The first latent frame of a tile stands for one pixel frame; latent rows and columns all stand for `factor`.
@@ -251,7 +251,7 @@ def _weighed(intervals: list[_Interval], factor: int, *, time: bool, in_pixels: 
             weights = trapezoid(pixels.stop - pixels.start, fade_in, right * factor, from_zero=time)
         else:
             weights = trapezoid(stop - start, left, right, from_zero=time)
-        parts.append(Part(latents, pixels, weights))
+        parts.append(TilePart(latents, pixels, weights))
     places = [part.pixels if in_pixels else part.latents for part in parts]
     total = np.zeros(places[-1].stop)
     for place, part in zip(places, parts, strict=True):
