@@ -124,8 +124,7 @@ class Clip:
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = self._decode_frames(report)
             if frames:
-                folder = stack.enter_context(video_files.FrameFolder(path.with_suffix("")))
-                images = folder.tee(images)
+                images = stack.enter_context(video_files.frame_folder(path.with_suffix("")))(images)
             video_files.write_video(path, images, self.shape.fps, audio=sound, metadata=self.metadata)
         if audio_path is not None and sound is not None:
             waveform, rate = sound  # as long as the pictures, as it is in the video

@@ -334,24 +334,18 @@ def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(array, _quarter_turns(frame)))
 
 
-class FrameFolder:
-    """A new folder of pictures that appears when the `with` block ends well, and leaves nothing when it does not."""
+@contextmanager
+def frame_folder(folder: str | Path) -> Iterator[Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]]:
+    """A new folder of pictures that appears when the `with` block ends well, and leaves nothing when it does not.
 
-    def __init__(self, folder: str | Path):
-        """Raises UserError as `check_new_folder` does."""
-        self._writing = replacing(check_new_folder(folder), folder=True)
+    Gives a function that hands frames on and writes each on its way, so that one decoding serves a film and a folder.
+    Raises UserError as `check_new_folder` does.
+    """
+    with replacing(check_new_folder(folder), folder=True) as temporary:
 
-    def __enter__(self) -> FrameFolder:
-        """Begins."""
-        self._temporary = self._writing.__enter__()
-        return self
+        def tee(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            for number, frame in enumerate(frames):
+                save_image(temporary / f"frame_{number:05d}.png", frame)
+                yield frame
 
-    def __exit__(self, *error: Any) -> bool | None:
-        """Ends."""
-        return self._writing.__exit__(*error)
-
-    def tee(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Hands frames on and writes each on its way, so that one decoding serves a film and a folder."""
-        for number, frame in enumerate(frames):
-            save_image(self._temporary / f"frame_{number:05d}.png", frame)
-            yield frame
+        yield tee
