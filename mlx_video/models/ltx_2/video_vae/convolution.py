@@ -32,7 +32,6 @@ class Convolution(nn.Conv3d):
         causal: bool,
         stride: tuple[int, int, int] = (1, 1, 1),
     ):
-        """Between channel counts."""
         super().__init__(in_channels, out_channels, TAPS, stride=stride)
         self._around = padding
         self._before, self._after = (TAPS - 1, 0) if causal else (TAPS // 2, TAPS // 2)

@@ -33,7 +33,6 @@ class Through(Iterator[Piece]):
     """
 
     def __init__(self, block: Block, pieces: Iterable[Piece], limit: int | None):
-        """Pulls from `pieces` only as asked."""
         self._block, self._pieces, self._limit = block, iter(pieces), limit
         self._waiting: deque[Piece] = deque()
         self._stream = Stream()

@@ -161,12 +161,8 @@ class TilePart(NamedTuple):
     weights: np.ndarray
 
 
-class Parts(NamedTuple):
-    """The parts of each axis; a tile is one of each."""
-
-    time: list[TilePart]
-    rows: list[TilePart]
-    columns: list[TilePart]
+Parts = tuple[list[TilePart], list[TilePart], list[TilePart]]
+"""Of time, rows and columns; a tile is one of each."""
 
 
 class _Interval(NamedTuple):
@@ -194,17 +190,16 @@ def encode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> Pa
 
 
 def _parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale, *, in_pixels: bool) -> Parts:
-    axes = (
-        ("frames", tiling.frames, grid[0], scale.time),
-        ("height", tiling.height, grid[1], scale.height),
-        ("width", tiling.width, grid[2], scale.width),
-    )
-    parts = []
-    for name, span, length, factor in axes:
+    def along(name: str, length: int, factor: int) -> list[TilePart]:
         time = name == "frames"
-        intervals = _split(length, _in_latents(span, factor, name), time=time)
-        parts.append(_weighed(intervals, factor, time=time, in_pixels=in_pixels))
-    return Parts(*parts)
+        intervals = _split(length, _in_latents(getattr(tiling, name), factor, name), time=time)
+        return _weighed(intervals, factor, time=time, in_pixels=in_pixels)
+
+    return (
+        along("frames", grid[0], scale.time),
+        along("height", grid[1], scale.height),
+        along("width", grid[2], scale.width),
+    )
 
 
 def _in_latents(span: Span | None, factor: int, name: str) -> Span | None:
