@@ -76,7 +76,6 @@ class Block(nn.Module):
     """
 
     def __init__(self, config: TransformerConfig):
-        """Sizes and flags from the checkpoint's config."""
         super().__init__()
         self._eps = config.norm_eps
 

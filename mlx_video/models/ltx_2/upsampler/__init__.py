@@ -35,7 +35,6 @@ class Upsampler(nn.Module):
     prefixes = {"": ""}
 
     def __init__(self, config: UpsamplerConfig):
-        """The network that `config` describes; its weights come from an upsampler file."""
         super().__init__()
         channels = config.mid_channels
         self.config = config
@@ -137,7 +136,6 @@ class ResidualBlock(nn.Module):
     """Convolution, norm, SiLU, convolution, norm; SiLU after the residual sum (reference: `ResBlock`)."""
 
     def __init__(self, channels: int):
-        """Keeps `channels` and size."""
         super().__init__()
         self.conv1, self.norm1 = _convolution(channels, channels), GroupNorm(channels)
         self.conv2, self.norm2 = _convolution(channels, channels), GroupNorm(channels)
@@ -157,7 +155,6 @@ class RationalResampler(nn.Module):
     """
 
     def __init__(self, channels: int, up: int, down: int):
-        """The scale is up / down."""
         super().__init__()
         self.conv = nn.Conv2d(channels, up * up * channels, 3, padding=1)
         self.blur_down = BlurDown(down)
