@@ -1,54 +1,50 @@
 """`LTXPipeline`: the Python API. Everything that the commands do is a call of this class.
 
-Checks all that is cheap, then runs text, inputs, denoising in that order, one large network at a time, and hands back a
-`Clip` that decodes when asked.
+Turns keywords into a job and hands it to the runner.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, Unpack
 
 import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.checkpoints import demo, locate
-from mlx_video.checkpoints.checkpoint import Checkpoint
-from mlx_video.checkpoints.hub.fetch import Take, fetch
-from mlx_video.checkpoints.hub.outlines import Outlines
-from mlx_video.checkpoints.layouts import open_checkpoint
-from mlx_video.checkpoints.provenance import model_of
-from mlx_video.diffusion.noise import NamedNoise, given, seeded
-from mlx_video.jobs import decode, placeholder, text
-from mlx_video.jobs import embeddings as contexts
-from mlx_video.jobs import inputs as conditions
-from mlx_video.jobs import latents as given_latents
-from mlx_video.jobs.clip import Clip
-from mlx_video.jobs.demand import Networks, decoding, encoding, upscaling
-from mlx_video.jobs.ready import Ready, Setup
-from mlx_video.jobs.refine import RECIPES as REFINING
-from mlx_video.jobs.refining import Refining
-from mlx_video.jobs.stages import Preview, Watcher, denoise_recipe
-from mlx_video.jobs.upscale import Source, Upscaled, bytes_needed, latent_grid, read_source, upscale
-from mlx_video.jobs.upscale import check_output as check_upscaled
-from mlx_video.lending.distilled import brings_distilled
-from mlx_video.lending.finite import Origin
-from mlx_video.lending.loader import Loader
-from mlx_video.media.files import check_apart, check_place
-from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT, RECIPES
-from mlx_video.planning.plan import Memory, Plan, make_plan
+from mlx_video.jobs.decode import Decode
+from mlx_video.jobs.generate import Generate
+from mlx_video.jobs.placeholder import Placeholder
+from mlx_video.jobs.result import Clip, Look, latents_of
+from mlx_video.jobs.text import Encode
+from mlx_video.jobs.upscale import Upscale
+from mlx_video.planning.plan import Memory, Plan
 from mlx_video.request import Request, RequestOptions, Upscaling, kinds
 from mlx_video.request.generating import request_of
 from mlx_video.request.spelling import in_keywords, told
 from mlx_video.request.upscaling import UpscalingOptions, upscaling_of
-from mlx_video.types import TILINGS, Lora, Noise, Progress, Recipe, UserError
+from mlx_video.runner import Runner
+from mlx_video.types import (
+    SPACE_SCALE,
+    TILINGS,
+    TIME_SCALE,
+    Listener,
+    Lora,
+    Noise,
+    Preview,
+    Progress,
+    UserError,
+    VideoShape,
+    Watch,
+)
 from mlx_video.weights.quantize import Quantization
 
 log = logging.getLogger(__name__)
-Opened = TypeVar("Opened")
+Given = Noise | Mapping[str, Any] | None
+Step = Callable[[Progress], None] | None
+Say = Callable[[str], None]
 
 
 class LTXPipeline:
@@ -60,10 +56,9 @@ class LTXPipeline:
         pipe.generate(prompt="waves at night", height=512, width=768, num_frames=97).save("waves.mp4")
     """
 
-    def __init__(self, setup: Setup):
+    def __init__(self, runner: Runner):
         """Use `from_pretrained`."""
-        self._setup = setup
-        self._checkpoints: dict[str, Checkpoint] = {}
+        self._runner = runner
 
     @classmethod
     @in_keywords()
@@ -98,7 +93,7 @@ class LTXPipeline:
             locate.existing(named, "--model-repo")
         how, memory = None if bits is None else Quantization.of(bits), Memory.of(low_memory, memory_limit)
         computed, decoded = platform.dtype_of(dtype), platform.dtype_of(vae_dtype, "vae_dtype")
-        return cls(Setup(named, computed, encoder, kinds.taken("lora", lora, tuple[Lora, ...]), how, memory, decoded))
+        return cls(Runner(named, computed, encoder, kinds.taken("lora", lora, tuple[Lora, ...]), how, memory, decoded))
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""
@@ -110,17 +105,16 @@ class LTXPipeline:
 
     def close(self) -> None:
         """Gives cached memory back; clips made so far stay usable."""
-        self._checkpoints.clear()
-        mx.clear_cache()
+        self._runner.close()
 
     @in_keywords()
     def generate(
         self,
         *,
-        noise: Noise | Mapping[str, Any] | None = None,
-        on_step: Callable[[Progress], None] | None = None,
+        noise: Given = None,
+        on_step: Step = None,
         on_preview: Preview | None = None,
-        on_message: Callable[[str], None] = log.info,
+        on_message: Say = log.info,
         **options: Unpack[RequestOptions],
     ) -> Clip:
         """One clip. Keywords are the command's flags with underscores (`prompt`, `pipeline`, ...): see `Request`.
@@ -132,7 +126,7 @@ class LTXPipeline:
         ImageAt, (path, frame, strength), or several. lora: path, Lora, (path, strength), or several. audio_file: path,
         AudioIn or (path, start). Raises UserError for what the user can put right.
         """
-        request = request_of(demo.defaults(self._setup.where), options)
+        request = request_of(demo.defaults(self._runner.where), options)
         return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=told(on_message))
 
     @in_keywords()
@@ -140,51 +134,26 @@ class LTXPipeline:
         self,
         request: Request,
         *,
-        noise: Noise | Mapping[str, Any] | None = None,
-        on_step: Callable[[Progress], None] | None = None,
+        noise: Given = None,
+        on_step: Step = None,
         on_preview: Preview | None = None,
-        on_message: Callable[[str], None] = log.info,
+        on_message: Say = log.info,
     ) -> Clip:
-        """One clip from a whole Request. on_message: told what the user should know, such as a LoRA's coverage.
-
-        Of files that are still to be fetched the headers come first, so that what cannot run is refused before.
-        """
-        recipe = request.check(RECIPES)
-        request, notes = request.rounded()
-        for message in notes:
-            on_message(message)
-        if request.placeholder:
-            if isinstance(noise, Mapping):
-                given(noise).finish()
-            return placeholder.make(request, recipe, (*self._setup.loras, *request.lora), on_message)
-        ready = self._fetched(lambda outlines: self._ready(request, recipe, outlines), on_step, on_message)
-        for message in (*ready.messages, *ready.plan.choices):
-            on_message(message)
-        draws = seeded(request.seed) if noise is None else given(noise)
-        with platform.computing(ready.plan.ways.limit):
-            return _generated(ready, draws, on_step or (lambda progress: None), on_preview, on_message)
+        """One clip from a whole Request; everything else as in `generate`."""
+        job = (Placeholder if request.placeholder is True else Generate)(request, noise)
+        return self._runner.run(job, _watch(on_step, on_message, on_preview))
 
     @in_keywords()
-    def plan(
-        self,
-        request: Request,
-        *,
-        on_step: Callable[[Progress], None] | None = None,
-        on_message: Callable[[str], None] = log.info,
-    ) -> Plan:
+    def plan(self, request: Request, *, on_step: Step = None, on_message: Say = log.info) -> Plan:
         """What a run of `request` would take, phase by phase, and how it would keep within memory; makes nothing.
 
         Fetches nothing but the headers of files on the hub. on_message: told what a run would fetch, besides what it
         is told there. Raises UserError as a run does, and where the run cannot fit.
         """
-        recipe = request.check(RECIPES)
-        request, notes = request.rounded()
-        with self._outlines(on_step) as outlines:
-            with platform.computing():
-                ready = self._ready(request, recipe, outlines)
-            for message in (*notes, *ready.messages, *outlines.summary()):
-                on_message(message)
-        return ready.plan
+        job, watch = Generate(request), _watch(on_step, on_message)
+        job.check(watch)
+        self._runner.open(job, watch, plan=True)
+        return job.plan
 
     @in_keywords()
     def decode(
@@ -194,8 +163,8 @@ class LTXPipeline:
         fps: float = 24.0,
         tiling: str = "auto",
         stream: bool = False,
-        on_step: Callable[[Progress], None] | None = None,
-        on_message: Callable[[str], None] = log.info,
+        on_step: Step = None,
+        on_message: Say = log.info,
     ) -> Clip:
         """The clip of latents, such as `Clip.latents` or what `on_preview` is shown; decoded when asked for.
 
@@ -205,75 +174,27 @@ class LTXPipeline:
         if tiling not in TILINGS:
             raise UserError(f"tiling {tiling!r} is not known; there are {', '.join(TILINGS)}.")
         with platform.computing():
-            found = given_latents.check(latents, fps)
+            found = latents_of(latents, fps)
             mx.eval(found)
+        frames, rows, columns = found["video"].shape[2:]
+        shape = VideoShape((frames - 1) * TIME_SCALE + 1, rows * SPACE_SCALE, columns * SPACE_SCALE, fps)
+        look = Look(shape, tiling=tiling, stream=stream, sound="latents" if "audio" in found else None)
+        return self._runner.run(Decode(Clip(found, look, {})), _watch(on_step, on_message))
 
-        def opened(outlines: Outlines) -> Loader:
-            loader = self._setup.loader(self._any_checkpoint(outlines.take))
-            for component in ("video_decoder", *(("audio_decoder", "vocoder") if "audio" in found else ())):
-                loader.check(component)
-            frames, rows, columns = found["video"].shape[2:]
-            demand = decoding(Networks(loader), (frames, rows, columns), tiling, stream)
-            loader.ways = make_plan(demand, self._setup.memory).ways
-            return loader
+    @in_keywords()
+    def open(self, folder: str | Path, *, on_step: Step = None, on_message: Say = log.info) -> Clip:
+        """The clip that `Clip.store` wrote to `folder`, to be decoded by this model; the keywords are `decode`'s.
 
-        loader = self._fetched(opened, on_step, on_message)
-        return decode.clip_of_latents(loader, found, fps, tiling, stream, model_of(loader.checkpoint))
-
-    def _any_checkpoint(self, take: Take) -> Checkpoint:
-        """One that is open already, else whichever variant is there: their decoders are the same."""
-        if known := next(iter(self._checkpoints.values()), None):
-            return known
-        try:
-            return self.checkpoint(RECIPES["distilled"], text_encoder=False, take=take)
-        except UserError as fault:
-            try:
-                return self.checkpoint(RECIPES["dev"], text_encoder=False, take=take)
-            except UserError:
-                raise fault from None
-
-    def _ready(self, request: Request, recipe: Recipe, outlines: Outlines) -> Ready:
-        brought = brings_distilled(request, (*self._setup.loras, *request.lora), recipe)
-        checkpoint = self.checkpoint(
-            recipe, text_encoder=request.embedding is None, lora=not brought, take=outlines.take
-        )
-        return Ready.open(request, recipe, self._setup, checkpoint, outlines)
-
-    def _fetched(
-        self,
-        open: Callable[[Outlines], Opened],
-        report: Callable[[Progress], None] | None,
-        say: Callable[[str], None],
-    ) -> Opened:
-        """What `open` makes of files that are all here: it is shown outlines of those that are not before the fetch."""
-        with self._outlines(report) as outlines:
-            with platform.computing():
-                opened = open(outlines)
-            if outlines.absent:
-                outlines.fetch(report, say)
-                self._checkpoints.clear()
-                with platform.computing():
-                    opened = open(outlines)
-            return opened
-
-    @contextmanager
-    def _outlines(self, report: Callable[[Progress], None] | None) -> Iterator[Outlines]:
-        with Outlines(report) as outlines:
-            try:
-                yield outlines
-            finally:
-                if outlines.absent:
-                    self._checkpoints.clear()  # some lie in a folder that goes now
+        Raises UserError where there is none, or it is damaged or another model's.
+        """
+        with platform.computing():
+            stored = Clip.open(folder)
+        return self._runner.run(Decode(stored), _watch(on_step, on_message))
 
     @in_keywords()
     def upscale(
-        self,
-        input: str | Path,
-        *,
-        noise: Noise | Mapping[str, Any] | None = None,
-        on_step: Callable[[Progress], None] | None = None,
-        **options: Unpack[UpscalingOptions],
-    ) -> Upscaled:
+        self, input: str | Path, *, noise: Given = None, on_step: Step = None, **options: Unpack[UpscalingOptions]
+    ) -> Clip:
         """A picture or video upscaled; `save` writes it. Keywords are the command's flags: see `Upscaling`.
 
         noise, on_step: as in `generate`; only refining draws noise. Raises UserError for what the user can put right.
@@ -287,73 +208,15 @@ class LTXPipeline:
         asked: Upscaling,
         *,
         output: str | Path | None = None,
-        noise: Noise | Mapping[str, Any] | None = None,
-        on_step: Callable[[Progress], None] | None = None,
-        on_message: Callable[[str], None] = log.info,
-    ) -> Upscaled:
+        noise: Given = None,
+        on_step: Step = None,
+        on_message: Say = log.info,
+    ) -> Clip:
         """A picture or video upscaled as a whole Upscaling asks. on_message: as in `run`.
 
         output: where it will be saved, so that a place without room for it is refused before the work.
         """
-        asked.check()
-        source = read_source(asked)
-        if output is not None:
-            check_upscaled(source.path, output, needed=bytes_needed(asked, source))
-        for sentence in (demo.ENLARGES, demo.advice(asked.prompt)) if self._setup.where == demo.NAME else ():
-            if sentence:
-                on_message(sentence)
-        loader, refining = self._fetched(
-            lambda outlines: self._upscaler(asked, source, outlines.take), on_step, on_message
-        )
-        report = on_step or (lambda progress: None)
-        with platform.computing(loader.ways.limit):
-            refiner = None
-            if refining is not None:
-                draws = seeded(asked.seed) if noise is None else given(noise)
-                refiner = refining.refiner(draws, report)
-            elif isinstance(noise, Mapping):
-                given(noise).finish()
-            return upscale(asked, source, loader, refiner, report)
-
-    def _upscaler(self, asked: Upscaling, source: Source, take: Take) -> tuple[Loader, Refining | None]:
-        recipe = REFINING["distilled"]
-        checkpoint = self.checkpoint(recipe, text_encoder=asked.refine, upsamplers=asked.upsamplers, take=take)
-        loader = self._setup.loader(checkpoint)
-        for component in ("video_encoder", "video_decoder", *(["latent_statistics"] if asked.upsamplers else [])):
-            loader.check(component)
-        for kind in asked.upsamplers:
-            loader.check("upsampler", kind=kind)
-        grid = latent_grid(asked, source, checkpoint)
-        demand = upscaling(Networks(loader), grid, asked.tiling, asked.refine)
-        loader.ways = make_plan(demand, self._setup.memory).ways
-        if not asked.refine:
-            return loader, None
-        request = Request(prompt=asked.prompt, audio=False, fps=float(source.fps), seed=asked.seed)
-        return loader, Refining.open(request, self._setup, loader, take)
-
-    def checkpoint(
-        self,
-        recipe: Recipe,
-        *,
-        text_encoder: bool = True,
-        lora: bool = True,
-        upsamplers: tuple[str, ...] = (),
-        take: Take = fetch,
-    ) -> Checkpoint:
-        """The checkpoint that `recipe` runs on; fetched if it is on the hub, and described once.
-
-        lora: False where the distilled one comes from elsewhere; upsamplers: kinds that are needed besides the recipe's
-        own; take: how files on the hub are had.
-        """
-        wanted = text_encoder and self._setup.text_encoder is None
-        key = "/".join((recipe.name, *upsamplers, *(["text"] if wanted else []), *([] if lora else ["other LoRA"])))
-        found = self._checkpoints.get(key)
-        if found is None:
-            path = locate.checkpoint(
-                self._setup.where, recipe, text_encoder=wanted, lora=lora, upsamplers=upsamplers, take=take
-            )
-            found = self._checkpoints[key] = open_checkpoint(path, recipe.variant)
-        return found
+        return self._runner.run(Upscale(asked, output, noise), _watch(on_step, on_message))
 
     @in_keywords()
     def encode(
@@ -363,59 +226,13 @@ class LTXPipeline:
         *,
         variant: str = "distilled",
         negative_prompt: str | None = None,
-        on_step: Callable[[Progress], None] | None = None,
-        on_message: Callable[[str], None] = log.info,
+        on_step: Step = None,
+        on_message: Say = log.info,
     ) -> None:
         """Writes a prompt (and the negative one) as a file for `embedding=`; raises UserError as `generate` does."""
-        kinds.check("prompt", prompt, str)
-        kinds.check("negative_prompt", negative_prompt, str | None)
-        if not prompt.strip():
-            raise UserError("The prompt is empty; say what the clip should show.")
-        path = check_place(kinds.taken("path", path, str), contexts.SUFFIXES)
-        kinds.check("variant", variant, Literal["distilled", "dev"])
-        recipe = next(recipe for recipe in RECIPES.values() if recipe.variant == variant)
-        prompts = {"positive": prompt, "negative": NEGATIVE_PROMPT if negative_prompt is None else negative_prompt}
-
-        def open_both(outlines: Outlines) -> tuple[Loader, Path]:
-            checkpoint = self.checkpoint(recipe, take=outlines.take)
-            folder = locate.text_encoder(self._setup.text_encoder, checkpoint, outlines.take)
-            check_apart([path], _files_of(checkpoint, folder))
-            loader = Loader(checkpoint, self._setup.dtype)
-            demand = encoding(Networks.of(loader, folder), list(prompts.values()))
-            loader.ways = make_plan(demand, self._setup.memory).ways
-            return loader, folder
-
-        loader, folder = self._fetched(open_both, on_step, on_message)
-        with platform.computing(loader.ways.limit):
-            encoded = text.encode_prompts(loader, folder, prompts, on_step or (lambda progress: None))
-            contexts.save(path, encoded, prompts, contexts.connectors_mark(loader.checkpoint))
+        self._runner.run(Encode(prompt, path, variant, negative_prompt), _watch(on_step, on_message))
 
 
-def _generated(
-    ready: Ready,
-    draws: NamedNoise,
-    report: Callable[[Progress], None],
-    on_preview: Preview | None,
-    on_message: Callable[[str], None],
-) -> Clip:
-    """The clip of a run that has been found possible."""
-    settings, loader = ready.settings, ready.loader
-    loader.ways = ready.plan.ways
-    encoded = ready.embedded
-    if ready.encoder is not None:
-        if settings.request.enhance_prompt:
-            settings = text.enhanced(settings, ready.encoder, report, on_message)
-        encoded = text.encode_prompts(loader, ready.encoder, settings.prompts, report)
-    inputs = conditions.encode(ready.media, encoded, settings, loader, report)
-    watcher = Watcher(report, on_preview, Origin.of(loader, "transformer", loras=ready.adapters.used))
-    with loader.borrow("transformer", **settings.build_options("transformer")) as transformer:
-        latents = denoise_recipe(settings, loader, transformer, ready.adapters.fuse, inputs, draws, watcher)
-    return decode.clip_of(settings, loader, latents, ready.media)
-
-
-def _files_of(checkpoint: Checkpoint, encoder: Path) -> dict[str, Path]:
-    """The files of a checkpoint and of its text encoder, as check_apart takes them."""
-    parts = (*checkpoint.parts.values(), *checkpoint.upsamplers.values())
-    files = [*(file for part in parts for file in part.tensors.paths), *sorted(encoder.iterdir())]
-    files += [checkpoint.distilled_lora] if checkpoint.distilled_lora else []
-    return {f"a file of the model, {file.name}": file for file in files}
+def _watch(on_step: Step, on_message: Say, on_preview: Preview | None = None) -> Watch:
+    report: Listener = on_step or (lambda progress: None)
+    return Watch(report, on_preview, on_message)

@@ -1,6 +1,6 @@
 """The command `mlx_video.convert`: an official checkpoint to a folder with one part per component.
 
-Turns flags into one call of `jobs.convert`. Decides nothing about formats.
+Turns flags into one job of `jobs.convert`. Decides nothing about formats.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ if __name__ == "__main__":
 
 import argparse
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 from mlx_video import cli
 from mlx_video.cli.parser import Talk
@@ -71,42 +69,27 @@ def convert(args: argparse.Namespace) -> None:
     if args.group_size is not None and not (args.quantize or args.quantize_text_encoder):
         raise UserError("--group-size has no effect without --quantize or --quantize-text-encoder.")
     from mlx_video import platform
-    from mlx_video.checkpoints import locate
-    from mlx_video.checkpoints.hub.fetch import fetch
-    from mlx_video.checkpoints.layouts import open_checkpoint
-    from mlx_video.jobs.convert import Wishes
-    from mlx_video.jobs.convert import convert as convert_checkpoint
-    from mlx_video.jobs.quality import block_errors
+    from mlx_video.jobs.convert import Convert, Wishes
+    from mlx_video.runner import Runner
+    from mlx_video.types import Watch
     from mlx_video.weights.quantize import Quantization
 
     platform.prepare()
     bars = cli.Bars(args.quiet)
     how = Quantization.of(args.quantize, args.group_size) if args.quantize else None
     text_how = Quantization.of(args.quantize_text_encoder, args.group_size) if args.quantize_text_encoder else None
-    errors: dict[int, float] = {}
+    wishes = Wishes(platform.dtype_of(args.dtype), args.audio, how, text_quantization=text_how)
     try:
-        take = partial(fetch, report=bars, say=bars.say)
-        source = locate.source(args.source, args.variant, take)
-        checkpoint = open_checkpoint(source, args.variant)
-        text_encoder = args.text_encoder_repo or locate.own_text_encoder(args.source)
-        if text_how is not None:
-            text_encoder = str(locate.text_encoder(text_encoder, checkpoint, take))
-        convert_checkpoint(
-            checkpoint,
-            Path(args.output),
-            Wishes(platform.dtype_of(args.dtype), args.audio, how, text_encoder, text_how),
-            bars,
-        )
-        if how is not None:
-            errors = block_errors(checkpoint, how.group_size)
+        runner = Runner(args.source, text_encoder=args.text_encoder_repo)
+        made = runner.run(Convert(args.output, args.variant, wishes), Watch(bars, say=bars.say))
     finally:
         bars.close()
     if args.quiet:
         return
     if how is not None:
-        listed = ", ".join(f"{error:.1e} in {bits} bit" for bits, error in sorted(errors.items(), reverse=True))
+        listed = ", ".join(f"{error:.1e} in {bits} bit" for bits, error in sorted(made.errors.items(), reverse=True))
         cli.say(f"relative error of block 0's output against the source: {listed} (groups of {how.group_size})")
-    cli.say(f"{args.output}: converted from {source}, in {cli.clock(bars.seconds)}")
+    cli.say(f"{args.output}: converted from {made.source}, in {cli.clock(bars.seconds)}")
 
 
 def main(argv: list[str] | None = None, name: str = NAME) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 from mlx_video import cli
 from mlx_video.checkpoints import demo
 from mlx_video.cli.parser import Model, given
-from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.models.families import RECIPES
 from mlx_video.request import Request
 from mlx_video.request.options import flag, option
 from mlx_video.types import AudioIn, ImageAt, Lora, UserError
@@ -124,14 +124,12 @@ def generate(args: argparse.Namespace) -> None:
     request.check(RECIPES)
     if args.plan and args.placeholder:
         raise UserError("--plan and --placeholder exclude each other: a placeholder takes next to nothing.")
-    from mlx_video.jobs.clip import check_outputs
     from mlx_video.jobs.inputs import files_of
+    from mlx_video.jobs.result import Look, check_outputs
 
     sound = _sound_path(args, request)
-    check_outputs(
-        args.output_path, audio=sound, frames=args.save_frames, shape=request.shape,
-        silent=request.audio is False, inputs=files_of(request),
-    )  # fmt: skip
+    look = Look(request.shape, sound=None if request.audio is False else "latents")
+    check_outputs(args.output_path, look, audio=sound, frames=args.save_frames, inputs=files_of(request))
     with cli.pipeline(args) as (pipe, bars):
         if args.plan:
             lines: list[str] = []

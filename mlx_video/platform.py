@@ -24,7 +24,7 @@ import mlx.core as mx
 
 from mlx_video.cpu import linux_blas
 from mlx_video.request import kinds
-from mlx_video.types import DTYPES, UserError
+from mlx_video.types import DTYPES, Listener, Progress, UserError
 
 log = logging.getLogger(__name__)
 
@@ -380,3 +380,19 @@ def _container_limits() -> list[int]:
         if text.isdigit():
             found.append(int(text))
     return found
+
+
+class Steps:
+    """Reports a phase from 0 to its total, and at its end what memory it took at its peak."""
+
+    def __init__(self, phase: str, total: int, report: Listener):
+        """Begins it."""
+        self.phase, self.total, self.done, self._report = phase, total, 0, report
+        peak_memory()
+        report(Progress(phase, 0, total))
+
+    def tell(self, done: int, *, end: bool = True) -> None:
+        """So much is done. end: False where the phase goes on although all is counted."""
+        self.done = done
+        if done < self.total or end:
+            self._report(Progress(self.phase, done, self.total, peak_memory() if done == self.total else None))

@@ -79,6 +79,8 @@ VIDEO_CHANNELS = 128
 AUDIO_CHANNELS = 8
 AUDIO_BINS = 16
 """Mel bins per audio latent; a token holds AUDIO_CHANNELS x AUDIO_BINS values."""
+CONTEXT_TOKENS = 1024
+"""Length of every text context: prompts are cut to it, and registers fill what a prompt leaves free."""
 AUDIO_SAMPLE_RATE = 16_000
 AUDIO_HOP = 160
 AUDIO_TIME_SCALE = 4
@@ -247,6 +249,27 @@ class Pass(NamedTuple):
 # ---------------------------------------------------------------------------------------------------- recipes
 
 
+class Window(NamedTuple):
+    """A stage takes a long video through in chunks, each of which begins with what the one before has finished.
+
+    In latent frames; such a stage is steered by its texts alone and makes no sound.
+    """
+
+    chunk: int
+    """At a time, at most."""
+    held: int
+    """That a chunk has of the one before, at least, kept as they are: no seam has to be hidden."""
+
+    def spans(self, frames: int) -> list[tuple[int, int]]:
+        """[start, stop) of each chunk of `frames` latent frames: of one size, and all overlap."""
+        if frames <= self.chunk:
+            return [(0, frames)]
+        count = -(-(frames - self.held) // (self.chunk - self.held))
+        size = -(-(frames + (count - 1) * self.held) // count)
+        starts = [i * (frames - size) // (count - 1) for i in range(count)]
+        return [(start, start + size) for start in starts]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One denoising of a recipe, described by names that `diffusion` resolves."""
@@ -256,8 +279,18 @@ class Stage:
     schedule: str
     sampler: str = "euler"
     guided: bool = False
-    lora: float | None = None
-    """Strength of the distilled LoRA in this stage; None where the stage does without."""
+    start: Literal["noise", "given"] | float = "noise"
+    """From noise alone; or from the latents of the stage before (of whoever asks, in the first), as noisy as the
+    schedule's first level or, for fewer steps, the level named here."""
+    upsample: tuple[str, ...] = ()
+    """Kinds of upsamplers that the video goes through before: "spatial x2", "spatial x1.5", "temporal x2"."""
+    loras: Mapping[str, float] = field(default_factory=dict)
+    """Strengths of LoRAs in this stage, by name: the "user"'s own, all together (1 if left out), and "distilled"."""
+    frozen: tuple[Modality, ...] = ()
+    """Modalities that stay as they are given."""
+    window: Window | None = None
+    phase: str | None = None
+    """What reports and draws call it, if not by its number."""
     shift_by_size: bool = False
     """The schedule is shifted by this stage's own token count rather than by 4,096."""
     share: float | None = None
@@ -278,6 +311,8 @@ class Recipe:
     """Default of each option that the recipe uses, by flag name; generations fill the rest."""
     most_steps: int = 1000
     """That a user may ask for."""
+    lora_advice: str | None = None
+    """What to say where the distilled LoRA is missing; None: what pipelines say."""
 
     @property
     def guided(self) -> bool:
@@ -287,7 +322,12 @@ class Recipe:
     @property
     def distilled_lora(self) -> bool:
         """Whether any stage needs the distilled LoRA."""
-        return any(stage.lora is not None for stage in self.stages)
+        return any("distilled" in stage.loras for stage in self.stages)
+
+    @property
+    def upsamplers(self) -> tuple[str, ...]:
+        """The kinds of upsamplers that its stages use."""
+        return tuple(dict.fromkeys(kind for stage in self.stages for kind in stage.upsample))
 
     @property
     def counted(self) -> bool:
@@ -302,7 +342,7 @@ class Recipe:
     @property
     def lora_options(self) -> tuple[str, ...]:
         """The options that set the distilled LoRA's strength in one of the stages, in their order."""
-        return tuple(f"lora_strength_stage_{i}" for i, stage in enumerate(self.stages, 1) if stage.lora is not None)
+        return tuple(f"lora_strength_stage_{i}" for i, stage in enumerate(self.stages, 1) if "distilled" in stage.loras)
 
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -349,3 +389,16 @@ class Listener(Protocol):
 
     def __call__(self, progress: Progress, /) -> None:
         """Takes one report."""
+
+
+Preview = Callable[[Progress, Tree], None]
+"""Shown the prediction of the latents after each step."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of a run's progress, is shown its predictions, and reads what the user should know."""
+
+    report: Listener = lambda progress: None
+    preview: Preview | None = None
+    say: Callable[[str], None] = lambda message: None

@@ -38,9 +38,6 @@ def upscale(args: argparse.Namespace) -> None:
     for name in ("text_encoder_repo", "dtype"):
         if getattr(args, name) is not None and not asked.refine:
             raise UserError(f"{flag(name)} has no effect without --refine.")
-    from mlx_video.jobs.upscale import check_output
-
-    check_output(asked.input, args.output_path)
     with cli.pipeline(args) as (pipe, bars):
         result = pipe.run_upscaling(asked, output=args.output_path, on_step=bars, on_message=bars.say)
         result.save(args.output_path, on_step=bars)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video.models.family import Component, Family, Generation
+from mlx_video.models.family import Component, Facts, Family, Generation
 from mlx_video.reading import shown
 from mlx_video.types import UserError
 from mlx_video.weights import fp8, names, quantize
@@ -116,6 +116,11 @@ class Checkpoint:
         return self.family.generation(self.version)
 
     @property
+    def facts(self) -> Facts:
+        """What jobs must know of its config; raises UserError where that is not sound."""
+        return self.family.facts(self.config)
+
+    @property
     def doubt(self) -> str | None:
         """For the user: that this version is not known, and as what it is read; None where it is known."""
         if self.family.knows(self.version):
@@ -138,6 +143,13 @@ class Checkpoint:
                 f"{self.source} has no {component.replace('_', ' ')}; it has {', '.join(self.parts) or 'no component'}."
             )
         return self.parts[component]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that it is read from, the text encoder apart."""
+        parts = (*self.parts.values(), *self.upsamplers.values())
+        lora = () if self.distilled_lora is None else (self.distilled_lora,)
+        return (*(file for part in parts for file in part.tensors.paths), *lora)
 
     @property
     def audio(self) -> bool:

@@ -10,7 +10,7 @@ from mlx_video.checkpoints.locate import is_hub_id
 
 if TYPE_CHECKING:
     from mlx_video.checkpoints.checkpoint import Checkpoint
-    from mlx_video.planning.settings import Settings
+    from mlx_video.jobs.settings import Settings
 
 
 def described(settings: Settings, checkpoint: Checkpoint | None) -> dict[str, Any]:

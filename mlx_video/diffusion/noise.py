@@ -85,6 +85,11 @@ def given(noise: Noise | Mapping[str, Any]) -> NamedNoise:
     return NamedNoise(draw, frozenset(arrays), must_be_finite=True)
 
 
+def draws(seed: int, noise: Noise | Mapping[str, Any] | None) -> NamedNoise:
+    """Those handed in, as `given` has them, else those of `seed`."""
+    return seeded(seed) if noise is None else given(noise)
+
+
 def draw_tokens(noise: Noise, name: str, shape: VideoShape | AudioShape, tokens: int, batch: int = 1) -> mx.array:
     """The draw called `name` as tokens (B, `tokens`, 128).
 

@@ -11,24 +11,32 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.checkpoints import demo, locate
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part
+from mlx_video.checkpoints.hub.outlines import Outlines
+from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.converted import FOLDERS, MARKER
-from mlx_video.jobs import convert_text
+from mlx_video.checkpoints.text_source import TextSource
+from mlx_video.diffusion.tokens import positions
 from mlx_video.lending.loader import release
+from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_new_folder, replacing
-from mlx_video.types import Listener, Progress, UserError
+from mlx_video.reading import read_json
+from mlx_video.types import Listener, Tree, UserError, Watch
 from mlx_video.weights import names, quantize
-from mlx_video.weights.quantize import Quantization
+from mlx_video.weights.quantize import BITS, Quantization
 from mlx_video.weights.store import state_of
 from mlx_video.weights.write import Pending, write, write_shards
+
+if TYPE_CHECKING:
+    from mlx_video.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +44,10 @@ SPARE_BYTES = 64 << 20
 """Room that a conversion leaves on the disk beyond what it writes."""
 SOUND = ("audio_decoder", "audio_encoder", "vocoder")
 MEGABYTE = 1_000_000
+TEXT_ENCODER = "text_encoder"
+"""Where a converted folder keeps its text encoder."""
+_COPIED = (".json", ".model", ".jinja", ".txt")
+"""Files of a text encoder that are about text."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +85,52 @@ class _Job:
         return sum(tensor.nbytes for tensor in self.tensors.values()) + sum(file.stat().st_size for file in self.files)
 
 
+class Converted(NamedTuple):
+    """What came of a conversion."""
+
+    source: Path
+    errors: dict[int, float]
+    """Where it was quantized: bits -> relative error of the first block's output."""
+
+
+class Convert:
+    """A checkpoint to a folder with one part per component."""
+
+    ways = Ways()
+
+    def __init__(self, output: str | Path, variant: str, wishes: Wishes):
+        """variant: which checkpoint, where the source has both."""
+        self._output, self._variant, self._wishes = Path(output), variant, wishes
+
+    def check(self, watch: Watch) -> None:
+        """Where it is to be written is looked at when its size is known."""
+
+    def open(self, runner: Runner, outlines: Outlines) -> tuple[str, ...]:
+        """Raises UserError where there is no such checkpoint, or no text encoder that goes with it."""
+        place = locate.source(runner.where, self._variant, outlines.take)
+        self._checkpoint = open_checkpoint(place, self._variant)
+        encoder = runner.text_encoder or locate.own_text_encoder(runner.where)
+        if self._wishes.text_quantization is not None:
+            encoder = str(locate.text_encoder(encoder, self._checkpoint, outlines.take).folder)
+        self._place, self._encoder = place, encoder
+        return ()
+
+    def run(self, watch: Watch) -> Converted:
+        """Writes the folder."""
+        how = self._wishes.quantization
+        convert(self._checkpoint, self._output, replace(self._wishes, text_encoder=self._encoder), watch.report)
+        return Converted(self._place, block_errors(self._checkpoint, how.group_size) if how else {})
+
+
 def convert(
-    checkpoint: Checkpoint,
-    output: Path,
-    wishes: Wishes | None = None,
-    report: Listener = lambda progress: None,
+    checkpoint: Checkpoint, output: Path, wishes: Wishes | None = None, report: Listener = lambda progress: None
 ) -> None:
     """Writes `checkpoint` to the folder `output`, which must not exist.
 
     Raises UserError where the output is there already, cannot be written or does not fit on the disk, where a value
     does not fit the precision asked for, and where the source changes meanwhile; nothing is left then.
     """
-    with platform.computing():
-        _convert(checkpoint, output, wishes or Wishes(), report)
-
-
-def _convert(checkpoint: Checkpoint, output: Path, wishes: Wishes, report: Listener) -> None:
+    wishes = wishes or Wishes()
     if any(part.form == "native" for part in checkpoint.parts.values()) and not (wishes.dtype or wishes.quantization):
         raise UserError(f"{checkpoint.source} is converted already.")
     before = {file: state_of(file) for file in _files_of(checkpoint, wishes)}
@@ -121,7 +163,7 @@ def _convert(checkpoint: Checkpoint, output: Path, wishes: Wishes, report: Liste
 def _noted(wishes: Wishes, checkpoint: Checkpoint) -> str | None:
     """What a folder notes of its text encoder: where it lies inside, or an id; never a path of this machine."""
     if wishes.text_quantization is not None:
-        return convert_text.FOLDER
+        return TEXT_ENCODER
     where = wishes.text_encoder or checkpoint.text_encoder
     if where is None or where == demo.NAME or locate.is_hub_id(where):
         return where
@@ -139,10 +181,7 @@ def _noted(wishes: Wishes, checkpoint: Checkpoint) -> str | None:
 
 
 def _files_of(checkpoint: Checkpoint, wishes: Wishes) -> Iterator[Path]:
-    for part in (*checkpoint.parts.values(), *checkpoint.upsamplers.values()):
-        yield from part.tensors.paths
-    if checkpoint.distilled_lora is not None:
-        yield checkpoint.distilled_lora
+    yield from checkpoint.files
     if wishes.text_quantization is not None and wishes.text_encoder is not None:
         yield from sorted(Path(wishes.text_encoder).iterdir())
 
@@ -180,13 +219,17 @@ def _component(checkpoint: Checkpoint, name: str, wishes: Wishes) -> tuple[_Job,
         paths = {f"transformer_blocks.{i}.{path}" for i, found in enumerate(blocks) for path in found}
         arrays = quantize.pack(arrays, paths, how)
     release(network)
-    pending = {path: Pending(array, _kept(array, dtype)) for path, array in sorted(arrays.items())}
-    return _Job(name, FOLDERS[name], pending, {"format": "mlx", "component": name}), how
+    return _Job(name, FOLDERS[name], _pending(arrays, dtype), {"format": "mlx", "component": name}), how
 
 
-def _kept(array: mx.array, dtype: mx.Dtype | None) -> mx.Dtype:
-    narrow = mx.issubdtype(array.dtype, mx.floating) and array.dtype != mx.float32
-    return dtype if narrow and dtype is not None else array.dtype
+def _pending(arrays: Mapping[str, mx.array], dtype: mx.Dtype | None) -> dict[str, Pending]:
+    """To be written in `dtype` where they are of 16 bit; None keeps what they are in."""
+
+    def kept(array: mx.array) -> mx.Dtype:
+        narrow = mx.issubdtype(array.dtype, mx.floating) and array.dtype != mx.float32
+        return dtype if narrow and dtype is not None else array.dtype
+
+    return {name: Pending(array, kept(array)) for name, array in sorted(arrays.items())}
 
 
 def _extras(checkpoint: Checkpoint, wishes: Wishes) -> list[_Job]:
@@ -195,9 +238,30 @@ def _extras(checkpoint: Checkpoint, wishes: Wishes) -> list[_Job]:
         jobs.append(_Job("distilled lora", "", {}, {}, [checkpoint.distilled_lora]))
     if wishes.text_quantization is not None:
         folder = Path(checkpoint.need("text encoder", wishes.text_encoder, "name it with --text-encoder-repo."))
-        tensors, files, texts = convert_text.plan(folder, wishes.text_quantization, wishes.dtype)
-        jobs.append(_Job("text encoder", convert_text.FOLDER, tensors, {"format": "mlx"}, files, texts))
+        jobs.append(_text_encoder(TextSource.open(checkpoint.family, folder), wishes.text_quantization, wishes.dtype))
     return jobs
+
+
+def _text_encoder(source: TextSource, how: Quantization, dtype: mx.Dtype | None) -> _Job:
+    """A copy of a Gemma folder with its language model's linear layers in few bits, and everything else as it is.
+
+    The copy keeps Hugging Face's form and names, with `quantization` in its config.json as mlx-lm writes it, so that
+    other MLX programs read it too. Raises UserError where the folder is no Gemma 3 or is quantized already.
+    """
+    folder = source.folder
+    if source.config.quantization is not None:
+        raise UserError(f"{folder} is quantized already; leave --quantize-text-encoder out, and copy it as it is.")
+    network, tensors = source.network(), source.tensors
+    pairs = names.match(network, {name: entry.shape for name, entry in tensors.entries.items()}, source.what)
+    found = quantize.chosen(source.text.layers_of(network), how)
+    paths = {f"model.layers.{i}.{path}" for i, some in enumerate(found) for path in some}
+    layers = {name.removesuffix(".weight") for name, path in pairs.items() if path.removesuffix(".weight") in paths}
+    pending = _pending(quantize.pack(tensors.load(), layers, how), dtype)
+    values = read_json(folder / "config.json") | {"quantization": {"group_size": how.group_size, "bits": how.bits}}
+    written = {"config.json": json.dumps(values, indent=1)}
+    left_out = (*written, "model.safetensors.index.json")
+    copied = [file for file in sorted(folder.iterdir()) if file.suffix in _COPIED and file.name not in left_out]
+    return _Job("text encoder", TEXT_ENCODER, pending, {"format": "mlx"}, copied, written)
 
 
 def _upsampler(kind: str, part: Part) -> _Job:
@@ -206,22 +270,18 @@ def _upsampler(kind: str, part: Part) -> _Job:
     # The file beside a converted folder is an official one, so that all layouts read it alike.
     network = part.build()
     arrays = names.official_arrays(network, part.load(), "upsampler", form=part.form)
-    pending = {name: Pending(array, array.dtype) for name, array in sorted(arrays.items())}
     file = f"{kind.replace(' ', '-upscaler-')}.safetensors"
-    return _Job(f"{kind} upsampler", file, pending, {"config": json.dumps(dict(part.settings))})
+    return _Job(f"{kind} upsampler", file, _pending(arrays, None), {"config": json.dumps(dict(part.settings))})
 
 
 def _write(job: _Job, folder: Path, report: Listener) -> None:
-    total, done = max(job.nbytes // MEGABYTE, 1), 0
-    phase = job.name.replace("_", " ")
-    platform.peak_memory()
+    steps, done = platform.Steps(job.name.replace("_", " "), max(job.nbytes // MEGABYTE, 1), report), 0
 
     def told(count: int) -> None:
         nonlocal done
         done += count
-        report(Progress(phase, min(done // MEGABYTE, total), total))
+        steps.tell(min(done // MEGABYTE, steps.total), end=False)
 
-    told(0)
     place = folder / job.place
     if place.suffix == ".safetensors":
         write(place, job.tensors, job.metadata, told)
@@ -232,4 +292,34 @@ def _write(job: _Job, folder: Path, report: Listener) -> None:
         shutil.copyfile(file, place / file.name)
     for name, text in job.texts.items():
         (place / name).write_text(text, encoding="utf-8")
-    report(Progress(phase, total, total, platform.peak_memory()))
+    steps.tell(steps.total)
+
+
+def block_errors(checkpoint: Checkpoint, group_size: int) -> dict[int, float]:
+    """What few bits cost: bits -> ||quantized - source|| / ||source|| of the first block's output, in float32, with its
+    real weights on random tokens; of the worse modality.
+
+    Raises UserError where nothing can be quantized in groups of that size.
+    """
+    trial, part, audio = checkpoint.family.trial(), checkpoint.part("transformer"), checkpoint.audio
+    network = checkpoint.build("transformer", audio=audio)
+    arrays = names.native_arrays(network, part.load(mx.bfloat16), "transformer", form=part.form)
+    weights = [(path.removeprefix(trial.FIRST), a) for path, a in arrays.items() if path.startswith(trial.FIRST)]
+    outputs: dict[int, Tree] = {}
+    cached = mx.set_cache_limit(0)  # of a real block's products, freed buffers alone would come to 1.5 GB
+    try:
+        for bits in (0, *BITS):
+            block = trial.block(part.settings, audio)
+            block.load_weights(weights)
+            if bits:
+                quantize.quantize([block], Quantization(bits, group_size), mx.float32)
+            outputs[bits] = trial.call(block, part.settings, audio, positions)
+            mx.eval(outputs[bits])
+    finally:
+        mx.set_cache_limit(cached)
+    return {bits: _distance(outputs[bits], outputs[0]) for bits in BITS}
+
+
+def _distance(ours: Tree, source: Tree) -> float:
+    squares = [mx.square(ours[m] - source[m]).sum() / mx.square(source[m]).sum() for m in source]
+    return float(mx.sqrt(mx.stack(squares).max()))  # type: ignore[arg-type]

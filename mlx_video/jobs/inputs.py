@@ -6,7 +6,7 @@ sampler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +15,16 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video import platform
-from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, ReplaceFrame
+from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, Freeze, ReplaceFrame
 from mlx_video.jobs.stages import Inputs
 from mlx_video.lending.finite import Origin
 from mlx_video.request import Request
-from mlx_video.types import AudioShape, Context, ImageAt, Progress, VideoShape
+from mlx_video.types import AudioShape, Context, ImageAt, Listener, Modality, Phase, VideoShape
 
 if TYPE_CHECKING:
-    from mlx_video.jobs.clip import Sound
+    from mlx_video.jobs.result import Sound
+    from mlx_video.jobs.settings import Settings
     from mlx_video.lending.loader import Loader
-    from mlx_video.planning.settings import Settings
 
 
 LOOK_AHEAD = 0.1
@@ -90,31 +90,33 @@ def encode(
     contexts: Mapping[str, Context],
     settings: Settings,
     loader: Loader,
-    report: Callable[[Progress], None],
+    report: Listener,
 ) -> Inputs:
     """Everything that steers the run, as arrays. Encoders are borrowed only where there is something to encode."""
     conditions = _encode_images(media, settings, loader, report) if settings.request.image else {}
     if media.heard is None:
         return Inputs(contexts, conditions)
+    heard = Freeze(_encode_sound(media.heard, settings, loader, report))
     if "negative" in contexts:
         # A sound that is given is not to be steered away from: its text is the prompt's in every pass.
         unsteered = contexts["negative"]._replace(audio=contexts["positive"].audio)
         contexts = {**contexts, "negative": unsteered}
-    return Inputs(contexts, conditions, _encode_sound(media.heard, settings, loader, report))
+    sounds: dict[tuple[int, Modality], list[Condition]] = {
+        (number, "audio"): [heard] for number, _ in enumerate(settings.recipe.stages, 1)
+    }
+    return Inputs(contexts, {**conditions, **sounds})
 
 
 def _encode_images(
-    media: Media, settings: Settings, loader: Loader, report: Callable[[Progress], None]
-) -> dict[int, list[Condition]]:
+    media: Media, settings: Settings, loader: Loader, report: Listener
+) -> dict[tuple[int, Modality], list[Condition]]:
     request = settings.request
-    total = len(media.images) * len(request.image)
-    platform.peak_memory()
-    report(Progress("images", 0, total))
-    conditions: dict[int, list[Condition]] = {}
+    steps = platform.Steps(Phase.IMAGES, len(media.images) * len(request.image), report)
+    conditions: dict[tuple[int, Modality], list[Condition]] = {}
     origin = Origin.of(loader, "video_encoder")
     with loader.borrow("video_encoder") as encoder:
         for number, pictures in media.images.items():
-            conditions[number] = []
+            shown = conditions[number, "video"] = []
             for image, picture in zip(request.image, pictures, strict=True):
                 latent = (
                     encoder(mx.array(picture)[None, None].astype(loader.vae_dtype))
@@ -122,9 +124,8 @@ def _encode_images(
                     .astype(mx.float32)
                 )
                 origin.check(f"encoding the picture {image.path}", latent)
-                conditions[number].append(_condition(image, latent, request.num_frames))
-                done = sum(map(len, conditions.values()))
-                report(Progress("images", done, total, platform.peak_memory() if done == total else None))
+                shown.append(_condition(image, latent, request.num_frames))
+                steps.tell(steps.done + 1)
     return conditions
 
 
@@ -136,18 +137,13 @@ def _condition(image: ImageAt, latent: mx.array, frames: int) -> Condition:
     return AppendKeyframe(latent, index, image.strength)
 
 
-def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: Callable[[Progress], None]) -> mx.array:
-    from mlx_video.models.ltx_2.audio_vae.mel import log_mel
-    from mlx_video.models.ltx_2.config import AudioVAEConfig
-
-    platform.peak_memory()
-    report(Progress("sound", 0, 1))
+def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: Listener) -> mx.array:
+    steps = platform.Steps(Phase.SOUND, 1, report)
     waveform, rate = sound
-    mel = log_mel(waveform, rate, AudioVAEConfig.read(loader.checkpoint.config))
     with loader.borrow("audio_encoder") as encoder:
-        latent = encoder(mx.array(mel)[None].astype(loader.vae_dtype)).astype(mx.float32)
+        latent = encoder(mx.array(encoder.hear(waveform, rate))[None].astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_encoder").check("encoding the sound", latent)
-    report(Progress("sound", 1, 1, platform.peak_memory()))
+    steps.tell(1)
     return _fit(latent, AudioShape.of(settings.request.shape).frames)
 
 

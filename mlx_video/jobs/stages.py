@@ -1,4 +1,4 @@
-"""Walks any recipe from contexts to final latents: one function for all pipelines.
+"""The one loop: walks the stages of any recipe, and the windows of each, from what is given to final latents.
 
 The transformer is borrowed once and keeps its weights through all stages; only LoRA strengths change between them.
 Knows stages, samplers and the transformer; knows no files and no codecs.
@@ -6,186 +6,197 @@ Knows stages, samplers and the transformer; knows no files and no codecs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video import platform
-from mlx_video.diffusion import conditioning
+from mlx_video.diffusion.conditioning import Condition, Freeze, ReplaceFrame, start
 from mlx_video.diffusion.denoise import Denoise, blend, guided
 from mlx_video.diffusion.noise import NamedNoise, draw_tokens
 from mlx_video.diffusion.samplers import SAMPLERS
-from mlx_video.diffusion.tokens import unpatchify
+from mlx_video.diffusion.tokens import unpatchify, video_positions
+from mlx_video.jobs.settings import Settings
 from mlx_video.lending.finite import Origin
-from mlx_video.planning.settings import Settings
-from mlx_video.types import AudioShape, Context, Modality, Pass, Progress, Stage, State, Tree, VideoShape
+from mlx_video.types import (
+    TIME_SCALE,
+    AudioShape,
+    Context,
+    Listener,
+    Modality,
+    Pass,
+    Phase,
+    Progress,
+    Stage,
+    State,
+    Tree,
+    VideoShape,
+    Watch,
+)
 
 if TYPE_CHECKING:
-    from mlx_video.lending.adapters import SetLora
+    from mlx_video.lending.adapters import SetLoras
     from mlx_video.lending.loader import Loader
 
-Preview = Callable[[Progress, Tree], None]
+Shapes = dict[Modality, VideoShape | AudioShape]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is steered by, ready as arrays."""
+    """What a run starts from and is steered by, ready as arrays."""
 
     contexts: Mapping[str, Context]
-    conditions: Mapping[int, Sequence[conditioning.Condition]]
-    """For the video, by stage number from 1."""
-    sound: mx.array | None = None
-    """Audio latent (1, 8, T, 16) that the video follows, frozen; None where sound is made or left out."""
+    conditions: Mapping[tuple[int, Modality], Sequence[Condition]] = field(default_factory=dict)
+    """By stage number from 1 and modality."""
+    latents: Tree = field(default_factory=dict)
+    """What the first stage is given."""
 
 
 @dataclass(frozen=True)
-class Watcher:
-    """Who is told of a run's progress and its end, and who is shown the prediction after each step."""
+class Denoising:
+    """One run of a recipe, with everything that it takes."""
 
-    report: Callable[[Progress], None]
-    preview: Preview | None = None
+    settings: Settings
+    loader: Loader
+    transformer: nn.Module
+    fuse: Callable[[nn.Module], SetLoras]
+    """`Adapters.fuse`."""
+    inputs: Inputs
+    noise: NamedNoise
+    watch: Watch
     origin: Origin = field(default_factory=Origin)
     """Of the transformer's numbers, for who has to be told that they are none."""
 
+    def run(self) -> Iterator[Tree]:
+        """Latents after each stage, normalised: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16).
 
-def denoise_recipe(
-    settings: Settings,
-    loader: Loader,
-    transformer: nn.Module,
-    fuse: Callable[[nn.Module], SetLora],
-    inputs: Inputs,
-    noise: NamedNoise,
-    watcher: Watcher,
-) -> Tree:
-    """Final latents of a run, normalised: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16).
+        The last are the result; a run that ended early can go on from those of a stage.
+        """
+        recipe, latents = self.settings.recipe, self.inputs.latents
+        shipped: Tree = {}
+        set_loras, build = self.fuse(self.transformer), self.settings.build_options("transformer")
+        for number, stage in enumerate(recipe.stages, 1):
+            for kind in stage.upsample:
+                with self.loader.aside(self.transformer, **build):
+                    larger = upsample(latents["video"], kind, self.loader, self.watch.report, Phase.UPSAMPLE)
+                latents = {**latents, "video": larger}
+                set_loras = self.fuse(self.transformer) if self.loader.ways.step_aside else set_loras
+            set_loras({"user": 1.0, **stage.loras, "distilled": self.settings.lora_strengths[number - 1]})
+            latents = self.stage(number, stage, latents)
+            if number - 1 == recipe.audio_from:
+                shipped = {m: latents[m] for m in latents if m == "audio"}
+            if number == len(recipe.stages):
+                self.noise.finish()
+                latents = {**latents, **shipped}
+            yield latents
 
-    fuse: `Adapters.fuse`.
+    def stage(self, number: int, stage: Stage, given: Tree) -> Tree:
+        """One stage: from `given` (what the stage before ended with) to the latents that it ends with."""
+        settings, sampler = self.settings, SAMPLERS[stage.sampler]
+        whole = settings.shape.scaled(stage.scale)
+        sigmas = settings.sigmas(stage, whole.tokens)
+        spans = stage.window.spans(whole.grid[0]) if stage.window else [(0, whole.grid[0])]
+        phase = stage.phase or Phase.STAGE.numbered(number)
+        steps = platform.Steps(phase, len(spans) * sampler.count(sigmas), self.watch.report)
+        ready, parts = 0, list[mx.array]()
+        for k, (begin, stop) in enumerate(spans):
+            name = (stage.phase or f"stage{number}") + (f"/{k}" if stage.window else "")
+            shape = whole._replace(frames=(stop - begin - 1) * TIME_SCALE + 1)
+            shapes: Shapes = {"video": shape}
+            if "audio" in settings.modalities:
+                shapes["audio"] = AudioShape.of(shape)
+            held = mx.concatenate(parts, axis=2)[:, :, begin:] if begin else None
+            part = {m: a[:, :, begin:stop] if m == "video" else a for m, a in given.items()}
+            states = self._begin(number, stage, name, shapes, part, held, sigmas[0])
+            made = self._denoise(stage, name, shapes, states, sigmas, steps)
+            parts.append(made["video"][:, :, ready - begin :])
+            mx.eval(parts)
+            ready = stop
+        steps.tell(steps.total)
+        return {**made, "video": parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)}
+
+    def _begin(
+        self, number: int, stage: Stage, name: str, shapes: Shapes, given: Tree, held: mx.array | None, sigma: float
+    ) -> dict[Modality, State]:
+        """What the sampler begins with. held: finished latents that a later window begins with."""
+        states: dict[Modality, State] = {}
+        for modality, shape in shapes.items():
+            conditions = list(self.inputs.conditions.get((number, modality), ()))
+            conditions += [Freeze(given[modality])] if modality in stage.frozen else []
+            conditions += [] if held is None else [ReplaceFrame(held)]
+            begin: dict[str, Any] = {} if stage.start == "noise" else {"latent": given[modality], "scale": sigma}
+            states[modality] = start(shape, self.noise, f"{name}/{modality}", conditions=conditions, **begin)
+        if held is not None:
+            # Only the clip's first latent stands for a single frame; a later window starts on one of eight.
+            video = cast(VideoShape, shapes["video"])
+            frames, rows, columns = video.grid
+            positions = video_positions((frames + 1, rows, columns), video.fps)[:, :, rows * columns :]
+            states["video"] = states["video"]._replace(positions=positions)
+        mx.eval(states)
+        return states
+
+    def _denoise(
+        self,
+        stage: Stage,
+        name: str,
+        shapes: Shapes,
+        states: Mapping[Modality, State],
+        sigmas: Sequence[float],
+        steps: platform.Steps,
+    ) -> Tree:
+        sampler, denoise = SAMPLERS[stage.sampler], self._denoiser(stage, states)
+
+        def draw(k: int, modality: Modality) -> mx.array:
+            tokens = states[modality].latent.shape[1]
+            return draw_tokens(self.noise, f"{name}/sde/{k}/{modality}", shapes[modality], tokens)
+
+        def counted(x: Tree, sigma: float, step: int) -> Tree:
+            x0 = denoise(x, sigma, step)
+            self.origin.check(f"{steps.phase}, step {steps.done + 1} of {steps.total},", x0)
+            steps.tell(steps.done + 1, end=False)
+            return x0
+
+        x: Tree = {modality: state.latent for modality, state in states.items()}
+        for step in sampler.run(x, sigmas, counted, draw=draw if sampler.draws else None, blend=blend(states)):
+            x = step.x
+            mx.eval(x)
+            if self.watch.preview is not None:
+                now: Tree = {m: unpatchify(step.x0[m], shapes[m]) for m in step.x0}
+                mx.eval(now)  # whoever looks at it may do so in another thread
+                self.watch.preview(Progress(steps.phase, steps.done, steps.total), now)
+        result: Tree = {modality: unpatchify(value, shapes[modality]) for modality, value in x.items()}
+        mx.eval(result)
+        return result
+
+    def _denoiser(self, stage: Stage, states: Mapping[Modality, State]) -> Denoise:
+        contexts = self.inputs.contexts
+        wanted = {name: context for name, context in contexts.items() if name == "positive" or stage.guided}
+        prepared = self.transformer.prepare(
+            wanted,
+            {modality: state.positions for modality, state in states.items()},
+            {modality: state.mask[..., 0] for modality, state in states.items()},
+        )
+
+        def network(x: Tree, sigma: Mapping[Modality, float], passes: Sequence[Pass]) -> list[Tree]:
+            return self.transformer(x, sigma, prepared, passes, batched=self.settings.batched)
+
+        return guided(network, states, self.settings.guidance if stage.guided else {})
+
+
+def upsample(latent: mx.array, kind: str, loader: Loader, report: Listener, phase: str) -> mx.array:
+    """A normalised video latent (1, 128, F, H, W), larger or with more frames; the network sees it un-normalised.
+
+    Reference: `upsample_video`.
     """
-    latents: Tree = {}
-    kept: mx.array | None = None
-    scale = None
-    set_lora = fuse(transformer)
-    for number, stage in enumerate(settings.recipe.stages, 1):
-        shape = settings.shape.scaled(stage.scale)
-        if scale is not None and stage.scale != scale:
-            with loader.aside(transformer, **settings.build_options("transformer")):
-                latents["video"] = upsample(loader, latents["video"], watcher)
-            set_lora = fuse(transformer) if loader.ways.step_aside else set_lora
-        set_lora(settings.lora_strengths[number - 1])
-        latents = denoise_stage(settings, stage, number, shape, transformer, inputs, latents, noise, watcher)
-        scale = stage.scale
-        if number - 1 == settings.recipe.audio_from:
-            kept = latents.get("audio")
-    noise.finish()
-    if kept is not None:
-        latents["audio"] = kept
-    return latents
-
-
-def denoise_stage(
-    settings: Settings,
-    stage: Stage,
-    number: int,
-    shape: VideoShape,
-    transformer: nn.Module,
-    inputs: Inputs,
-    latents: Tree,
-    noise: NamedNoise,
-    watcher: Watcher,
-) -> Tree:
-    """One stage: from `latents` (of the stage before; empty in the first) to the latents that it ends with."""
-    shapes: dict[Modality, VideoShape | AudioShape] = {"video": shape}
-    if "audio" in settings.modalities:
-        shapes["audio"] = AudioShape.of(shape)
-    sigmas = settings.sigmas(stage, shape.tokens)
-    states = _start(number, shapes, inputs, latents, sigmas[0], noise)
-    denoise = _denoiser(settings, stage, transformer, inputs, states)
-    sampler = SAMPLERS[stage.sampler]
-
-    def draw(k: int, modality: Modality) -> mx.array:
-        return draw_tokens(
-            noise, f"stage{number}/sde/{k}/{modality}", shapes[modality], states[modality].latent.shape[1]
-        )
-
-    platform.peak_memory()
-    phase, total, done = f"stage {number}", sampler.count(sigmas), 0
-
-    def counted(x: Tree, sigma: float, step: int) -> Tree:
-        nonlocal done
-        x0 = denoise(x, sigma, step)
-        done += 1
-        watcher.origin.check(f"{phase}, step {done} of {total},", x0)
-        if done < total:
-            watcher.report(Progress(phase, done, total))
-        return x0
-
-    watcher.report(Progress(phase, 0, total))
-    x = {modality: state.latent for modality, state in states.items()}
-    for step in sampler.run(x, sigmas, counted, draw=draw if sampler.draws else None, blend=blend(states)):
-        x = step.x
-        mx.eval(x)
-        if watcher.preview is not None:
-            now = {m: unpatchify(step.x0[m], shapes[m]) for m in step.x0}
-            mx.eval(now)  # whoever looks at it may do so in another thread
-            watcher.preview(Progress(phase, done, total), now)
-    watcher.report(Progress(phase, total, total, platform.peak_memory()))
-    result: Tree = {modality: unpatchify(value, shapes[modality]) for modality, value in x.items()}
-    mx.eval(result)
-    return result
-
-
-def _start(
-    number: int,
-    shapes: Mapping[Modality, VideoShape | AudioShape],
-    inputs: Inputs,
-    latents: Tree,
-    sigma: float,
-    noise: NamedNoise,
-) -> dict[Modality, State]:
-    states = {}
-    for modality, shape in shapes.items():
-        conditions = list(inputs.conditions.get(number, ())) if modality == "video" else []
-        if modality == "audio" and inputs.sound is not None:
-            conditions.append(conditioning.Freeze(inputs.sound))
-        latent = latents.get(modality)
-        states[modality] = conditioning.start(
-            shape,
-            noise,
-            f"stage{number}/{modality}",
-            conditions=conditions,
-            latent=latent,
-            scale=1.0 if latent is None else sigma,
-        )
-    mx.eval(states)
-    return states
-
-
-def _denoiser(
-    settings: Settings, stage: Stage, transformer: nn.Module, inputs: Inputs, states: Mapping[Modality, State]
-) -> Denoise:
-    wanted = {name: context for name, context in inputs.contexts.items() if name == "positive" or stage.guided}
-    prepared = transformer.prepare(
-        wanted,
-        {modality: state.positions for modality, state in states.items()},
-        {modality: state.mask[..., 0] for modality, state in states.items()},
-    )
-
-    def network(x: Tree, sigma: Mapping[Modality, float], passes: Sequence[Pass]) -> list[Tree]:
-        return transformer(x, sigma, prepared, passes, batched=settings.batched)
-
-    return guided(network, states, settings.guidance if stage.guided else {})
-
-
-def upsample(loader: Loader, latent: mx.array, watcher: Watcher) -> mx.array:
-    """A normalised video latent (1, 128, F, H, W) at twice its height and width; the network sees it un-normalised."""
-    platform.peak_memory()
-    watcher.report(Progress("upsample", 0, 1))
-    with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler() as upsampler:
+    statistics: Any
+    network: Any
+    with loader.borrow("latent_statistics") as statistics, loader.borrow_upsampler(kind) as network:
         raw = statistics.denormalize(latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype))
-        result = statistics.normalize(upsampler(raw)).transpose(0, 4, 1, 2, 3).astype(mx.float32)
-        Origin.of(loader, "latent_statistics", "spatial x2").check("upsampling", result)
-    watcher.report(Progress("upsample", 1, 1, platform.peak_memory()))
+        steps = platform.Steps(phase, network.walks(raw), report)
+        larger = network.long(raw, report=lambda done, total: steps.tell(done))
+        result = statistics.normalize(larger).transpose(0, 4, 1, 2, 3).astype(mx.float32)
+        Origin.of(loader, "latent_statistics", kind).check("upsampling", result)
     return result

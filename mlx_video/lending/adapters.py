@@ -21,10 +21,10 @@ from mlx_video.weights.store import size_of
 
 if TYPE_CHECKING:
     from mlx_video.checkpoints.checkpoint import Checkpoint
-    from mlx_video.planning.settings import Settings
+    from mlx_video.jobs.settings import Settings
 
-SetLora = Callable[[float], None]
-"""Brings the distilled LoRA to a strength."""
+SetLoras = Callable[[Mapping[str, float]], None]
+"""Brings LoRAs to strengths, by name."""
 
 
 class _Matched(NamedTuple):
@@ -34,12 +34,15 @@ class _Matched(NamedTuple):
     places: Mapping[str, str]
 
 
+_Group = Sequence[tuple[_Matched, float]]
+
+
 class Adapters:
     """LoRAs that are known to fit, ready to be added to a borrowed transformer. Holds none of their matrices."""
 
-    def __init__(self, own: Sequence[tuple[_Matched, float]], distilled: _Matched | None):
+    def __init__(self, groups: Mapping[str, _Group]):
         """Use `open`."""
-        self._own, self._distilled = own, distilled
+        self._groups = groups
 
     @classmethod
     def open(
@@ -55,55 +58,50 @@ class Adapters:
         Raises UserError where one does not fit the checkpoint; tells the coverage of one that fits in part.
         """
         if not loras and not any(settings.lora_strengths):
-            return cls((), None)
+            return cls({"user": [], "distilled": []})
         skeleton = checkpoint.build("transformer", audio="audio" in settings.modalities)
-        own = []
+        own: list[tuple[_Matched, float]] = []
         for lora in loras:
             adapter = read(locate.lora(lora.path, take), header_only=None)
             matched, coverage = _match(skeleton, adapter)
             if coverage.strangers:
                 on_message(str(coverage))
             own.append((matched, lora.strength))
-        distilled = None
+        distilled: list[tuple[_Matched, float]] = []
         if any(settings.lora_strengths) and checkpoint.distilled_lora is not None:
-            distilled, _ = _match(skeleton, read(checkpoint.distilled_lora, header_only=None))
-        return cls(own, distilled)
+            distilled.append((_match(skeleton, read(checkpoint.distilled_lora, header_only=None))[0], 1.0))
+        return cls({"user": own, "distilled": distilled})
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Bytes of the user's own LoRA files."""
-        return tuple(size_of(matched.file) for matched, _ in self._own)
+        return tuple(size_of(matched.file) for matched, _ in self._groups["user"])
 
     @property
     def used(self) -> tuple[tuple[Path, float], ...]:
         """The files of all LoRAs, with the strengths that the user gave; the distilled one's own is 1."""
-        distilled = [(self._distilled.file, 1.0)] if self._distilled is not None else []
-        return (*((matched.file, strength) for matched, strength in self._own), *distilled)
+        return tuple((matched.file, strength) for group in self._groups.values() for matched, strength in group)
 
-    def fuse(self, transformer: nn.Module) -> SetLora:
-        """Adds the user's LoRAs to the transformer; the result brings the distilled one to a strength.
+    def fuse(self, transformer: nn.Module) -> SetLoras:
+        """What brings LoRAs to the strengths of a stage, by name: the "user"'s own, all together, and "distilled".
 
         Going from one strength to the next adds the difference: the weights are not read a second time. Blocks that are
         read from disk for each visit are given all of it each time they are read.
         """
         streamed = transformer.parts if isinstance(transformer.parts, Streamed) else None
-        now = 0.0
+        now = dict.fromkeys(self._groups, 0.0)
 
-        def add(loras: Sequence[tuple[_Matched, float]]) -> None:
-            terms = _terms(loras).items()
-            fitting.add(transformer, {p: t for p, t in terms if streamed is None or streamed.split(p)[0] is None})
+        def bring(strengths: Mapping[str, float]) -> None:
+            for name, strength in strengths.items():
+                if strength == now[name]:
+                    continue
+                terms = _terms(self._groups[name], strength - now[name]).items()
+                fitting.add(transformer, {p: t for p, t in terms if streamed is None or streamed.split(p)[0] is None})
+                now[name] = strength
 
-        def set_strength(strength: float) -> None:
-            nonlocal now
-            if self._distilled is not None and strength != now:
-                add([(self._distilled, strength - now)])
-                now = strength
-
-        add(self._own)
         if streamed is not None:
-            distilled = self._distilled
-            streamed.adapt = lambda: [_terms(self._own), _terms([(distilled, now)] if distilled else [])]
-        return set_strength
+            streamed.adapt = lambda: [_terms(group, now[name]) for name, group in self._groups.items()]
+        return bring
 
 
 def _match(transformer: nn.Module, adapter: Adapter) -> tuple[_Matched, fitting.Coverage]:
@@ -111,11 +109,11 @@ def _match(transformer: nn.Module, adapter: Adapter) -> tuple[_Matched, fitting.
     return _Matched(adapter.path, {pair.key: path for path, pair in pairs.items()}), coverage
 
 
-def _terms(loras: Sequence[tuple[_Matched, float]]) -> dict[str, list[tuple[fitting.Pair, float]]]:
+def _terms(group: _Group, factor: float) -> dict[str, list[tuple[fitting.Pair, float]]]:
     """By path, from files read anew: a matrix keeps its memory as long as anyone holds it."""
     terms: dict[str, list[tuple[fitting.Pair, float]]] = {}
-    for (file, places), strength in loras:
-        for pair in read(file).pairs.values() if strength else ():
+    for (file, places), strength in group:
+        for pair in read(file).pairs.values() if strength * factor else ():
             if pair.key in places:
-                terms.setdefault(places[pair.key], []).append((pair, strength))
+                terms.setdefault(places[pair.key], []).append((pair, strength * factor))
     return terms

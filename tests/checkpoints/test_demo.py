@@ -46,8 +46,8 @@ def test_the_thing_has_its_colour_and_moves(frames):
 def test_the_distilled_pipeline_takes_the_lora_and_dev_does_not():
     from mlx_video import Request
     from mlx_video.checkpoints.layouts import open_checkpoint
+    from mlx_video.jobs.settings import resolve
     from mlx_video.models.ltx_2.recipes import RECIPES
-    from mlx_video.planning.settings import resolve
 
     strengths = {}
     for name, recipe in RECIPES.items():

@@ -29,15 +29,16 @@ class Enough(UserError):
 @pytest.fixture
 def tried(small_folder, inputs, tmp_path, monkeypatch, capsys):
     """tried(command, *words) is (status, what was said); nothing is fetched, read or written."""
-    from mlx_video import api
+    from mlx_video import runner
     from mlx_video.checkpoints import describe, layouts, locate
     from mlx_video.checkpoints.hub import fetch as hub
+    from mlx_video.jobs import upscale
 
     def stop(*args, **options):
         raise Enough("This is as far as it goes here.")
 
     for place, name in (
-        (api.LTXPipeline, "_fetched"), (api, "read_source"), (layouts, "open_checkpoint"), (hub, "fetch"),
+        (runner.Runner, "open"), (upscale, "read_source"), (layouts, "open_checkpoint"), (hub, "fetch"),
         (locate, "source"), (describe, "describe_repo"),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, stop)

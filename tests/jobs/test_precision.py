@@ -176,7 +176,7 @@ def test_what_is_no_type_is_refused(wrong) -> None:
     for keyword in ("dtype", "vae_dtype"):
         with pytest.raises(UserError, match=f"^{keyword}.* is not known; there are float16, bfloat16, float32.$"):
             LTXPipeline.from_pretrained("demo", **{keyword: wrong})
-    assert LTXPipeline.from_pretrained("demo", vae_dtype=mx.float16)._setup.vae_dtype == mx.float16
+    assert LTXPipeline.from_pretrained("demo", vae_dtype=mx.float16)._runner.vae_dtype == mx.float16
 
 
 def test_a_text_encoder_gets_the_range_that_it_needs(small_folder) -> None:

@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 
 from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, UserError
 from mlx_video.diffusion.noise import seeded
-from mlx_video.jobs import stages as run
+from mlx_video.jobs.stages import Denoising
 from mlx_video.lending import loader
 from mlx_video.models.ltx_2.transformer import Transformer
 from tests.support import small
@@ -140,13 +140,13 @@ def test_the_distilled_lora_is_added_to_the_users_own(folder, tmp_path, monkeypa
     own = small.lora_tensors("2.3", seed=9)
     mx.save_safetensors(str(tmp_path / "own.safetensors"), own)
     seen = []
-    stage = run.denoise_stage
+    stage = Denoising.stage
 
-    def watched(settings, one, number, shape, transformer, *rest):
-        seen.append(np.array(dict(tree_flatten(transformer.parameters()))[f"{layer}.weight"]))
-        return stage(settings, one, number, shape, transformer, *rest)
+    def watched(self, *rest):
+        seen.append(np.array(dict(tree_flatten(self.transformer.parameters()))[f"{layer}.weight"]))
+        return stage(self, *rest)
 
-    monkeypatch.setattr(run, "denoise_stage", watched)
+    monkeypatch.setattr(Denoising, "stage", watched)
     generate(folder, pipeline="dev-two-stage-hq", lora=Lora(str(tmp_path / "own.safetensors"), 0.5))
 
     def delta(tensors):
@@ -238,13 +238,13 @@ def test_networks_are_read_once_and_gone_before_the_next(folder, inputs, tmp_pat
         assert name not in ("transformer", "video_decoder", "audio_decoder", "vocoder") or not held, (name, held)
         alive[name] = network
 
-    def watched(network, component, *rest):
-        see(component, network)
-        return give(network, component, *rest)
+    def watched(network, part, *rest):
+        see(part.component.key, network)
+        return give(network, part, *rest)
 
-    def watched_stream(network, component, *rest):
-        see(component, network)
-        return stream(network, component, *rest)
+    def watched_stream(network, part, *rest):
+        see(part.component.key, network)
+        return stream(network, part, *rest)
 
     def watched_text(*rest):
         encoder = text(*rest)

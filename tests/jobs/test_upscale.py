@@ -16,22 +16,24 @@ from mlx_video.checkpoints.layouts.neighbours import upsampler_kind
 from mlx_video.diffusion.noise import given, seeded
 from mlx_video.diffusion.schedules import REFINE
 from mlx_video.diffusion.tokens import unpatchify, video_positions
-from mlx_video.jobs import refine as refining
-from mlx_video.jobs import stages as run
 from mlx_video.jobs import text
 from mlx_video.jobs import upscale as upscaling
 from mlx_video.jobs.convert import convert
-from mlx_video.jobs.inputs import Inputs
-from mlx_video.jobs.upscale import Still, Upscaling, encode, read_source, upscale
+from mlx_video.jobs.settings import resolve
+from mlx_video.jobs.stages import Denoising, Inputs
+from mlx_video.jobs.upscale import Still, Upscale, Upscaling, encode, read_source
 from mlx_video.lending.loader import Loader
 from mlx_video.models.ltx_2 import upsampler
-from mlx_video.planning.settings import resolve
+from mlx_video.models.ltx_2.recipes import REFINING
+from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.request import Request
-from mlx_video.types import Context, VideoShape
+from mlx_video.types import Context, VideoShape, Watch
 from tests.support import films, foreign, real_keys, small
 from tests.support.cases import GENERATIONS, error
+from tests.support.stages import refine
 
 LIMIT = 2e-5
+WINDOW = REFINING["distilled"].stages[0].window
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_sizes(upscale_folder, film, generation, options, size, count, fps, grid
     with pipeline(upscale_folder(generation)) as pipe:
         result = pipe.upscale(film, **options)
     assert result.latents["video"].shape == (1, 128, *grid)
-    assert (result.height, result.width, result.num_frames, result.fps) == (*size, count, fps)
+    assert (result.shape.height, result.shape.width, len(result), result.fps) == (*size, count, fps)
     frames = list(result)
     assert [frame.shape for frame in frames] == [(*size, 3)] * count
     assert all(frame.dtype == np.uint8 for frame in frames)
@@ -79,8 +81,9 @@ def test_sizes(upscale_folder, film, generation, options, size, count, fps, grid
 def test_pictures_of_any_size(upscale_folder, generation, height, width):
     source = Still(None, films.frames(1, height, width)[0])
     for scale in (1.5, 2.0):
-        result = upscale(Upscaling("", scale), source, loader_of(upscale_folder(generation)), None, lambda p: None)
-        (frame,) = result
+        job = Upscale(Upscaling("", scale))
+        job.source, job.loader = source, loader_of(upscale_folder(generation))
+        (frame,) = job.run(Watch())
         assert frame.shape == (int(height * scale), int(width * scale), 3)
 
 
@@ -165,7 +168,7 @@ def test_pieces_give_the_numbers_of_one_pass(upscale_folder, film, monkeypatch):
         seen = []
         pieces = pipe.upscale(film, fps_scale=2, on_step=lambda p: seen.append(p)).latents["video"]
     assert error(pieces, whole) < LIMIT
-    assert [(p.done, p.total) for p in seen if p.phase == "upscale"] == [(walk, 6) for walk in range(1, 7)]
+    assert [(p.done, p.total) for p in seen if p.phase == "upscale"] == [(walk, 6) for walk in range(7)]
 
 
 def _decoding_peak(result):
@@ -213,8 +216,8 @@ def test_refining_a_short_film_is_the_last_stage_of_a_run(upscale_folder, film, 
     ours = refined(folder, film, noise={"refine/0/video": noise}).latents["video"]
     with pipeline(folder) as pipe:
         upscaled = pipe.upscale(film)
-        recipe = refining.RECIPES["distilled"]
-        checkpoint = pipe.checkpoint(recipe)
+        recipe = REFINING["distilled"]
+        checkpoint = pipe._runner.checkpoint(recipe)
         fps = float(upscaled.fps)
         request = Request(prompt="a red ball", height=128, width=192, num_frames=17, fps=fps, audio=False)
         settings = resolve(request, recipe, checkpoint)
@@ -222,10 +225,10 @@ def test_refining_a_short_film_is_the_last_stage_of_a_run(upscale_folder, film, 
         encoder = locate.text_encoder(None, checkpoint)
         contexts = text.encode_prompts(loader, encoder, {"positive": "a red ball"}, lambda progress: None)
         with loader.borrow("transformer", audio=False) as transformer:
-            stage = run.denoise_stage(
-                settings, recipe.stages[0], 2, request.shape, transformer, Inputs(contexts, {}), upscaled.latents,
-                given({"stage2/video": noise}), run.Watcher(lambda progress: None),
-            )  # fmt: skip
+            draws = given({"stage2/video": noise})
+            denoising = Denoising(settings, loader, transformer, None, Inputs(contexts), draws, Watch())
+            last = replace(recipe.stages[0], window=None, phase=None)
+            stage = denoising.stage(2, last, upscaled.latents)
     assert error(ours, stage["video"]) < 1e-6
     assert error(ours, upscaled.latents["video"]) > 0.05
 
@@ -254,13 +257,13 @@ def test_a_dev_checkpoint_is_refined_with_the_distilled_lora(upscale_folder, fil
 
 @pytest.mark.parametrize("frames", [1, 16, 17, 18, 31, 32, 33, 46, 100, 1000])
 def test_chunks_cover_a_film_and_overlap(frames):
-    spans = refining.chunks(frames)
+    spans = WINDOW.spans(frames)
     assert spans[0][0] == 0
     assert spans[-1][1] == frames
     assert len({stop - start for start, stop in spans}) == 1
-    assert all(stop - start <= refining.CHUNK for start, stop in spans)
+    assert all(stop - start <= WINDOW.chunk for start, stop in spans)
     for (_, before), (start, stop) in pairwise(spans):
-        assert refining.HELD <= before - start < stop - start
+        assert WINDOW.held <= before - start < stop - start
 
 
 class Recorder:
@@ -289,8 +292,8 @@ def test_a_chunk_goes_on_from_what_is_finished():
 
     network, told = Recorder(), []
     contexts = {"positive": Context(mx.zeros((1, 4, 8)), mx.zeros((1, 4, 8)))}
-    result = refining.refine(latent, 24.0, network, contexts, REFINE, given(noise), told.append)
-    (_, stop), (start, _) = spans = refining.chunks(frames)
+    result = refine(network, latent, contexts, given(noise), told.append)
+    (_, stop), (start, _) = spans = WINDOW.spans(frames)
     held = stop - start
     size = spans[0][1]
     assert drawn == {f"refine/{k}/video": (1, 128, size, rows, columns) for k in (0, 1)}
@@ -313,12 +316,13 @@ def test_a_chunk_goes_on_from_what_is_finished():
     np.testing.assert_allclose(np.array(result), 1, atol=1e-5)
 
 
-def test_rates_beyond_what_the_transformer_knows_are_capped():
-    network = Recorder()
-    contexts = {"positive": Context(mx.zeros((1, 4, 8)), mx.zeros((1, 4, 8)))}
-    latent = mx.zeros((1, 128, 2, 1, 1))
-    refining.refine(latent, 96.0, network, contexts, REFINE, seeded(0), lambda progress: None)
-    assert network.now[0][0, 0, 0].tolist() == pytest.approx([0, 1 / 60])
+def test_rates_beyond_what_the_transformer_knows_are_capped(upscale_folder, film, monkeypatch):
+    seen = []
+    prepare = Transformer.prepare
+    monkeypatch.setattr(Transformer, "prepare", lambda self, *a: (seen.append(a[1]["video"]), prepare(self, *a))[1])
+    source = films.write(film.parent / "fast.mp4", 9, 32, 32, Fraction(96), sound=None)
+    refined(upscale_folder("2"), source, steps=1, scale=1)
+    assert seen[0][0, 0, 0].tolist() == pytest.approx([0, 1 / 60])
 
 
 # ------------------------------------------------------------------------------------------------ asking

@@ -127,7 +127,7 @@ def test_the_demos_own_is_not_added_twice():
 
 
 def test_the_repos_own_is_not_fetched_where_another_is_brought(monkeypatch):
-    from mlx_video import api
+    from mlx_video import runner
 
     asked = []
 
@@ -135,7 +135,7 @@ def test_the_repos_own_is_not_fetched_where_another_is_brought(monkeypatch):
         asked.append(options["lora"])
         raise UserError("enough")
 
-    monkeypatch.setattr(api.LTXPipeline, "checkpoint", checkpoint)
+    monkeypatch.setattr(runner.Runner, "checkpoint", checkpoint)
     with LTXPipeline.from_pretrained("owner/model") as pipe:
         for lora in ((), (Lora("owner/camera"),), (Lora("owner/ltx-2-distilled-lora-384"),)):
             with pytest.raises(UserError, match="enough"):

@@ -12,10 +12,10 @@ import pytest
 from mlx_video import LTXPipeline, UserError, generate, upscale
 from mlx_video.diffusion.noise import seeded
 from mlx_video.jobs import stages as run
-from mlx_video.jobs.refine import refine
 from mlx_video.lending.finite import Origin, all_finite
 from mlx_video.media.image import save_image
 from mlx_video.types import RunError
+from tests.support.stages import refine
 
 CHECKPOINT = "ltx-2.3-22b-distilled.safetensors"
 SIZE = ("--height", 64, "--width", 64, "--num-frames", 9)
@@ -119,7 +119,7 @@ def test_refining_ends_too():
 
     told = []
     with pytest.raises(RunError, match=r"refine, step 1 of 3, gave numbers that are not finite"):
-        refine(mx.zeros((1, 128, 2, 2, 2)), 24.0, Network(), {}, (0.9, 0.7, 0.4, 0.0), seeded(0), told.append)
+        refine(Network(), mx.zeros((1, 128, 2, 2, 2)), {}, seeded(0), told.append)
     assert len(told) == 1
 
 

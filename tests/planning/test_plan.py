@@ -10,12 +10,12 @@ from bench.memory import Case, compare
 from mlx_video import LTXPipeline, UserError, generate, platform
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.jobs.demand import SMALLER_ENCODER, Networks, generating
+from mlx_video.jobs.settings import resolve
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.lending.weighing import weigh_upsampler
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.planning.plan import Memory
-from mlx_video.planning.settings import resolve
 from mlx_video.request import Request
 from mlx_video.weights.store import Tensors
 from tests.support import macs

@@ -29,14 +29,15 @@ class Enough(Exception):
 @pytest.fixture
 def pipe(monkeypatch):
     """The demo, which stops where a run would begin: all that is told before is told."""
-    from mlx_video import api
+    from mlx_video import runner
+    from mlx_video.jobs import upscale
 
     def stop(*args, **options):
         raise Enough
 
     with LTXPipeline.from_pretrained("demo") as pipe:
-        monkeypatch.setattr(api.LTXPipeline, "_fetched", stop)
-        monkeypatch.setattr(api, "read_source", stop)
+        monkeypatch.setattr(runner.Runner, "open", stop)
+        monkeypatch.setattr(upscale, "read_source", stop)
         yield pipe
 
 

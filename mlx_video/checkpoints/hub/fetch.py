@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.checkpoints.hub.rules import Choice, Chosen, Listing, check_names
-from mlx_video.types import Listener, Progress, UserError, amount
+from mlx_video.types import Listener, Phase, Progress, UserError, amount
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +267,7 @@ def _bar(report: Listener, total: int) -> Any:
         def update(self, n: float | None = 1) -> None:
             nonlocal done
             done = min(total, done + int(n or 0))
-            report(Progress("download", done // MEGABYTE, max(1, total // MEGABYTE)))
+            report(Progress(Phase.DOWNLOAD, done // MEGABYTE, max(1, total // MEGABYTE)))
 
     return Bar
 

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from mlx_video.checkpoints.hub import fetch as hub
 from mlx_video.checkpoints.hub.rules import Choice, Chosen, Listing
-from mlx_video.types import Listener, Progress, UserError
+from mlx_video.types import Listener, Phase, Progress, UserError
 from mlx_video.weights import store
 
 FIRST = 1 << 16
@@ -103,7 +103,7 @@ class Outlines:
     def _outlined(self, chosen: Chosen) -> Path:
         folder = self._folder(chosen)
         for number, (name, size) in enumerate(chosen.files.items()):
-            self._report(Progress("look-up", number, len(chosen.files)))
+            self._report(Progress(Phase.LOOK_UP, number, len(chosen.files)))
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -114,7 +114,7 @@ class Outlines:
                 store.write_outline(path, size, _beginning(chosen, name, size))
             elif name.endswith(".json") and size <= MAX_JSON and not path.name.startswith("tokenizer"):
                 path.write_bytes(hub.read_bytes(chosen, name, 0, size))
-        self._report(Progress("look-up", len(chosen.files), len(chosen.files)))
+        self._report(Progress(Phase.LOOK_UP, len(chosen.files), len(chosen.files)))
         return folder
 
 

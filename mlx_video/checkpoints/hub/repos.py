@@ -18,20 +18,18 @@ from mlx_video.weights.store import read_header
 def fetch_checkpoint(
     repo: str,
     variant: str,
-    *,
-    upsampler: bool = True,
+    upsamplers: Collection[str] = ("spatial x2",),
     lora: bool = False,
     text_encoder: bool = True,
-    others: Collection[str] = (),
     take: Take = fetch,
 ) -> Path:
     """Fetches a model and returns its folder.
 
-    variant: "distilled" or "dev"; upsampler, lora: with the spatial x2 upsampler and the distilled LoRA; text_encoder:
-    with the one in the repo, if it has one; others: further kinds of `choose`. take: how its files are had. Raises
-    UserError.
+    variant: "distilled" or "dev"; upsamplers: with those of these kinds; lora: with the distilled LoRA; text_encoder:
+    with the one in the repo, if it has one. take: how its files are had. Raises UserError.
     """
-    kinds = ["checkpoint", *(["upsampler"] if upsampler else []), *(["lora"] if lora else []), *others]
+    larger = ["upsampler" if kind == "spatial x2" else kind for kind in upsamplers]
+    kinds = ["checkpoint", *larger, *(["lora"] if lora else [])]
     heads: list[str] = []
 
     def choose_from(files: Collection[str]) -> list[str]:

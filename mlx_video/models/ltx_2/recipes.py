@@ -7,10 +7,13 @@ Source of the values: the reference's LTX_2_PARAMS, LTX_2_3_PARAMS, LTX_2_3_HQ_P
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from mlx_video.types import Recipe, Stage
+from mlx_video.types import Recipe, Stage, Window
 
+_LARGER: Mapping[str, Any] = {"schedule": "refine", "start": "given", "upsample": ("spatial x2",)}
+"""What the second stages have in common."""
 _GUIDED: Mapping[str, Any] = {
     "cfg_scale": 3.0,
     "audio_cfg_scale": 7.0,
@@ -29,7 +32,7 @@ RECIPES: dict[str, Recipe] = {
             name="distilled",
             summary="fastest: 8 fixed steps at half size, 2x, 3 steps at full size; no guidance",
             variant="distilled",
-            stages=(Stage(0.5, "distilled", share=1.0), Stage(1.0, "refine", share=3 / 8)),
+            stages=(Stage(0.5, "distilled", share=1.0), Stage(1.0, **_LARGER, share=3 / 8)),
             audio_from=1,
             defaults={"steps": 8},
             most_steps=8,
@@ -46,7 +49,7 @@ RECIPES: dict[str, Recipe] = {
             name="dev-two-stage",
             summary="guided at half size, 2x, 3 steps with the distilled LoRA",
             variant="dev",
-            stages=(Stage(0.5, "shifted", guided=True, share=1.0), Stage(1.0, "refine", lora=1.0)),
+            stages=(Stage(0.5, "shifted", guided=True, share=1.0), Stage(1.0, **_LARGER, loras={"distilled": 1.0})),
             audio_from=0,
             defaults={**_GUIDED, "lora_strength_stage_2": 1.0},
         ),
@@ -55,8 +58,8 @@ RECIPES: dict[str, Recipe] = {
             summary="second-order sampler and the distilled LoRA in both stages; best quality",
             variant="dev",
             stages=(
-                Stage(0.5, "shifted", "res_2s", guided=True, lora=0.25, shift_by_size=True, share=1.0),
-                Stage(1.0, "refine", "res_2s", lora=0.5),
+                Stage(0.5, "shifted", "res_2s", guided=True, loras={"distilled": 0.25}, shift_by_size=True, share=1.0),
+                Stage(1.0, **_LARGER, sampler="res_2s", loras={"distilled": 0.5}),
             ),
             audio_from=0,
             defaults={
@@ -71,6 +74,21 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
+
+_REFINE = Stage(1.0, "refine", start="given", window=Window(chunk=17, held=3), phase="refine")
+"""As a second stage does it, for the video alone: 17 latent frames are 129 frames, about what training had."""
+REFINING: dict[str, Recipe] = {
+    "distilled": Recipe("refine", "a few steps over what is there", "distilled", (_REFINE,), audio_from=0),
+    "dev": Recipe(
+        name="refine",
+        summary="a few steps over what is there, with the distilled LoRA",
+        variant="dev",
+        stages=(replace(_REFINE, loras={"distilled": 1.0}),),
+        audio_from=0,
+        lora_advice="with a dev checkpoint --refine needs its .safetensors file there.",
+    ),
+}
+"""By the checkpoint's variant: the schedule is for distilled weights, which the LoRA makes of the others."""
 
 NEGATIVE_PROMPT = (
     "blurry, out of focus, low resolution, compression artifacts, flicker, jitter, ghosting, smeared motion, "

@@ -73,8 +73,7 @@ class Upsampler(nn.Module):
         told how many of how many walks are done.
         """
         size = size or self.frames_at_once(*latent.shape[2:4])
-        norms = 1 + 2 * (len(self.res_blocks) + len(self.post_upsample_res_blocks))
-        total = 1 if latent.shape[1] <= size else 1 + norms
+        total = self.walks(latent, size)
         if total == 1:
             result = self(latent)
         else:
@@ -82,6 +81,11 @@ class Upsampler(nn.Module):
         mx.eval(result)
         report(total, total)
         return result
+
+    def walks(self, latent: mx.array, size: int | None = None) -> int:
+        """How many walks `long` makes: one measures each norm of a latent in pieces, and one makes the result."""
+        norms = 1 + 2 * (len(self.res_blocks) + len(self.post_upsample_res_blocks))
+        return 1 if latent.shape[1] <= (size or self.frames_at_once(*latent.shape[2:4])) else 1 + norms
 
     def frames_at_once(self, rows: int, columns: int) -> int:
         """How many latent frames of a grid WHOLE_BYTES hold, one at least."""

@@ -12,8 +12,6 @@ from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.diffusion.schedules import SCHEDULES
-from mlx_video.models.ltx_2.config import TransformerConfig, VideoVAEConfig
-from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT
 from mlx_video.request import Request
 from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, Stage, UserError, VideoShape
 
@@ -57,7 +55,10 @@ class Settings:
         steps = None
         if stage.share is not None and self.steps is not None:
             steps = max(1, math.floor(self.steps * stage.share + 0.5))
-        return SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else BASE_TOKENS)
+        sigmas = SCHEDULES[stage.schedule](steps, tokens if stage.shift_by_size else BASE_TOKENS)
+        if isinstance(stage.start, float):
+            sigmas = (stage.start, *(sigma for sigma in sigmas if sigma < stage.start))
+        return sigmas
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -68,8 +69,7 @@ class Settings:
             "video_encoder": bool(self.request.image),
             "audio_encoder": sound,
             "transformer": True,
-            "latent_statistics": len(self.recipe.stages) > 1,
-            "upsampler": len(self.recipe.stages) > 1,
+            "latent_statistics": bool(self.recipe.upsamplers),
             "video_decoder": True,
             "audio_decoder": "audio" in self.modalities and not sound,
             "vocoder": "audio" in self.modalities and not sound,
@@ -112,20 +112,24 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
     modalities: tuple[Modality, ...] = ("video", "audio") if request.audio else ("video",)
     defaults = {**checkpoint.generation.defaults, **recipe.defaults}
     guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
-    strengths = tuple(_lora_strength(request, stage.lora, number) for number, stage in enumerate(recipe.stages, 1))
+    asked = (request.lora_strength_stage_1, request.lora_strength_stage_2)
+    strengths = tuple(
+        _first(given, stage.loras["distilled"]) if "distilled" in stage.loras else 0.0
+        for stage, given in zip(recipe.stages, (*asked, *[None] * len(recipe.stages)), strict=False)
+    )
     if recipe.variant == "distilled" and checkpoint.distilled_by_lora:
         strengths = (1.0,) * len(recipe.stages)
     if any(strengths):
         checkpoint.need(
-            "distilled LoRA", checkpoint.distilled_lora,
+            "distilled LoRA", checkpoint.distilled_lora, recipe.lora_advice or
             f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint (or --pipeline dev).",
         )  # fmt: skip
-    if len(recipe.stages) > 1:
+    for kind in recipe.upsamplers:
         checkpoint.need(
-            "spatial x2 upsampler", checkpoint.upsampler,
+            f"{kind} upsampler", checkpoint.upsamplers.get(kind),
             f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint.",
         )  # fmt: skip
-    negative = request.negative_prompt if request.negative_prompt is not None else NEGATIVE_PROMPT
+    negative = request.negative_prompt if request.negative_prompt is not None else checkpoint.family.negative_prompt
     steered = _steered_by_negative(request, guidance)
     _check_decoder(_made(request, recipe), checkpoint)
     settings = Settings(
@@ -196,7 +200,7 @@ def _check_variant(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 def _check_decoder(shape: VideoShape, checkpoint: Checkpoint) -> None:
     # A decoder that pads by reflection has nothing to reflect in a single latent row or column.
-    reflects = VideoVAEConfig.read(checkpoint.config).decoder_padding == "reflect"
+    reflects = checkpoint.facts.reflects_decoding
     for name, side in (("height", shape.height), ("width", shape.width)):
         if reflects and side < 2 * SPACE_SCALE:
             raise UserError(f"--{name} {side} is too small for this checkpoint; the least is {2 * SPACE_SCALE}.")
@@ -205,7 +209,7 @@ def _check_decoder(shape: VideoShape, checkpoint: Checkpoint) -> None:
 def _guidance(
     request: Request, defaults: dict[str, Any], checkpoint: Checkpoint, modalities: tuple[Modality, ...]
 ) -> dict[Modality, Guidance]:
-    layers = TransformerConfig.read(checkpoint.config).layers
+    layers = checkpoint.facts.blocks
     blocks = _first(request.stg_blocks, (min(int(defaults["stg_block"] * layers), layers - 1),))
     for block in blocks:
         if not 0 <= block < layers:
@@ -227,9 +231,3 @@ def _guidance(
         ),
     }
     return {m: Guidance(cfg_scale=scales[m][0], rescale=scales[m][1], **shared) for m in modalities}
-
-
-def _lora_strength(request: Request, recipes_own: float | None, stage: int) -> float:
-    if recipes_own is None:
-        return 0.0
-    return _first(getattr(request, f"lora_strength_stage_{stage}"), recipes_own)

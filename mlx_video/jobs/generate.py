@@ -1,0 +1,163 @@
+"""A clip from a request: text, inputs, denoising, one large network at a time.
+
+`Run` is a recipe on a checkpoint, which other jobs denoise with, too. Everything that can be refused is refused in
+`check` and `open`, from headers and the user's own files; no tensor of a network is read before `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mlx_video.checkpoints import demo, locate
+from mlx_video.checkpoints.hub.fetch import Take
+from mlx_video.checkpoints.hub.outlines import Outlines
+from mlx_video.checkpoints.provenance import described
+from mlx_video.checkpoints.text_source import TextSource
+from mlx_video.diffusion.noise import NamedNoise, draws
+from mlx_video.jobs import embeddings, text
+from mlx_video.jobs import inputs as conditions
+from mlx_video.jobs.decode import Decoders
+from mlx_video.jobs.demand import Networks, generating
+from mlx_video.jobs.result import Clip, Look
+from mlx_video.jobs.settings import Settings, resolve
+from mlx_video.jobs.stages import Denoising, Inputs
+from mlx_video.lending.adapters import Adapters
+from mlx_video.lending.distilled import brings_distilled, choose
+from mlx_video.lending.finite import Origin
+from mlx_video.lending.loader import Loader
+from mlx_video.lending.visits import Ways
+from mlx_video.models.families import RECIPES
+from mlx_video.planning.plan import Plan, make_plan
+from mlx_video.reading import path_of
+from mlx_video.request import Request
+from mlx_video.types import Context, Noise, Recipe, Stage, Tree, Watch
+
+if TYPE_CHECKING:
+    from mlx_video.runner import Runner
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe on a checkpoint, found to go together; nothing in it holds weights."""
+
+    settings: Settings
+    loader: Loader
+    encoder: TextSource | None
+    """None where the prompt is encoded already."""
+    adapters: Adapters
+    messages: tuple[str, ...]
+    """What the user should know, such as a LoRA's coverage."""
+
+    @classmethod
+    def open(cls, request: Request, recipe: Recipe, runner: Runner, loader: Loader, take: Take) -> Run:
+        """Raises UserError where request, checkpoint, text encoder and LoRAs do not go together."""
+        loras = choose(request, (*runner.loras, *request.lora), recipe, loader.checkpoint, take)
+        loader.checkpoint = checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
+        recipe = checkpoint.generation.recipes.get(recipe.name, recipe)
+        settings = resolve(loras.request, recipe, checkpoint)
+        embedded = request.embedding is not None
+        encoder = None if embedded else locate.text_encoder(runner.text_encoder, checkpoint, take)
+        for component in settings.components:
+            loader.check(component, **settings.build_options(component))
+        for kind in recipe.upsamplers:
+            loader.check("upsampler", kind=kind)
+        messages = [*settings.notes, *loras.told(settings.lora_strengths), *filter(None, [checkpoint.doubt])]
+        adapters = Adapters.open(loras.own, settings, checkpoint, messages.append, take)
+        return cls(settings, loader, encoder, adapters, tuple(messages))
+
+    def contexts(self, watch: Watch) -> dict[str, Context]:
+        """The settings' prompts, encoded."""
+        assert self.encoder is not None
+        return text.encode_prompts(self.loader, self.encoder, self.settings.prompts, watch.report)
+
+    def denoise(self, inputs: Inputs, noise: NamedNoise, watch: Watch) -> Iterator[Tree]:
+        """Latents after each stage; the last are the result."""
+        origin = Origin.of(self.loader, "transformer", loras=self.adapters.used)
+        with self.loader.borrow("transformer", **self.settings.build_options("transformer")) as transformer:
+            fuse = self.adapters.fuse
+            stages = Denoising(self.settings, self.loader, transformer, fuse, inputs, noise, watch, origin)
+            yield from stages.run()
+
+
+class Generate:
+    """One clip. Jobs that differ in what they start from are given other `recipes` and `inputs`."""
+
+    recipes: Mapping[str, Recipe] = RECIPES
+    _run: Run
+    _media: conditions.Media
+    _embedded: dict[str, Context]
+    plan: Plan
+    ways: Ways
+
+    def __init__(self, request: Request, noise: Noise | Mapping[str, Any] | None = None):
+        """noise: as `LTXPipeline.generate` takes it."""
+        self.request, self._noise = request, noise
+
+    def check(self, watch: Watch) -> None:
+        """What needs no model; tells what is rounded."""
+        self._recipe = self.request.check(self.recipes)
+        self.request, notes = self.request.rounded()
+        for note in notes:
+            watch.say(note)
+
+    def open(self, runner: Runner, outlines: Outlines) -> tuple[str, ...]:
+        """Raises UserError where request, checkpoint, inputs and memory do not go together."""
+        request, recipe, take = self.request, self._recipe, outlines.take
+        brought = brings_distilled(request, (*runner.loras, *request.lora), recipe)
+        found = runner.checkpoint(recipe, text_encoder=request.embedding is None, lora=not brought, take=take)
+        self._run = run = Run.open(request, recipe, runner, runner.loader(found), take)
+        self._embedded = _embedded(run, whole=not outlines.absent)
+        self.plan = make_plan(
+            generating(Networks.of(run.loader, run.encoder, run.adapters.sizes), run.settings), runner.memory
+        )
+        run.loader.ways = self.ways = self.plan.ways
+        self._media = conditions.read(run.settings)
+        advice = (demo.advice(request.prompt), demo.reach(request.shape)) if runner.where == demo.NAME else ()
+        return (*run.messages, *filter(None, advice))
+
+    def run(self, watch: Watch) -> Clip:
+        """The clip; nothing of it is decoded yet."""
+        for sentence in self.plan.choices:
+            watch.say(sentence)
+        with closing(self.clips(watch)) as clips:
+            *_, clip = clips
+        return clip
+
+    def clips(self, watch: Watch) -> Generator[Clip, None, None]:
+        """What each stage ends with, as a clip of that stage's size that can be stored; the last is the result."""
+        noise, run, contexts = draws(self.request.seed, self._noise), self._run, self._embedded
+        if run.encoder is not None:
+            if run.settings.request.enhance_prompt:
+                self._run = run = replace(run, settings=text.enhanced(run.settings, run.encoder, watch))
+            contexts = run.contexts(watch)
+        inputs = self.inputs(contexts, watch)
+        for stage, latents in zip(run.settings.recipe.stages, run.denoise(inputs, noise, watch), strict=True):
+            yield self._clip(latents, stage)
+
+    def inputs(self, contexts: Mapping[str, Context], watch: Watch) -> Inputs:
+        """What the run starts from and is steered by."""
+        return conditions.encode(self._media, contexts, self._run.settings, self._run.loader, watch.report)
+
+    def _clip(self, latents: Tree, stage: Stage) -> Clip:
+        settings, loader, media = self._run.settings, self._run.loader, self._media
+        request, made = settings.request, settings.shape.scaled(stage.scale)
+        shown = request.shape.scaled(stage.scale)
+        look = Look.cut(shown, made, latents, media.sound, tiling=request.tiling, stream=request.stream)
+        files = conditions.files_of(request)
+        metadata = described(settings, loader.checkpoint)
+        return Clip(latents, look, metadata, Decoders(loader), given=media.sound, inputs=files)
+
+
+def _embedded(run: Run, *, whole: bool) -> dict[str, Context]:
+    """The contexts of a file; whole: whether the checkpoint's own tensors are here."""
+    path, checkpoint = run.settings.request.embedding, run.loader.checkpoint
+    if path is None:
+        return {}
+    # What tells one checkpoint's connectors from another's is in their tensors, which outlines do not have.
+    mark = embeddings.connectors_mark(checkpoint) if whole else None
+    widths, prompts = embeddings.Widths.of(checkpoint), run.settings.prompts
+    found, _ = embeddings.load(path_of(path, "--embedding"), mark, widths, prompts)
+    return {name: found[name] for name in prompts}
