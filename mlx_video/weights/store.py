@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -304,7 +304,3 @@ def state_of(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return state.st_size, state.st_mtime_ns
-
-
-Source = Mapping[str, mx.array]
-"""Checkpoint name -> array, as `Tensors.load` gives and `names.assign` takes."""

@@ -35,7 +35,8 @@ class Transformer(nn.Module):
     visited = ("transformer_blocks",)
     """Paths of what `parts` gives."""
     keep_text = True
-    """Whether `prepare` keeps texts unless it is told."""
+    """Whether each block's keys and values of a text are kept where they do not depend on the noise level (LTX-2), from
+    their first use on; at full size they take 1.2 GB for each context in 16 bit."""
 
     def __init__(self, config: TransformerConfig):
         """`config.audio` of None builds the video stream alone; it passes over a full checkpoint's audio tensors."""
@@ -64,16 +65,12 @@ class Transformer(nn.Module):
         """What the network computes in: the precision of its weights."""
         return self.patchify_proj.bias.dtype
 
-    def prepare(
-        self, contexts: Mapping[str, Context], positions: Tree, masks: Tree | None = None, keep_text: bool | None = None
-    ) -> Prepared:
+    def prepare(self, contexts: Mapping[str, Context], positions: Tree, masks: Tree | None = None) -> Prepared:
         """Works out what all calls of a stage share.
 
         contexts: by name, the connectors' output (1 or B, L, D) for each modality; positions: (1 or B, axes, T, 2) as
         in `State`, whose keys say which modalities there are; masks: (1 or B, T, 1), 1 = free, all free if missing.
-        keep_text: keep each block's keys and values of a text where they do not depend on the noise level (LTX-2), from
-        their first use on; at full size they take 1.2 GB for each context in 16 bit. None: as the network's attribute
-        says. For gradients, prepare inside the function that is differentiated.
+        For gradients, prepare inside the function that is differentiated.
         """
         modalities = [m for m in MODALITIES if m in positions]
         own, cross = place(self.config, positions, self.dtype)
@@ -82,7 +79,7 @@ class Transformer(nn.Module):
             cross_rotation=cross,
             levels={m: distinct_levels((masks or {}).get(m)) for m in modalities},
             contexts={name: {m: self._caption(m, getattr(c, m)) for m in modalities} for name, c in contexts.items()},
-            text={} if (self.keep_text if keep_text is None else keep_text) and not self.config.text_adaln else None,
+            text={} if self.keep_text and not self.config.text_adaln else None,
         )
 
     def __call__(
