@@ -90,7 +90,8 @@ def test_the_encoder_hears_beyond_the_clip_where_the_file_goes_on(folder, inputs
         media = read_media(settings(folder, audio_file=AudioIn(str(sound), start)))
         asked = samples[:, round(start * rate) :][:, : round(heard)]
         assert media.heard[1] == media.sound[1] == rate
-        assert media.heard[0].shape == (2, round(heard)) and media.sound[0].shape == (2, played)
+        assert media.heard[0].shape == (2, round(heard))
+        assert media.sound[0].shape == (2, played)
         np.testing.assert_array_equal(media.heard[0][:, :played], media.sound[0])
         np.testing.assert_allclose(media.heard[0][:, : asked.shape[1]], asked, atol=1e-4)
         assert not media.heard[0][:, asked.shape[1] :].any()
