@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Literal
 
 import mlx.core as mx
@@ -39,6 +40,13 @@ _Axes = tuple[int, ...]
 
 def module_path(network: type[nn.Module] | nn.Module, name: str) -> str | None:
     """Where the tensor called `name` in a checkpoint belongs in the network; None where it is not the network's."""
+    path = _renamed(network if isinstance(network, type) else type(network), name)
+    return None if path is None or _is_ignored(network, path) else path
+
+
+@lru_cache(maxsize=1 << 16)
+def _renamed(network: type[nn.Module], name: str) -> str | None:
+    # Asked for the same thousands of names by every check, weighing and reading of a run.
     prefixes: Mapping[str, str] = getattr(network, "prefixes", {"": ""})
     matching = [prefix for prefix in prefixes if name.startswith(prefix)]
     if not matching:
@@ -47,7 +55,7 @@ def module_path(network: type[nn.Module] | nn.Module, name: str) -> str | None:
     path = prefixes[prefix] + name[len(prefix) :]
     for pattern, replacement in getattr(network, "renames", ()):
         path = re.sub(pattern, replacement, path)
-    return None if _is_ignored(network, path) else path
+    return path
 
 
 def _is_ignored(network: type[nn.Module] | nn.Module, path: str) -> bool:
