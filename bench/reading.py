@@ -16,6 +16,7 @@ import mlx.core as mx
 from bench import middle
 from bench.measure import MIB, alternate, table
 from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion import conditioning
 from mlx_video.diffusion.noise import seeded
 from mlx_video.lending.loader import Loader, parameter_bytes
@@ -72,7 +73,7 @@ def _steps(made: Path, rounds: int) -> str:
 
 def _text(made: Path, rounds: int) -> str:
     loader = Loader(open_checkpoint(made, "distilled"))
-    with loader.borrow_text_encoder(made / "gemma") as encoder:
+    with loader.borrow_text_encoder(TextSource.open(loader.checkpoint.family, made / "gemma")) as encoder:
         network = encoder.network
         counts = {f"{WORDS} real tokens": WORDS, f"padded to {CONTEXT_TOKENS}": CONTEXT_TOKENS}
         found = alternate({name: lambda n=n: network([range(5, 5 + n)]) for name, n in counts.items()}, rounds)

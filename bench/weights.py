@@ -27,8 +27,7 @@ from bench.measure import table
 from mlx_video import platform
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.cpu import linux_blas
-from mlx_video.jobs.convert import Wishes, convert
-from mlx_video.jobs.quality import block_errors
+from mlx_video.jobs.convert import Wishes, block_errors, convert
 from mlx_video.lending.loader import Loader
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.write import Pending, write

@@ -20,7 +20,7 @@ from typing import Any
 from mlx_video import cli
 from mlx_video.checkpoints import demo
 from mlx_video.cli.parser import Model, given
-from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.models.families import RECIPES
 from mlx_video.request import Request
 from mlx_video.request.options import flag, option
 from mlx_video.types import AudioIn, ImageAt, Lora, UserError

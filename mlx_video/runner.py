@@ -21,7 +21,7 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
-from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.models.families import RECIPES
 from mlx_video.planning.plan import Memory
 from mlx_video.types import Lora, Recipe, UserError, Watch
 from mlx_video.weights.quantize import Quantization

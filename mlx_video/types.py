@@ -79,6 +79,8 @@ VIDEO_CHANNELS = 128
 AUDIO_CHANNELS = 8
 AUDIO_BINS = 16
 """Mel bins per audio latent; a token holds AUDIO_CHANNELS x AUDIO_BINS values."""
+CONTEXT_TOKENS = 1024
+"""Length of every text context: prompts are cut to it, and registers fill what a prompt leaves free."""
 AUDIO_SAMPLE_RATE = 16_000
 AUDIO_HOP = 160
 AUDIO_TIME_SCALE = 4

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video.models.family import Component, Family, Generation
+from mlx_video.models.family import Component, Facts, Family, Generation
 from mlx_video.reading import shown
 from mlx_video.types import UserError
 from mlx_video.weights import fp8, names, quantize
@@ -114,6 +114,11 @@ class Checkpoint:
     def generation(self) -> Generation:
         """The family's newest that is not above the version."""
         return self.family.generation(self.version)
+
+    @property
+    def facts(self) -> Facts:
+        """What jobs must know of its config; raises UserError where that is not sound."""
+        return self.family.facts(self.config)
 
     @property
     def doubt(self) -> str | None:

@@ -16,13 +16,13 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.hub.rules import Choice, Chosen
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.neighbours import OLDER, Place
-from mlx_video.models.ltx_2.config import TransformerConfig
-from mlx_video.models.ltx_2.recipes import RECIPES
-from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
+from mlx_video.checkpoints.text_source import TextSource
+from mlx_video.models.families import RECIPES
+from mlx_video.models.family import Family
 from mlx_video.reading import is_there
 from mlx_video.types import Recipe, UserError, amount
 from mlx_video.weights import quantize
-from mlx_video.weights.store import Tensors, size_of
+from mlx_video.weights.store import size_of
 
 _PRECISIONS = {
     "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "float8 (e4m3)", "F8_E5M2": "float8 (e5m2)",
@@ -116,20 +116,21 @@ def _neighbours(checkpoint: Checkpoint) -> list[str]:
     if checkpoint.distilled_lora is not None:
         lora = f"{_size(size_of(checkpoint.distilled_lora))}  {checkpoint.distilled_lora.name}"
     if checkpoint.text_encoder is not None:
-        encoder = _text_encoder(checkpoint.text_encoder)
+        encoder = _text_encoder(checkpoint.family, checkpoint.text_encoder)
     upsamplers = upsamplers or [_line("upsampler", "none beside it")]
     lines = [*upsamplers, _line("distilled LoRA", lora), _line("text encoder", encoder)]
     return lines + [_line("unreadable", str(fault)) for fault in checkpoint.faults]
 
 
-def _text_encoder(where: str) -> str:
+def _text_encoder(family: Family, where: str) -> str:
     folder = Path(where)
     if not is_there(folder / "config.json"):
         return where
     try:
-        config, tensors = GemmaConfig.of_folder(folder), Tensors.of_folder(folder)
+        source = TextSource.open(family, folder)
     except UserError as fault:
         return str(fault)
+    config, tensors = source.config, source.tensors
     sizes = Counter(_PRECISIONS.get(entry.dtype, entry.dtype) for entry in tensors.entries.values())
     bits = f"{config.quantization['bits']} bit" if config.quantization else max(sizes, key=lambda kind: sizes[kind])
     return f"{_size(tensors.nbytes())}  {bits}, {config.layers} layers of width {config.width}, {folder}"
@@ -147,8 +148,7 @@ def _content(part: Part) -> tuple[int, str]:
 
 
 def _shape(checkpoint: Checkpoint) -> str:
-    config = TransformerConfig.read(checkpoint.config)
-    return f"{config.layers} blocks, {config.video.dim} wide"
+    return f"{checkpoint.facts.blocks} blocks, {checkpoint.facts.width} wide"
 
 
 def _line(label: str, text: str) -> str:

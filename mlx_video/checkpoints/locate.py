@@ -15,11 +15,9 @@ from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub import repos
 from mlx_video.checkpoints.hub.fetch import Take, fetch, find
 from mlx_video.checkpoints.hub.rules import choose
-from mlx_video.models.ltx_2.config import TextConfig, feature_width
-from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.reading import check_kind, is_there, path_of, shown
 from mlx_video.types import Recipe, UserError
-from mlx_video.weights.store import Tensors
 
 
 def is_hub_id(where: str) -> bool:
@@ -84,21 +82,17 @@ def own_text_encoder(where: str) -> str | None:
     return where if find(where, lambda files: choose(files, "text_encoder")).files else None
 
 
-def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> Path:
-    """Gemma's folder: the one the user names, else the one that the checkpoint has; checked to belong to it."""
+def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> TextSource:
+    """The one that the user names, else the one that the checkpoint has; checked to belong to it."""
     advice = "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it)."
     name = where if where is not None else found.need("text encoder", found.text_encoder, advice)
     if where is None and not is_there(name) and not is_hub_id(name) and name != demo.NAME:
         raise UserError(f"{found.source} names {shown(name)} as its text encoder, which is not there; {advice}")
     folder = repos.fetch_text_encoder(name, take) if is_hub_id(name) else existing(name, "--text-encoder-repo")
     folder = folder / "gemma" if name == demo.NAME else folder
-    config = GemmaConfig.of_folder(folder)
-    tensors = Tensors.of_folder(folder)
-    config.check_names(tensors.entries, folder)
-    tensors.check_floats(tensors.entries, float8=False)
-    shapes = {key: entry.shape for key, entry in found.part("connectors").tensors.entries.items()}
-    TextConfig.read(found.config, features=feature_width(shapes)).check_encoder(config.width, config.layers)
-    return folder
+    source = TextSource.open(found.family, folder)
+    source.check_fits(found)
+    return source
 
 
 def lora(where: str, take: Take = fetch) -> Path:

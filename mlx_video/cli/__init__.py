@@ -48,6 +48,9 @@ def run(
         except RunError as fault:
             say(f"{parser.prog}: {fault.args[0]}")
             return 1
+        except MemoryError:
+            say(f"{parser.prog}: this process may not take as much memory as the run needs (see ulimit -v).")
+            return 1
         except KeyboardInterrupt:
             say(f"{parser.prog}: interrupted; nothing was written.")
             return 130

@@ -15,8 +15,7 @@ from dataclasses import MISSING, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from mlx_video.models.families import FAMILIES
-from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.models.families import DEFAULT, RECIPES
 from mlx_video.reading import shown, spelt_out
 from mlx_video.request import Request, kinds
 from mlx_video.request.options import Option, option, options_of
@@ -243,7 +242,7 @@ def _by_recipe(row: Option) -> str:
             if option in recipe.defaults:
                 text = f"{recipe.defaults[option]:g}"
             else:
-                known = FAMILIES["LTX-2"].generations
+                known = DEFAULT.generations
                 text = ", ".join(f"{one.defaults[option]:g} for LTX-{one.name}" for one in known)
             groups.setdefault(text, []).append(recipe.name)
     if len(groups) == 1:

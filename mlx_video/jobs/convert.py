@@ -23,15 +23,16 @@ from mlx_video.checkpoints.checkpoint import Checkpoint, Part
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.converted import FOLDERS, MARKER
-from mlx_video.jobs.quality import block_errors
+from mlx_video.checkpoints.text_source import TextSource
+from mlx_video.diffusion.tokens import positions
 from mlx_video.lending.loader import release
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_new_folder, replacing
 from mlx_video.reading import read_json
-from mlx_video.types import Listener, UserError, Watch
+from mlx_video.types import Listener, Tree, UserError, Watch
 from mlx_video.weights import names, quantize
-from mlx_video.weights.quantize import Quantization
-from mlx_video.weights.store import Tensors, state_of
+from mlx_video.weights.quantize import BITS, Quantization
+from mlx_video.weights.store import state_of
 from mlx_video.weights.write import Pending, write, write_shards
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Convert:
         self._checkpoint = open_checkpoint(place, self._variant)
         encoder = runner.text_encoder or locate.own_text_encoder(runner.where)
         if self._wishes.text_quantization is not None:
-            encoder = str(locate.text_encoder(encoder, self._checkpoint, outlines.take))
+            encoder = str(locate.text_encoder(encoder, self._checkpoint, outlines.take).folder)
         self._place, self._encoder = place, encoder
         return ()
 
@@ -237,27 +238,22 @@ def _extras(checkpoint: Checkpoint, wishes: Wishes) -> list[_Job]:
         jobs.append(_Job("distilled lora", "", {}, {}, [checkpoint.distilled_lora]))
     if wishes.text_quantization is not None:
         folder = Path(checkpoint.need("text encoder", wishes.text_encoder, "name it with --text-encoder-repo."))
-        jobs.append(_text_encoder(folder, wishes.text_quantization, wishes.dtype))
+        jobs.append(_text_encoder(TextSource.open(checkpoint.family, folder), wishes.text_quantization, wishes.dtype))
     return jobs
 
 
-def _text_encoder(folder: Path, how: Quantization, dtype: mx.Dtype | None) -> _Job:
+def _text_encoder(source: TextSource, how: Quantization, dtype: mx.Dtype | None) -> _Job:
     """A copy of a Gemma folder with its language model's linear layers in few bits, and everything else as it is.
 
     The copy keeps Hugging Face's form and names, with `quantization` in its config.json as mlx-lm writes it, so that
     other MLX programs read it too. Raises UserError where the folder is no Gemma 3 or is quantized already.
     """
-    from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
-    from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
-
-    config = GemmaConfig.of_folder(folder)
-    if config.quantization is not None:
+    folder = source.folder
+    if source.config.quantization is not None:
         raise UserError(f"{folder} is quantized already; leave --quantize-text-encoder out, and copy it as it is.")
-    tensors = Tensors.of_folder(folder)
-    config.check_names(tensors.entries, folder)
-    network, shapes = Gemma(config), {name: entry.shape for name, entry in tensors.entries.items()}
-    pairs = names.match(network, shapes, f"text encoder of {folder}")
-    found = quantize.chosen(network.model.layers, how)
+    network, tensors = source.network(), source.tensors
+    pairs = names.match(network, {name: entry.shape for name, entry in tensors.entries.items()}, source.what)
+    found = quantize.chosen(source.text.layers_of(network), how)
     paths = {f"model.layers.{i}.{path}" for i, some in enumerate(found) for path in some}
     layers = {name.removesuffix(".weight") for name, path in pairs.items() if path.removesuffix(".weight") in paths}
     pending = _pending(quantize.pack(tensors.load(), layers, how), dtype)
@@ -297,3 +293,33 @@ def _write(job: _Job, folder: Path, report: Listener) -> None:
     for name, text in job.texts.items():
         (place / name).write_text(text, encoding="utf-8")
     steps.tell(steps.total)
+
+
+def block_errors(checkpoint: Checkpoint, group_size: int) -> dict[int, float]:
+    """What few bits cost: bits -> ||quantized - source|| / ||source|| of the first block's output, in float32, with its
+    real weights on random tokens; of the worse modality.
+
+    Raises UserError where nothing can be quantized in groups of that size.
+    """
+    trial, part, audio = checkpoint.family.trial(), checkpoint.part("transformer"), checkpoint.audio
+    network = checkpoint.build("transformer", audio=audio)
+    arrays = names.native_arrays(network, part.load(mx.bfloat16), "transformer", form=part.form)
+    weights = [(path.removeprefix(trial.FIRST), a) for path, a in arrays.items() if path.startswith(trial.FIRST)]
+    outputs: dict[int, Tree] = {}
+    cached = mx.set_cache_limit(0)  # of a real block's products, freed buffers alone would come to 1.5 GB
+    try:
+        for bits in (0, *BITS):
+            block = trial.block(part.settings, audio)
+            block.load_weights(weights)
+            if bits:
+                quantize.quantize([block], Quantization(bits, group_size), mx.float32)
+            outputs[bits] = trial.call(block, part.settings, audio, positions)
+            mx.eval(outputs[bits])
+    finally:
+        mx.set_cache_limit(cached)
+    return {bits: _distance(outputs[bits], outputs[0]) for bits in BITS}
+
+
+def _distance(ours: Tree, source: Tree) -> float:
+    squares = [mx.square(ours[m] - source[m]).sum() / mx.square(source[m]).sum() for m in source]
+    return float(mx.sqrt(mx.stack(squares).max()))  # type: ignore[arg-type]

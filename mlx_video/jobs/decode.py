@@ -54,8 +54,6 @@ class Decoders:
             frames.close()
 
     def _decoded(self, latent: mx.array, look: Look, report: Listener) -> Generator[np.ndarray, None, None]:
-        from mlx_video.models.ltx_2.video_vae import decode_frames
-
         loader, done, total = self._loader, 0, look.shape.frames
         origin = Origin.of(loader, "video_decoder")
         platform.peak_memory()
@@ -66,7 +64,7 @@ class Decoders:
             plan = loader.checkpoint.family.costs().tiles(
                 loader.checkpoint.config, look.tiling, grid, room, stream=look.stream, size=loader.vae_dtype.size
             )
-            for chunk in decode_frames(decoder, latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
+            for chunk in decoder.decode_frames(latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
                 origin.check("decoding the video", chunk)
                 for frame in np.array(to_uint8(chunk)):
                     done += 1

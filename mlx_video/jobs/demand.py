@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mlx_video import platform
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion import guidance
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.diffusion.schedules import SCHEDULES
@@ -21,9 +21,6 @@ from mlx_video.lending.visits import Ways
 from mlx_video.lending.weighing import is_quantized, weigh_component, weigh_text_encoder, weigh_upsampler
 from mlx_video.media.video import ENCODED_BYTES
 from mlx_video.models.family import Cost
-from mlx_video.models.ltx_2.recipes import REFINING
-from mlx_video.models.ltx_2.text_encoder.enhance import MAX_TOKENS
-from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.planning.plan import Change, Demand, Need
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Modality, Pass, Phase, Stage
 from mlx_video.weights.quantize import BITS, Quantization
@@ -50,7 +47,9 @@ Grid = tuple[int, int, int]
 class TextEncoder:
     """A text encoder by its sizes."""
 
-    config: GemmaConfig
+    text: Any
+    """Its family's module for texts."""
+    config: Any
     weights: Weights
 
     def quantized(self, size: int) -> TextEncoder:
@@ -72,11 +71,11 @@ class Networks:
     """To be made while loading, other than the loader's own."""
 
     @classmethod
-    def of(cls, loader: Loader, folder: Path | None, loras: Sequence[int] = ()) -> Networks:
-        """With the text encoder in `folder`."""
-        if folder is None:
+    def of(cls, loader: Loader, source: TextSource | None, loras: Sequence[int] = ()) -> Networks:
+        """With a text encoder."""
+        if source is None:
             return cls(loader, None, loras)
-        encoder = TextEncoder(GemmaConfig.of_folder(folder), weigh_text_encoder(folder, loader.text_dtype))
+        encoder = TextEncoder(source.text, source.config, weigh_text_encoder(source, loader.text_dtype))
         return cls(loader, encoder, loras)
 
     @property
@@ -194,7 +193,7 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
     costs = networks.costs
     shape, size, latents = settings.shape, networks.loader.vae_dtype.size, AudioShape.of(request.shape).frames
     if networks.encoder is not None:
-        longest = (request.max_tokens or MAX_TOKENS) if request.enhance_prompt else 0
+        longest = (request.max_tokens or networks.encoder.text.MAX_TOKENS) if request.enhance_prompt else 0
         if longest:
             yield networks.enhance(networks.encoder, longest)
         yield networks.texts(networks.encoder, list(settings.prompts.values()), ways, longest)
@@ -305,7 +304,7 @@ def upscaling(networks: Networks, grid: Grid, tiling: str, refined: bool) -> Dem
     def needs(ways: Ways, mode: str = tiling) -> list[Need]:
         found = [networks.decode(grid, mode, ways, stream=True)]
         if refined:
-            (stage,) = REFINING["distilled"].stages
+            (stage,) = networks.loader.checkpoint.family.refining["distilled"].stages
             frames = min(grid[0], stage.window.chunk if stage.window else grid[0])
             tokens: dict[Modality, int] = {"video": frames * grid[1] * grid[2]}
             calls = SAMPLERS[stage.sampler].count(SCHEDULES[stage.schedule]())

@@ -20,12 +20,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoints.checkpoint import Checkpoint
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs import embeddings_npz as contexts_npz
 from mlx_video.media.files import check_input, check_place, replacing
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig, feature_width
-from mlx_video.models.ltx_2.text_encoder.tokens import MAX_TOKENIZER
 from mlx_video.reading import is_there, parse_json, path_of, read_bytes, shown
-from mlx_video.types import Context, RunError, UserError
+from mlx_video.types import CONTEXT_TOKENS, Context, RunError, UserError
 from mlx_video.weights.store import Tensors
 from mlx_video.weights.write import Pending, write
 
@@ -49,13 +48,13 @@ def connectors_mark(checkpoint: Checkpoint) -> str:
     return _digest(tensors, names)
 
 
-def encoder_mark(folder: Path) -> str:
+def encoder_mark(source: TextSource) -> str:
     """What tells one text encoder from another: its config, its tokenizer, its tensors' layout and its last norm."""
-    tensors = Tensors.of_folder(folder)
+    tensors, folder = source.tensors, source.folder
     digest = hashlib.blake2b(digest_size=12)
     for name in ("config.json", "tokenizer.json"):
         if (folder / name).is_file():
-            digest.update(read_bytes(folder / name, MAX_TOKENIZER))
+            digest.update(read_bytes(folder / name, source.text.MAX_TOKENIZER))
     digest.update(repr(sorted(tensors.entries.items())).encode())
     digest.update(_digest(tensors, [name for name in tensors.entries if name.endswith("model.norm.weight")]).encode())
     return digest.hexdigest()
@@ -92,10 +91,8 @@ class Widths(NamedTuple):
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Widths:
         """Those of a checkpoint's own connectors."""
-        entries = checkpoint.part("connectors").tensors.entries
-        features = feature_width({name: entry.shape for name, entry in entries.items()})
-        config = TextConfig.read(checkpoint.config, features=features)
-        return cls(config.video.dim, config.audio.dim)
+        text = checkpoint.family.text()
+        return cls(*text.context_widths(checkpoint.config, **checkpoint.part("connectors").measured))
 
 
 def load(

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_video.checkpoints import demo, locate
 from mlx_video.checkpoints.hub.fetch import Take
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import described
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.noise import NamedNoise, draws
 from mlx_video.jobs import embeddings, text
 from mlx_video.jobs import inputs as conditions
@@ -29,7 +29,7 @@ from mlx_video.lending.distilled import brings_distilled, choose
 from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
-from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.models.families import RECIPES
 from mlx_video.planning.plan import Plan, make_plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request
@@ -45,8 +45,8 @@ class Run:
 
     settings: Settings
     loader: Loader
-    encoder: Path | None
-    """The text encoder's folder; None where the prompt is encoded already."""
+    encoder: TextSource | None
+    """None where the prompt is encoded already."""
     adapters: Adapters
     messages: tuple[str, ...]
     """What the user should know, such as a LoRA's coverage."""

@@ -138,14 +138,10 @@ def _condition(image: ImageAt, latent: mx.array, frames: int) -> Condition:
 
 
 def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: Listener) -> mx.array:
-    from mlx_video.models.ltx_2.audio_vae.mel import log_mel
-    from mlx_video.models.ltx_2.config import AudioVAEConfig
-
     steps = platform.Steps(Phase.SOUND, 1, report)
     waveform, rate = sound
-    mel = log_mel(waveform, rate, AudioVAEConfig.read(loader.checkpoint.config))
     with loader.borrow("audio_encoder") as encoder:
-        latent = encoder(mx.array(mel)[None].astype(loader.vae_dtype)).astype(mx.float32)
+        latent = encoder(mx.array(encoder.hear(waveform, rate))[None].astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_encoder").check("encoding the sound", latent)
     steps.tell(1)
     return _fit(latent, AudioShape.of(settings.request.shape).frames)

@@ -22,8 +22,7 @@ from mlx_video.jobs.result import Clip, Look, Sound
 from mlx_video.jobs.settings import Settings, noted
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_input
-from mlx_video.models.families import FAMILIES
-from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.models.families import DEFAULT, RECIPES
 from mlx_video.request import Request
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Listener, Modality, Noise, Phase, Progress, Tree, Watch
 
@@ -72,7 +71,7 @@ class Placeholder:
                 negative_prompt=request.negative_prompt,
                 batched=False,
                 lora_strengths=(),
-                image_crf=FAMILIES["LTX-2"].generations[0].defaults["image_crf"],
+                image_crf=DEFAULT.generations[0].defaults["image_crf"],
                 modalities=modalities,
             )
         )

@@ -12,8 +12,6 @@ from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.diffusion.schedules import SCHEDULES
-from mlx_video.models.ltx_2.config import TransformerConfig, VideoVAEConfig
-from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT
 from mlx_video.request import Request
 from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, Stage, UserError, VideoShape
 
@@ -131,7 +129,7 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
             f"{kind} upsampler", checkpoint.upsamplers.get(kind),
             f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint.",
         )  # fmt: skip
-    negative = request.negative_prompt if request.negative_prompt is not None else NEGATIVE_PROMPT
+    negative = request.negative_prompt if request.negative_prompt is not None else checkpoint.family.negative_prompt
     steered = _steered_by_negative(request, guidance)
     _check_decoder(_made(request, recipe), checkpoint)
     settings = Settings(
@@ -202,7 +200,7 @@ def _check_variant(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 def _check_decoder(shape: VideoShape, checkpoint: Checkpoint) -> None:
     # A decoder that pads by reflection has nothing to reflect in a single latent row or column.
-    reflects = VideoVAEConfig.read(checkpoint.config).decoder_padding == "reflect"
+    reflects = checkpoint.facts.reflects_decoding
     for name, side in (("height", shape.height), ("width", shape.width)):
         if reflects and side < 2 * SPACE_SCALE:
             raise UserError(f"--{name} {side} is too small for this checkpoint; the least is {2 * SPACE_SCALE}.")
@@ -211,7 +209,7 @@ def _check_decoder(shape: VideoShape, checkpoint: Checkpoint) -> None:
 def _guidance(
     request: Request, defaults: dict[str, Any], checkpoint: Checkpoint, modalities: tuple[Modality, ...]
 ) -> dict[Modality, Guidance]:
-    layers = TransformerConfig.read(checkpoint.config).layers
+    layers = checkpoint.facts.blocks
     blocks = _first(request.stg_blocks, (min(int(defaults["stg_block"] * layers), layers - 1),))
     for block in blocks:
         if not 0 <= block < layers:

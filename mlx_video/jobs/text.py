@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlx_video import platform
 from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.hub.outlines import Outlines
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs.demand import Networks, encoding
 from mlx_video.jobs.embeddings import SUFFIXES, Cache, connectors_mark, encoder_mark, save
 from mlx_video.lending.finite import Origin
-from mlx_video.lending.loader import Loader, text_tensors
+from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_apart, check_place
-from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT, RECIPES
+from mlx_video.models.families import RECIPES
 from mlx_video.planning.plan import make_plan
 from mlx_video.request import kinds
 from mlx_video.types import Context, Listener, Phase, UserError, Watch
@@ -30,16 +31,14 @@ if TYPE_CHECKING:
     from mlx_video.runner import Runner
 
 
-def enhanced(settings: Settings, folder: Path, watch: Watch) -> Settings:
+def enhanced(settings: Settings, source: TextSource, watch: Watch) -> Settings:
     """The settings with the prompt that Gemma made of the user's, which is reported token by token."""
-    from mlx_video.models.ltx_2.text_encoder.enhance import MAX_TOKENS, enhance
-
     asked = settings.request
     options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
-    steps = platform.Steps(Phase.ENHANCE, asked.max_tokens or MAX_TOKENS, watch.report)
-    prompt = enhance(
-        folder,
-        lambda: text_tensors(folder).load(),
+    steps = platform.Steps(Phase.ENHANCE, asked.max_tokens or source.text.MAX_TOKENS, watch.report)
+    prompt = source.text.enhance(
+        source.folder,
+        source.tensors.load,
         asked.prompt,
         image=asked.image[0].path if asked.image else None,
         seed=asked.seed,
@@ -52,27 +51,29 @@ def enhanced(settings: Settings, folder: Path, watch: Watch) -> Settings:
     return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
 
 
-def encode_prompts(loader: Loader, folder: Path, prompts: Mapping[str, str], report: Listener) -> dict[str, Context]:
+def encode_prompts(
+    loader: Loader, source: TextSource, prompts: Mapping[str, str], report: Listener
+) -> dict[str, Context]:
     """Contexts of `prompts` (name -> text) under the same names; a text that occurs twice is encoded once."""
-    cache = Cache(connectors_mark(loader.checkpoint), encoder_mark(folder), str(loader.dtype))
+    cache = Cache(connectors_mark(loader.checkpoint), encoder_mark(source), str(loader.dtype))
     kept = {text: cache.get(text) for text in prompts.values()}
     contexts = {text: context for text, context in kept.items() if context is not None}
     new = [text for text, context in kept.items() if context is None]
     steps = platform.Steps(Phase.TEXT, len(new) + 1, report)
     if new:
-        for text, context in _encode(loader, folder, new, steps).items():
+        for text, context in _encode(loader, source, new, steps).items():
             contexts[text] = context
             cache.put(text, context)
     steps.tell(steps.total)
     return {name: contexts[text] for name, text in prompts.items()}
 
 
-def _encode(loader: Loader, folder: Path, texts: list[str], steps: platform.Steps) -> dict[str, Context]:
-    with loader.borrow_text_encoder(folder) as encoder:
+def _encode(loader: Loader, source: TextSource, texts: list[str], steps: platform.Steps) -> dict[str, Context]:
+    with loader.borrow_text_encoder(source) as encoder:
         hidden = encoder.encode(texts)
     steps.tell(len(texts))
     contexts = {}
-    origin = Origin.of(loader, "connectors").with_text_encoder(folder)
+    origin = Origin.of(loader, "connectors").with_text_encoder(source)
     with loader.borrow("connectors") as connectors:
         for text, states in zip(texts, hidden, strict=True):
             contexts[text] = connectors(states)
@@ -97,22 +98,22 @@ class Encode:
             raise UserError("The prompt is empty; say what the clip should show.")
         self._path = check_place(kinds.taken("path", self._path, str), SUFFIXES)
         kinds.check("variant", self._variant, Literal["distilled", "dev"])
-        negative = NEGATIVE_PROMPT if self._negative is None else self._negative
-        self._prompts = {"positive": self._prompt, "negative": negative}
 
     def open(self, runner: Runner, outlines: Outlines) -> tuple[str, ...]:
         """Raises UserError where the text encoder does not go with the checkpoint, or the file is one of theirs."""
         recipe = next(recipe for recipe in RECIPES.values() if recipe.variant == self._variant)
         checkpoint = runner.checkpoint(recipe, take=outlines.take)
-        self._folder = locate.text_encoder(runner.text_encoder, checkpoint, outlines.take)
-        files = (*checkpoint.files, *sorted(self._folder.iterdir()))
-        check_apart([Path(self._path)], {f"a file of the model, {file.name}": file for file in files})
+        self._source = locate.text_encoder(runner.text_encoder, checkpoint, outlines.take)
+        files = {f"a file of the model, {file.name}": file for file in checkpoint.files}
+        check_apart([Path(self._path)], {**files, **self._source.files})
+        negative = checkpoint.family.negative_prompt if self._negative is None else self._negative
+        self._prompts = {"positive": self._prompt, "negative": negative}
         self._loader = runner.loader(checkpoint)
-        demand = encoding(Networks.of(self._loader, self._folder), list(self._prompts.values()))
+        demand = encoding(Networks.of(self._loader, self._source), list(self._prompts.values()))
         self._loader.ways = self.ways = make_plan(demand, runner.memory).ways
         return ()
 
     def run(self, watch: Watch) -> None:
         """Writes the file."""
-        encoded = encode_prompts(self._loader, self._folder, self._prompts, watch.report)
+        encoded = encode_prompts(self._loader, self._source, self._prompts, watch.report)
         save(Path(self._path), encoded, self._prompts, connectors_mark(self._loader.checkpoint))

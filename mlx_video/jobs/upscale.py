@@ -35,8 +35,8 @@ from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_input
 from mlx_video.media.image import is_picture, read_image
 from mlx_video.media.video import Film, frame_rate, read_video
-from mlx_video.models.ltx_2.config import VideoVAEConfig
-from mlx_video.models.ltx_2.recipes import REFINING
+from mlx_video.models.families import DEFAULT
+from mlx_video.models.family import Facts
 from mlx_video.planning.plan import make_plan
 from mlx_video.request import Request, Upscaling
 from mlx_video.types import (
@@ -145,7 +145,7 @@ class Upscale:
         """Raises UserError where checkpoint, source and memory do not go together."""
         asked, source, take = self.asked, self.source, outlines.take
         checkpoint = runner.checkpoint(
-            REFINING["distilled"], text_encoder=asked.refine, upsamplers=asked.upsamplers, take=take
+            DEFAULT.refining["distilled"], text_encoder=asked.refine, upsamplers=asked.upsamplers, take=take
         )
         loader = self.loader = runner.loader(checkpoint)
         for component in ("video_encoder", "video_decoder", *(["latent_statistics"] if asked.upsamplers else [])):
@@ -202,7 +202,7 @@ class Upscale:
 
 def _recipe(variant: str | None, steps: int | None) -> Recipe:
     """How a checkpoint of a variant refines, in the last `steps` steps of its schedule."""
-    recipe = REFINING[variant or "distilled"]
+    recipe = DEFAULT.refining[variant or "distilled"]
     if steps is None:
         return recipe
     return replace(recipe, stages=tuple(replace(stage, start=REFINE[-steps - 1]) for stage in recipe.stages))
@@ -223,9 +223,7 @@ def _request(grid: tuple[int, int, int], asked: Upscaling, source: Source) -> Re
 
 def encode(asked: Upscaling, source: Source, loader: Loader, report: Listener) -> mx.array:
     """Normalised latent (1, F, H, W, 128) of the source, padded to 1 + 8k frames and whole latents."""
-    from mlx_video.models.ltx_2.video_vae import encode_frames
-
-    height, width = padded_size(asked, source, VideoVAEConfig.read(loader.checkpoint.config))
+    height, width = padded_size(asked, source, loader.checkpoint.facts)
     count = -(-(source.count - 1) // TIME_SCALE) * TIME_SCALE + 1
     grid = ((count - 1) // TIME_SCALE + 1, height // SPACE_SCALE, width // SPACE_SCALE)
     steps = platform.Steps(Phase.ENCODE, count, report)
@@ -249,16 +247,16 @@ def encode(asked: Upscaling, source: Source, loader: Loader, report: Listener) -
         plan = loader.checkpoint.family.costs().tiles(
             config, asked.tiling, grid, room, stream=True, size=loader.vae_dtype.size, encoding=True
         )
-        latent = encode_frames(encoder, pixels(), plan, count)
+        latent = encoder.encode_frames(pixels(), plan, count)
         Origin.of(loader, "video_encoder").check("encoding the pictures", latent)
     steps.tell(count)
     return latent
 
 
-def padded_size(asked: Upscaling, source: Source, config: VideoVAEConfig) -> tuple[int, int]:
+def padded_size(asked: Upscaling, source: Source, facts: Facts) -> tuple[int, int]:
     """Height and width that the source is encoded at: whole latents, and two of them where fewer cannot be decoded."""
     least = 1
-    if config.encoder_padding == "reflect" or (config.decoder_padding == "reflect" and asked.scale == 1):
+    if facts.reflects_encoding or (facts.reflects_decoding and asked.scale == 1):
         least = 2
     height, width = (max(least, -(-side // SPACE_SCALE)) * SPACE_SCALE for side in (source.height, source.width))
     return height, width
@@ -266,7 +264,7 @@ def padded_size(asked: Upscaling, source: Source, config: VideoVAEConfig) -> tup
 
 def latent_grid(asked: Upscaling, source: Source, checkpoint: Checkpoint) -> tuple[int, int, int]:
     """Latent frames, rows and columns of the result, at most."""
-    sides = padded_size(asked, source, VideoVAEConfig.read(checkpoint.config))
+    sides = padded_size(asked, source, checkpoint.facts)
     frames = -(-(source.count - 1) // TIME_SCALE) * asked.fps_scale + 1
     height, width = (-(-int(side * asked.scale) // SPACE_SCALE) for side in sides)
     return frames, height, width

@@ -93,6 +93,8 @@ class Adapters:
 
         def bring(strengths: Mapping[str, float]) -> None:
             for name, strength in strengths.items():
+                if strength == now[name]:
+                    continue
                 terms = _terms(self._groups[name], strength - now[name]).items()
                 fitting.add(transformer, {p: t for p, t in terms if streamed is None or streamed.split(p)[0] is None})
                 now[name] = strength

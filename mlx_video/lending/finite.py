@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.types import RunError, UserError
 from mlx_video.weights.store import Tensors
 
@@ -59,9 +60,9 @@ class Origin:
             dtype, flag = loader.dtype_of(kind), "--vae-dtype" if part.component.autoencoder else "--dtype"
         return cls(dtype, found, loras, flag)
 
-    def with_text_encoder(self, folder: Path) -> Origin:
-        """The same with the text encoder in `folder`."""
-        return replace(self, weights={"text encoder": Stored(Tensors.of_folder(folder)), **self.weights})
+    def with_text_encoder(self, source: TextSource) -> Origin:
+        """The same with a text encoder."""
+        return replace(self, weights={"text encoder": Stored(source.tensors), **self.weights})
 
     def check(self, what: str, arrays: Any) -> None:
         """Evaluates `arrays`; where they hold numbers that are not finite, raises `fault(what)`."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,16 +22,12 @@ from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.neighbours import upsampler_part
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.lending.visits import Files, Streamed, Ways
-from mlx_video.models.families import FAMILIES
-from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.models.families import DEFAULT, FAMILIES
 from mlx_video.types import UserError
 from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import Quantization
-from mlx_video.weights.store import Tensors
-
-if TYPE_CHECKING:
-    from mlx_video.models.ltx_2.text_encoder.gemma import TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +130,9 @@ class Loader:
         )
 
     @contextmanager
-    def borrow_text_encoder(self, folder: Path, *, streamed: bool | None = None) -> Iterator[TextEncoder]:
-        """The Gemma model in `folder`, closed on exit. `streamed`: read layer by layer; None: as the run's ways say."""
-        encoder = read_text_encoder(folder, self.text_dtype, self.ways.stream_text if streamed is None else streamed)
+    def borrow_text_encoder(self, source: TextSource, *, streamed: bool | None = None) -> Iterator[Any]:
+        """A text encoder, closed on exit. `streamed`: read layer by layer; None: as the run's ways say."""
+        encoder = read_text_encoder(source, self.text_dtype, self.ways.stream_text if streamed is None else streamed)
         try:
             yield encoder
         finally:
@@ -185,27 +181,15 @@ def read_upsampler(part: Part, dtype: mx.Dtype) -> nn.Module:
     return network
 
 
-def text_tensors(folder: Path) -> Tensors:
-    """The tensors of a text encoder's folder; UserError where they are none that weights can be."""
-    tensors = Tensors.of_folder(folder)
-    tensors.check_floats(tensors.entries, float8=False)
-    return tensors
-
-
-def read_text_encoder(folder: Path, dtype: mx.Dtype, streamed: bool = False) -> TextEncoder:
-    """Gemma with its weights, from a folder in Hugging Face form; `streamed`: a layer's only while it is visited."""
-    from mlx_video.models.ltx_2.text_encoder.gemma import TextEncoder
-
-    tensors = text_tensors(folder)
-    encoder = TextEncoder.open(folder, tensors.entries)
-    quantize.take_over(encoder.network)
-    what = f"text encoder of {folder}"
+def read_text_encoder(source: TextSource, dtype: mx.Dtype, streamed: bool = False) -> Any:
+    """A text encoder with its weights; `streamed`: a layer's only while it is visited."""
+    network, tensors = source.network(), source.tensors
+    quantize.take_over(network)
     if streamed:
-        files = Files(tensors, ("",), "official")
-        encoder.network.parts = Streamed(encoder.network, files, what, dtype=dtype)  # type: ignore[method-assign]
+        network.parts = Streamed(network, Files(tensors, ("",), "official"), source.what, dtype=dtype)
     else:
-        names.assign(encoder.network, tensors.load(), what, dtype=dtype)
-    return encoder
+        names.assign(network, tensors.load(), source.what, dtype=dtype)
+    return source.text.encoder(network, source.folder)
 
 
 def release(network: nn.Module) -> None:
@@ -236,13 +220,14 @@ def _load(component: str, where: str, dtype: mx.Dtype) -> Any:
     if component not in known:
         raise UserError(f"There is no component {component!r}; there are {', '.join(known)}.")
     if locate.is_hub_id(where):
-        path = locate.checkpoint(where, RECIPES["distilled"], text_encoder=component == "text_encoder")
+        path = locate.checkpoint(where, DEFAULT.recipes["distilled"], text_encoder=component == "text_encoder")
     else:
         path = locate.existing(where, "path")
     if component == "text_encoder":
         inside = path if (path / "config.json").is_file() else None
-        folder = inside or locate.text_encoder(None, open_checkpoint(path, "distilled"))
-        return read_text_encoder(folder, dtype)
+        if inside is not None:
+            return read_text_encoder(TextSource.open(DEFAULT, inside), dtype)
+        return read_text_encoder(locate.text_encoder(None, open_checkpoint(path, "distilled")), dtype)
     if component == "upsampler":
         if path.is_file():
             return read_upsampler(upsampler_part(path), dtype)

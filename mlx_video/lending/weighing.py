@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.lending.loader import Loader
-from mlx_video.models.ltx_2.text_encoder.gemma import Gemma
-from mlx_video.weights import names, quantize
+from mlx_video.weights import quantize
 from mlx_video.weights.quantize import Quantization
-from mlx_video.weights.store import Tensors
 from mlx_video.weights.weigh import Weights, weigh
 
 
@@ -58,10 +56,9 @@ def weigh_upsampler(loader: Loader, kind: str) -> Weights:
     return weigh(loader.upsampler(kind).tensors.entries, lambda name: name, (), loader.vae_dtype)
 
 
-def weigh_text_encoder(folder: Path, dtype: mx.Dtype) -> Weights:
-    """The text encoder in a folder, computing in `dtype`."""
-    path_of = functools.partial(names.module_path, Gemma)
-    return weigh(Tensors.of_folder(folder).entries, path_of, Gemma.visited, dtype)
+def weigh_text_encoder(source: TextSource, dtype: mx.Dtype) -> Weights:
+    """A text encoder that computes in `dtype`."""
+    return weigh(source.tensors.entries, source.path_of, source.text.NETWORK.visited, dtype)
 
 
 def is_quantized(loader: Loader) -> bool:

@@ -105,6 +105,18 @@ class Generation:
         return ".".join(map(str, self.since))
 
 
+class Facts(NamedTuple):
+    """What jobs must know of a checkpoint besides its components."""
+
+    blocks: int
+    """Of the transformer."""
+    width: int
+    """Of its stream for video."""
+    reflects_encoding: bool
+    """Whether the video encoder pads by reflection, and has nothing to reflect in a single latent row or column."""
+    reflects_decoding: bool
+
+
 @dataclass(frozen=True)
 class Family:
     """Models that share their networks."""
@@ -114,8 +126,18 @@ class Family:
     recipes: Mapping[str, Recipe]
     generations: Sequence[Generation]
     """From the oldest on."""
+    refining: Mapping[str, Recipe]
+    """How an upscaled video is refined, by the checkpoint's variant."""
+    negative_prompt: str
+    """What guided pipelines steer away from unless the user says otherwise."""
+    facts: Callable[[Mapping[str, Any]], Facts]
+    """What jobs must know of a checkpoint's config."""
     costs: Callable[[], Any]
     """What a call of each network costs: the module, such as `models.ltx_2.costs`, imported when it is asked for."""
+    text: Callable[[], Any]
+    """Its text encoder: the module, such as `models.ltx_2.text_encoder.offer`."""
+    trial: Callable[[], Any]
+    """One block of its transformer, tried by itself: the module, such as `models.ltx_2.trial`."""
     check_geometry: Callable[..., None]
     """(component's key, its config's settings, whose they are, **options of its reader): raises UserError where a
     network's sizes are not those that pipelines work in."""

@@ -143,13 +143,13 @@ def test_only_what_the_run_needs_is_fetched(server):
     assert server.fetched == wanted
     assert sorted(path.name for path in folder.iterdir()) == wanted
     assert (folder / wanted[0]).read_bytes() == wanted[0].encode() * 50
-    repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", upsampler=False, text_encoder=False)
+    repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", upsamplers=(), text_encoder=False)
     assert len(server.fetched) == 2
-    more = {"upsampler": False, "text_encoder": False}
-    repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["upsampler", "temporal x2"], **more)
+    kinds = ["spatial x2", "temporal x2"]
+    repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", upsamplers=kinds, text_encoder=False)
     assert server.fetched[2:] == ["ltx-2-temporal-upscaler-x2-1.0.safetensors"]
     with pytest.raises(UserError, match=r"Lightricks/LTX-2 has no spatial x1\.5 upsampler"):
-        repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", others=["spatial x1.5"], **more)
+        repos.fetch_checkpoint("Lightricks/LTX-2", "distilled", upsamplers=["spatial x1.5"], text_encoder=False)
 
 
 def test_a_text_encoder_in_the_repo_comes_with_it(server):

@@ -135,12 +135,10 @@ def test_the_same_call_gives_the_files_once_they_are_fetched(server, folder):
 
 
 def test_files_that_are_here_are_taken_as_they_are(server):
-    real = repos.fetch_checkpoint(MODEL, "distilled", upsampler=False, text_encoder=False)
+    real = repos.fetch_checkpoint(MODEL, "distilled", upsamplers=(), text_encoder=False)
     server.forget()
     with Outlines() as outlines:
-        assert (
-            repos.fetch_checkpoint(MODEL, "distilled", upsampler=False, text_encoder=False, take=outlines.take) == real
-        )
+        assert repos.fetch_checkpoint(MODEL, "distilled", upsamplers=(), text_encoder=False, take=outlines.take) == real
         assert outlines.summary() == [f"{MODEL}: nothing to fetch, 1 here"]
         outlined = repos.fetch_checkpoint(MODEL, "distilled", text_encoder=False, take=outlines.take)
         assert (outlined / CHECKPOINT).resolve() == (real / CHECKPOINT).resolve()

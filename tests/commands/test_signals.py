@@ -79,6 +79,15 @@ def test_handlers_are_put_back_however_a_command_ends(ending):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_process_without_memory_says_so(monkeypatch, capsys):
+    def full(args):
+        raise MemoryError
+
+    monkeypatch.setattr(generate, "generate", full)
+    assert generate.main(["a fox"]) == 1
+    assert capsys.readouterr().err.startswith("mlx_video.generate: this process may not take as much memory")
+
+
 def test_a_command_runs_in_any_thread(monkeypatch):
     monkeypatch.setattr(generate, "generate", lambda args: None)
     found = []

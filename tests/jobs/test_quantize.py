@@ -12,9 +12,10 @@ from mlx.utils import tree_flatten
 from mlx_video import LTXPipeline, UserError, generate
 from mlx_video import convert as convert_command
 from mlx_video.checkpoints.layouts import open_checkpoint
-from mlx_video.jobs import quality
-from mlx_video.jobs.convert import Wishes, convert
+from mlx_video.checkpoints.text_source import TextSource
+from mlx_video.jobs.convert import Wishes, block_errors, convert
 from mlx_video.lending.loader import Loader, read_text_encoder
+from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2 import load
 from mlx_video.weights import quantize
 from mlx_video.weights.quantize import Quantization, QuantizedLinear
@@ -137,7 +138,7 @@ def test_layers_whose_rows_are_no_whole_groups_stay_and_nothing_at_all_is_an_err
 
 def test_fewer_bits_cost_more_and_the_measure_says_how_much(folder):
     checkpoint = open_checkpoint(folder, "distilled")
-    found = {group: quality.block_errors(checkpoint, group) for group in (32, 64)}
+    found = {group: block_errors(checkpoint, group) for group in (32, 64)}
     for errors in found.values():
         assert set(errors) == {4, 8}
         assert errors[4] > 8 * errors[8]
@@ -287,7 +288,10 @@ def test_a_quantized_text_encoder_lies_in_the_folder_and_is_used(folder, tmp_pat
     convert(checkpoint, tmp_path / "out", wishes)
     found = open_checkpoint(tmp_path / "out", "distilled")
     assert found.text_encoder == str(tmp_path / "out" / "text_encoder")
-    plain, few = (read_text_encoder(p, mx.float32) for p in (folder / "gemma", tmp_path / "out" / "text_encoder"))
+    plain, few = (
+        read_text_encoder(TextSource.open(DEFAULT, p), mx.float32)
+        for p in (folder / "gemma", tmp_path / "out" / "text_encoder")
+    )
     layers = layers_of(few.network)
     projections = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"}  # rows of 48 are no groups of 32
     assert {path.rpartition(".")[2] for path in layers} == projections

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_video import Lora, LTXPipeline, UserError
 from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs.convert import Wishes, convert
 from mlx_video.lending import loader as lending
 from mlx_video.lending.loader import Loader, parameter_bytes
@@ -109,7 +110,9 @@ def test_texts_are_the_same(small_folder, generation) -> None:
     found = {}
     for streamed in (False, True):
         lender = Loader(checkpoint, mx.float32)
-        with lender.borrow_text_encoder(small_folder(generation) / "gemma", streamed=streamed) as encoder:
+        with lender.borrow_text_encoder(
+            TextSource.open(checkpoint.family, small_folder(generation) / "gemma"), streamed=streamed
+        ) as encoder:
             assert isinstance(encoder.network.parts, Streamed) is streamed
             hidden = encoder.encode(["a red ball", "slow music and the rain"])
         with lender.borrow("connectors", streamed=streamed) as connectors:

@@ -10,10 +10,10 @@ import pytest
 from mlx.utils import tree_flatten
 from PIL import Image
 
-from mlx_video.lending.loader import text_tensors
 from mlx_video.models.ltx_2.text_encoder import enhance as module
 from mlx_video.models.ltx_2.text_encoder.enhance import IMAGE_INSTRUCTIONS, TEXT_INSTRUCTIONS, clean
 from mlx_video.types import UserError
+from mlx_video.weights.store import Tensors
 from tests.models import test_text_encoder as small
 
 VISION = {
@@ -46,7 +46,7 @@ def enhance(folder: Path, *args, **options) -> str:
 
 
 def load_of(folder: Path):
-    return lambda: text_tensors(folder).load()
+    return Tensors.of_folder(folder).load
 
 
 def write_talking_gemma(folder: Path) -> Path:

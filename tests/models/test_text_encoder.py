@@ -541,13 +541,14 @@ def test_a_damaged_tokenizer_is_read_or_refused(tmp_path):
 
 
 def test_a_text_encoder_of_other_kinds_of_numbers_is_refused(tmp_path):
-    from mlx_video.lending.loader import text_tensors
+    from mlx_video.checkpoints.text_source import TextSource
+    from mlx_video.models.families import DEFAULT
 
     for dtype in (mx.int32, mx.bool_, mx.uint8, mx.complex64, mx.uint32):
         tensors = {"model.norm.weight": mx.zeros((4,), dtype)}
         mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
         with pytest.raises(UserError, match=r"model.safetensors: tensor 'model.norm.weight'|dtype"):
-            text_tensors(tmp_path)
+            TextSource.open(DEFAULT, tmp_path)
 
 
 def test_nobody_hears_that_there_is_no_torch():

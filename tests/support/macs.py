@@ -17,9 +17,11 @@ import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs.demand import Networks, generating
 from mlx_video.jobs.settings import resolve
 from mlx_video.lending.loader import Loader
+from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.planning.plan import Memory, Plan, make_plan
 from mlx_video.request import Request
@@ -84,4 +86,4 @@ _opened = functools.cache(open_checkpoint)
 def networks(folder: Path, variant: str, bits: int | None) -> Networks:
     """Of a folder that `make` has made; weighed once."""
     how: Any = None if bits is None else Quantization.of(bits)
-    return Networks.of(Loader(_opened(folder, variant), mx.bfloat16, how), folder / "gemma")
+    return Networks.of(Loader(_opened(folder, variant), mx.bfloat16, how), TextSource.open(DEFAULT, folder / "gemma"))

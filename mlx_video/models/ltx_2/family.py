@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from mlx_video.models.family import Component, Family, Generation
+from mlx_video.models.family import Component, Facts, Family, Generation
 from mlx_video.models.ltx_2 import config
-from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT, RECIPES, REFINING
 
 
 def _component(key: str, place: str, read: Any, **more: Any) -> Component:
@@ -53,6 +53,12 @@ def _check_geometry(component: str, settings: Mapping[str, Any], whose: str, **o
     check(COMPONENTS[component], settings, whose, **options)
 
 
+def _facts(settings: Mapping[str, Any]) -> Facts:
+    transformer, vae = config.TransformerConfig.read(settings), config.VideoVAEConfig.read(settings)
+    reflects = (padding == "reflect" for padding in (vae.encoder_padding, vae.decoder_padding))
+    return Facts(transformer.layers, transformer.video.dim, *reflects)
+
+
 LTX_2 = Family(
     name="LTX-2",
     components=COMPONENTS,
@@ -67,7 +73,12 @@ LTX_2 = Family(
             whole_with="caption_proj_before_connector",
         ),
     ),
+    refining=REFINING,
+    negative_prompt=NEGATIVE_PROMPT,
+    facts=_facts,
     costs=lambda: import_module("mlx_video.models.ltx_2.costs"),
+    text=lambda: import_module("mlx_video.models.ltx_2.text_encoder.offer"),
+    trial=lambda: import_module("mlx_video.models.ltx_2.trial"),
     check_geometry=_check_geometry,
 )
 """`stg_block` is a share of the depth, so that a checkpoint with fewer than 48 blocks gets the block at the same

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_video.models.ltx_2.audio_vae import blocks
+from mlx_video.models.ltx_2.audio_vae.mel import log_mel
 from mlx_video.models.ltx_2.config import AudioVAEConfig
 
 
@@ -21,6 +23,7 @@ class AudioEncoder(nn.Module):
     def __init__(self, config: AudioVAEConfig):
         """Nothing is allocated until weights are loaded."""
         super().__init__()
+        self.config = config
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         self.latent_mean = mx.zeros((config.latent_channels * config.latent_bins,))
         self.latent_std = mx.ones((config.latent_channels * config.latent_bins,))
@@ -32,6 +35,10 @@ class AudioEncoder(nn.Module):
         self.mid = [blocks.ResidualBlock(widths[-1], widths[-1]) for _ in range(2)]
         # Means, then logarithms of variances, which nothing reads.
         self.conv_out = blocks.CausalConv2d(widths[-1], 2 * config.latent_channels)
+
+    def hear(self, waveform: np.ndarray, rate: int) -> np.ndarray:
+        """Log-mel (2, frames, 64) of a sound (2, S) at any rate."""
+        return log_mel(waveform, rate, self.config)
 
     def __call__(self, mel: mx.array) -> mx.array:
         """Encodes mel (B, 2, frames, 64); computes in the precision of the weights."""

@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_video.models.section import MAX_LAYERS, MAX_POSITION, Stacks, heads_of, section
-from mlx_video.types import UserError
-
-CONTEXT_TOKENS = 1024
-"""Length of every text context: prompts are cut to it, and registers fill what a prompt leaves free."""
+from mlx_video.types import CONTEXT_TOKENS, UserError
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from mlx_video.models.ltx_2.video_vae.convolution import Convolution
 from mlx_video.models.ltx_2.video_vae.patches import Factors, unpatchify
 from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
 from mlx_video.models.ltx_2.video_vae.stream import Block, Piece, Stream, Through
+from mlx_video.models.ltx_2.video_vae.tiling import Tiling
 from mlx_video.types import UserError
 
 
@@ -46,6 +47,12 @@ class VideoDecoder(nn.Module):
         self.up_blocks, first, channels = decoder_blocks(config)
         self.conv_in = Convolution(config.latent_channels, first, **options)
         self.conv_out = Convolution(channels, config.out_channels * config.patch_size**2, **options)
+
+    def decode_frames(self, latent: mx.array, tiling: Tiling) -> Iterator[mx.array]:
+        """See `tiles.decode_frames`."""
+        from mlx_video.models.ltx_2.video_vae.tiles import decode_frames
+
+        return decode_frames(self, latent, tiling)
 
     def __call__(self, latent: mx.array) -> mx.array:
         """Normalised latent (B, F, H, W, C) -> pixels (B, 8F - 7, 32H, 32W, 3), about [-1, 1] and not clipped.

@@ -6,10 +6,11 @@ It is causal: what has been encoded never changes with what follows. It does not
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.models.ltx_2.video_vae.blocks import activate, encoder_blocks, scale, spans_time
@@ -17,6 +18,7 @@ from mlx_video.models.ltx_2.video_vae.convolution import Convolution
 from mlx_video.models.ltx_2.video_vae.patches import patchify
 from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
 from mlx_video.models.ltx_2.video_vae.stream import Block, Stream
+from mlx_video.models.ltx_2.video_vae.tiling import Tiling
 from mlx_video.types import UserError
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,14 @@ class VideoEncoder(nn.Module):
     def takes_pieces(self) -> bool:
         """Whether a clip may come in pieces; not where the config names blocks that normalise over all frames."""
         return not spans_time(self.down_blocks)
+
+    def encode_frames(
+        self, pixels: mx.array | np.ndarray | Iterable[np.ndarray], tiling: Tiling, count: int
+    ) -> mx.array:
+        """See `tiles.encode_frames`."""
+        from mlx_video.models.ltx_2.video_vae.tiles import encode_frames
+
+        return encode_frames(self, pixels, tiling, count)
 
     def __call__(self, pixels: mx.array) -> mx.array:
         """Pixels (B, 8F - 7, 32H, 32W, 3) in [-1, 1] -> normalised latent (B, F, H, W, C).
