@@ -8,11 +8,13 @@ import pytest
 
 from mlx_video import AudioIn, ImageAt, LTXPipeline, Request, UserError, generate, generate_av
 from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.schedules import DISTILLED, REFINE, part_of
 from mlx_video.jobs.inputs import LOOK_AHEAD
 from mlx_video.jobs.inputs import read as read_media
 from mlx_video.jobs.settings import resolve
 from mlx_video.jobs.text import enhanced
+from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import Watch
 from tests.support.readback import read
@@ -240,7 +242,8 @@ def test_enhancement_is_reported_token_by_token(folder, monkeypatch):
 
     monkeypatch.setattr(import_module("mlx_video.models.ltx_2.text_encoder.enhance"), "enhance", write)
     told, said = [], []
-    found = enhanced(settings(folder, enhance_prompt=True, max_tokens=9), folder, Watch(told.append, say=said.append))
+    source = TextSource.open(DEFAULT, folder / "gemma")
+    found = enhanced(settings(folder, enhance_prompt=True, max_tokens=9), source, Watch(told.append, say=said.append))
     assert found.request.prompt == "a red ball, at dusk"
     assert [progress[:3] for progress in told] == [("enhance", n, 9) for n in range(4)] + [("enhance", 3, 3)]
     assert [progress.peak is None for progress in told] == [True] * 4 + [False]
