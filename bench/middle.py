@@ -7,6 +7,7 @@ the audio autoencoder, the vocoder and the upsampler are the tests' small ones. 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,7 @@ def _make_gemma(folder: Path) -> None:
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, {"format": "pt"})
 
 
+@functools.lru_cache(maxsize=16)
 def _random(shape: tuple[int, ...]) -> mx.array:
     draw = np.random.default_rng(sum(shape))
     scale = 0.02 if len(shape) == 1 else float(np.prod(shape[1:])) ** -0.5

@@ -38,7 +38,8 @@ def _weigh(loader: Loader, component: str, audio: bool, dtype: mx.Dtype, how: Qu
         layer, _, leaf = path.partition("transformer_blocks.")[2].partition(".")[2].rpartition(".")
         return making.bytes_each(dtype.size) if making and leaf == "weight" and layer in chosen else None
 
-    entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(part.prefixes)}
+    prefixes = part.prefixes
+    entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(prefixes)}
     path_of = functools.partial(part.path_of, network)
     return weigh(entries, path_of, getattr(network, "visited", ()), dtype, packed)
 

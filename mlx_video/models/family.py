@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,8 +45,7 @@ class Component(NamedTuple):
     @property
     def network(self) -> type[nn.Module]:
         """The class itself."""
-        module, _, name = self.place.partition(":")
-        return getattr(import_module(module), name)
+        return _network(self.place)
 
     @property
     def label(self) -> str:
@@ -67,6 +67,12 @@ class Component(NamedTuple):
         if paths is not None:
             check_depth(getattr(found, self.stacks, {}), paths, getattr(settings, "whose", "The checkpoint"))
         return self.network(found)
+
+
+@cache
+def _network(place: str) -> type[nn.Module]:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 class Cost(NamedTuple):

@@ -16,7 +16,8 @@ last as other converters write them, or under the module's own paths in MLX's or
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Literal
 
 import mlx.core as mx
@@ -39,6 +40,13 @@ _Axes = tuple[int, ...]
 
 def module_path(network: type[nn.Module] | nn.Module, name: str) -> str | None:
     """Where the tensor called `name` in a checkpoint belongs in the network; None where it is not the network's."""
+    kind = network if isinstance(network, type) else type(network)
+    return _module_path(kind, getattr(network, "ignored", ()), name)
+
+
+@lru_cache(maxsize=1 << 16)
+def _module_path(network: type[nn.Module], ignored: Collection[str], name: str) -> str | None:
+    # Every check, weighing and reading of a run asks for the same thousands of names.
     prefixes: Mapping[str, str] = getattr(network, "prefixes", {"": ""})
     matching = [prefix for prefix in prefixes if name.startswith(prefix)]
     if not matching:
@@ -47,11 +55,11 @@ def module_path(network: type[nn.Module] | nn.Module, name: str) -> str | None:
     path = prefixes[prefix] + name[len(prefix) :]
     for pattern, replacement in getattr(network, "renames", ()):
         path = re.sub(pattern, replacement, path)
-    return None if _is_ignored(network, path) else path
+    return None if _is_ignored(ignored, path) else path
 
 
-def _is_ignored(network: type[nn.Module] | nn.Module, path: str) -> bool:
-    return any(re.search(pattern, path) for pattern in getattr(network, "ignored", ()))
+def _is_ignored(ignored: Collection[str], path: str) -> bool:
+    return any(re.search(pattern, path) for pattern in ignored)
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -99,12 +107,12 @@ def _pair(
     """As `match`, with the axes that take each tensor to the official order (a native one: that leave it alone)."""
     native = form == "native"
     wanted = {p: tuple(a.shape) for p, a in _parameters(module).items()} if native else shapes(module)
-    axes = _axes(module)
+    axes, ignored = _axes(module), getattr(module, "ignored", ())
     pairs: dict[str, tuple[str, _Axes]] = {}
     taken: dict[str, str] = {}
     faults = []
     for name, shape in found.items():
-        path = module_path(module, name) if not native else None if _is_ignored(module, name) else name
+        path = module_path(module, name) if not native else None if _is_ignored(ignored, name) else name
         if path is None:
             continue
         order = _to_official(tuple(shape), wanted[path], axes.get(path), form) if path in wanted else ()

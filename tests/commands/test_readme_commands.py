@@ -7,6 +7,7 @@ which are many, `generate` ends with the plan, which comes after everything has 
 
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -99,7 +100,7 @@ def world(monkeypatch, tmp_path, kept, repos):
     """Within it the working folder has those files, and the hub has the models under their names."""
     for item in kept.iterdir():
         if item.is_dir():
-            shutil.copytree(item, tmp_path / item.name)
+            shutil.copytree(item, tmp_path / item.name, copy_function=os.link)  # what writes there replaces
         else:
             shutil.copy(item, tmp_path)
     monkeypatch.chdir(tmp_path)

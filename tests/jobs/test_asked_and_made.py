@@ -1,5 +1,6 @@
 """What is asked and what is made: sizes that are cut back, fewer steps, checkpoints without sound, placeholders."""
 
+import wave
 from importlib import import_module
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 
 from mlx_video import AudioIn, ImageAt, LTXPipeline, Request, UserError, generate, generate_av
 from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.schedules import DISTILLED, REFINE, part_of
+from mlx_video.jobs.inputs import LOOK_AHEAD
 from mlx_video.jobs.inputs import read as read_media
 from mlx_video.jobs.settings import resolve
 from mlx_video.jobs.text import enhanced
+from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import Watch
 from tests.support.readback import read
@@ -75,6 +79,25 @@ def test_a_picture_fills_what_is_shown_in_every_stage(folder, inputs, pipeline):
     np.testing.assert_array_equal(shown, read_media(exact).images[1][0])
     np.testing.assert_array_equal(images[2][0][:16], np.broadcast_to(shown[:1], (16, 128, 3)))
     np.testing.assert_array_equal(images[2][0][112:], np.broadcast_to(shown[-1:], (16, 128, 3)))
+
+
+def test_the_encoder_hears_beyond_the_clip_where_the_file_goes_on(folder, inputs):
+    """The last frames of the mel look ahead; where the file ends with the clip, or before it, there is only silence."""
+    sound = inputs / "sound.wav"  # 1.5 s; the clip plays 9 / 24 of them
+    with wave.open(str(sound)) as file:
+        rate, length = file.getframerate(), file.getnframes()
+        samples = np.frombuffer(file.readframes(length), "<i2").reshape(-1, 2).T / 32768
+    played = round(9 / 24 * rate)
+    for start, heard in ((0, played + LOOK_AHEAD * rate), (1.1, length - 1.1 * rate), (1.125, played), (1.3, played)):
+        media = read_media(settings(folder, audio_file=AudioIn(str(sound), start)))
+        asked = samples[:, round(start * rate) :][:, : round(heard)]
+        assert media.heard[1] == media.sound[1] == rate
+        assert media.heard[0].shape == (2, round(heard))
+        assert media.sound[0].shape == (2, played)
+        np.testing.assert_array_equal(media.heard[0][:, :played], media.sound[0])
+        np.testing.assert_allclose(media.heard[0][:, : asked.shape[1]], asked, atol=1e-4)
+        assert not media.heard[0][:, asked.shape[1] :].any()
+    assert LOOK_AHEAD * 16_000 >= 512  # half a window of the mel's
 
 
 def test_one_stage_makes_what_is_asked(folder):
@@ -219,7 +242,8 @@ def test_enhancement_is_reported_token_by_token(folder, monkeypatch):
 
     monkeypatch.setattr(import_module("mlx_video.models.ltx_2.text_encoder.enhance"), "enhance", write)
     told, said = [], []
-    found = enhanced(settings(folder, enhance_prompt=True, max_tokens=9), folder, Watch(told.append, say=said.append))
+    source = TextSource.open(DEFAULT, folder / "gemma")
+    found = enhanced(settings(folder, enhance_prompt=True, max_tokens=9), source, Watch(told.append, say=said.append))
     assert found.request.prompt == "a red ball, at dusk"
     assert [progress[:3] for progress in told] == [("enhance", n, 9) for n in range(4)] + [("enhance", 3, 3)]
     assert [progress.peak is None for progress in told] == [True] * 4 + [False]
