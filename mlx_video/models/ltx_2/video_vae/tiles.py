@@ -10,16 +10,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice, product
 from operator import itemgetter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.models.ltx_2.video_vae.blocks import Scale
-from mlx_video.models.ltx_2.video_vae.encoder import VideoEncoder
 from mlx_video.models.ltx_2.video_vae.stream import Stream
 from mlx_video.models.ltx_2.video_vae.tiling import TilePart, Tiling, decode_parts, encode_parts
 from mlx_video.types import UserError
+
+if TYPE_CHECKING:
+    from mlx_video.models.ltx_2.video_vae.encoder import VideoEncoder
 
 
 class Decoder(Protocol):
