@@ -180,8 +180,8 @@ class Denoising:
             {modality: state.mask[..., 0] for modality, state in states.items()},
         )
 
-        def network(x: Tree, sigma: Mapping[Modality, float], passes: Sequence[Pass]) -> list[Tree]:
-            return self.transformer(x, sigma, prepared, passes, batched=self.settings.batched)
+        def network(x: Tree, sigma: Mapping[Modality, float], passes: Sequence[Pass], **still: Any) -> list[Tree]:
+            return self.transformer(x, sigma, prepared, passes, batched=self.settings.batched, **still)
 
         return guided(network, states, self.settings.guidance if stage.guided else {})
 

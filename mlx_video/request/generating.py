@@ -121,6 +121,10 @@ class Request:
         "N", "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in LTX-2.3)"
     )
     apg: bool | None = _guided("", "adaptive projected guidance in place of plain CFG (default: no)")
+    skip_step: int | None = _guided(
+        "N", "steps in a row that repeat the last prediction, after each that is computed: faster, coarser (default 0)",
+        limits=(0, 20),
+    )  # fmt: skip
     guidance_batch: bool | None = _guided(
         "", "run the passes of a guided step as one batch: same numbers, more memory (default: no)"
     )
@@ -258,6 +262,7 @@ class RequestOptions(TypedDict, total=False):
     modality_scale: float | None
     stg_blocks: Sequence[int] | None
     apg: bool | None
+    skip_step: int | None
     guidance_batch: bool | None
     tiling: str
     stream: bool

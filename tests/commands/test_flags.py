@@ -43,6 +43,7 @@ def request(*flags: str) -> Request:
         (["--stg-blocks", "3", "5"], "stg_blocks", (3, 5)),
         (["--modality-scale", "2"], "modality_scale", 2.0),
         (["--apg"], "apg", True),
+        (["--skip-step", "2"], "skip_step", 2),
         (["--guidance-batch"], "guidance_batch", True),
         (["--lora", "a.safetensors"], "lora", (Lora("a.safetensors", 1.0),)),
         (["--lora", "a", "0.5", "--lora", "b"], "lora", (Lora("a", 0.5), Lora("b", 1.0))),

@@ -90,6 +90,7 @@ def test_noise_that_is_given_is_used_and_checked(folder):
         ({}, [1] * 11, 2),
         ({"pipeline": "dev"}, [4, 4], 1),
         ({"pipeline": "dev", "audio": False}, [3, 3], 1),
+        ({"pipeline": "dev", "steps": 5, "skip_step": 1}, [4, 4, 4], 1),
         ({"pipeline": "dev", "stg_scale": 0.0}, [3, 3], 1),
         ({"pipeline": "dev", "cfg_scale": 1.0, "audio_cfg_scale": 1.0, "modality_scale": 1.0}, [2, 2], 1),
         ({"pipeline": "dev-two-stage"}, [4, 4, 1, 1, 1], 2),
@@ -122,7 +123,7 @@ def test_batched_guidance_gives_the_same_numbers(small_folder, generation):
     "option",
     [
         {"cfg_scale": 5.0}, {"audio_cfg_scale": 2.0}, {"cfg_rescale": 0.0}, {"stg_scale": 0.0}, {"stg_blocks": (0,)},
-        {"modality_scale": 1.0}, {"apg": True}, {"negative_prompt": "blue"}, {"steps": 3},
+        {"modality_scale": 1.0}, {"apg": True}, {"skip_step": 1}, {"negative_prompt": "blue"}, {"steps": 3},
     ],
     ids=str,
 )  # fmt: skip
