@@ -18,7 +18,7 @@ from bench.measure import MIB, alternate, multiply, table
 from mlx_video import platform
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
 from mlx_video.models.ltx_2.transformer.adaln import Modulation
-from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, Block, Crossing, Surroundings, Treatment
+from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, Block, BlockInputs, Crossing, Skips
 from mlx_video.models.ltx_2.transformer.prepared import place
 from mlx_video.types import MODALITIES, Tree
 from tests.support import real_keys
@@ -71,7 +71,7 @@ def place_block(generation: str, tokens: dict[str, int]) -> tuple[TransformerCon
 def call(block: Block, given: dict[str, Any]) -> Tree:
     """The block's output for what `place_block` has placed."""
     text = {m: block.read_text(m, given["texts"][m], given["prompts"].get(m)) for m in MODALITIES}
-    return block(given["x"], Surroundings(given["modulation"], given["own"], text, given["crossing"]), Treatment())
+    return block(given["x"], BlockInputs(given["modulation"], given["own"], text, given["crossing"]), Skips())
 
 
 def prepare(generation: str, tokens: dict[str, int]) -> tuple[Callable[[], object], float]:

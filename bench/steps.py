@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from bench.measure import alternate, table
 from mlx_video.diffusion import conditioning
-from mlx_video.diffusion.denoise import Denoise, blend, guided, simple
+from mlx_video.diffusion.denoise import Denoise, blend, guided
 from mlx_video.diffusion.noise import seeded
 from mlx_video.diffusion.samplers import SAMPLERS
 from mlx_video.models.ltx_2.config import TransformerConfig
@@ -45,7 +45,7 @@ def report(rounds: int) -> str:
         def call(x, sigma, passes, still=frozenset()):
             return network(x, sigma, prepared, passes, batched=batched, still=still)
 
-        return guided(call, states, dict.fromkeys(shapes, GUIDANCE)) if steered else simple(call, states)
+        return guided(call, states, dict.fromkeys(shapes, GUIDANCE) if steered else {})
 
     single, one_by_one, together = denoiser(False, False), denoiser(False, True), denoiser(True, True)
 

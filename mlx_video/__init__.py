@@ -25,7 +25,7 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'mlx_video' has no attribute {name!r}")
     from importlib import import_module

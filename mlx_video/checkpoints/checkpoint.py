@@ -107,7 +107,7 @@ class Checkpoint:
     """How the transformer's blocks are quantized by the pack's own account; None where it gives none."""
     faults: tuple[UserError, ...] = field(default=())
     """Files beside the checkpoint that could not be read; they matter only if something is missing."""
-    weighed: dict[tuple, Any] = field(default_factory=dict, compare=False, repr=False)
+    weighed: dict[tuple[Any, ...], Any] = field(default_factory=dict, compare=False, repr=False)
     """What `lending.weighing` has weighed: headers of five thousand tensors are gone through once."""
 
     @property

@@ -44,7 +44,8 @@ def folder() -> Path:
 def world() -> dict[str, Any]:
     """What world.json holds: "things" {kind: [what can be asked]}, "means" {kind: {meaning: [its words]}}, "words" (all
     that it has learned), "reach" (sizes, frames and rate that it was trained on), "defaults" {flag: value}."""
-    return json.loads((folder() / "world.json").read_text())
+    found: dict[str, Any] = json.loads((folder() / "world.json").read_text())
+    return found
 
 
 def defaults(where: str) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _unknown(words: list[str]) -> list[str]:
     return list(dict.fromkeys(word for word in words if word not in known))
 
 
-def _several(words: list[str], kinds: list, places: list[int]) -> dict[str, list[str]]:
+def _several(words: list[str], kinds: list[Any], places: list[int]) -> dict[str, list[str]]:
     """Kind -> the words that mean different things of it, where there are such."""
     found: dict[str, dict[str, str]] = {}
     for i in places:
@@ -126,7 +127,7 @@ def _several(words: list[str], kinds: list, places: list[int]) -> dict[str, list
     return {kind: list(meanings.values()) for kind, meanings in found.items() if len(meanings) > 1}
 
 
-def _misplaced(words: list[str], kinds: list, i: int) -> str | None:
+def _misplaced(words: list[str], kinds: list[Any], i: int) -> str | None:
     """What a word stands as where it cannot stand; None where it is in its place, or where no place can be told."""
     kind = kinds[i][0]
     if kind == "pitch":
@@ -152,12 +153,12 @@ def _is_ground(words: list[str], i: int) -> bool:
     return words[i + 1 : i + 2] == ["background"] or _before(words, i)[-1:] in (["on"], ["against"], ["background"])
 
 
-def _leads_to_shape(kinds: list, i: int) -> bool:
+def _leads_to_shape(kinds: list[Any], i: int) -> bool:
     """Whether a shape comes next, but for other colours and motions: "blue bouncing ball"."""
     following = (kind[0] if kind else "" for kind in kinds[i + 1 :])
     return next((kind for kind in following if kind not in ("colour", "background", "motion")), "") == "shape"
 
 
-def _follows_shape(words: list[str], kinds: list, i: int) -> bool:
+def _follows_shape(words: list[str], kinds: list[Any], i: int) -> bool:
     """Whether it is said of a shape: "the circle is blue"."""
     return words[i - 1 : i] == ["is"] and any(kind and kind[0] == "shape" for kind in kinds[i - 2 : i - 1])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import mlx.core as mx
 
 from mlx_video.diffusion.noise import draw_tokens
-from mlx_video.diffusion.tokens import keyframe_positions, latent_shape, patchify, positions
+from mlx_video.diffusion.tokens import latent_shape, patchify, positions, video_positions
 from mlx_video.types import AudioShape, Noise, State, VideoShape
 
 
@@ -55,7 +55,8 @@ class AppendKeyframe(NamedTuple):
     """Guides the clip by a picture at pixel frame `frame`: `latent` (B, 128, n, H, W) becomes tokens of its own.
 
     They start from nothing, stay at the picture by `strength`, and are dropped at the end. `single`: the picture is one
-    pixel frame. Reference: VideoConditionByKeyframeIndex.
+    pixel frame and so spans one; otherwise latent frames span what the VAE gives them, with the causal first frame only
+    at `frame` 0. Reference: VideoConditionByKeyframeIndex (the single-frame rule is since April 2026).
     """
 
     latent: mx.array
@@ -67,8 +68,15 @@ class AppendKeyframe(NamedTuple):
         """Appends the tokens, with zeros for `latent`."""
         tokens = patchify(self.latent)
         batch, _, frames, rows, columns = self.latent.shape
-        where = keyframe_positions((frames, rows, columns), shape.fps, self.frame, single=self.single, batch=batch)
-        return append(state, tokens, where, 1.0 - self.strength)
+        place: dict[str, Any] = {"first": self.frame, "causal": self.frame == 0, "single": self.single}
+        where = video_positions((frames, rows, columns), shape.fps, **place, batch=batch)
+        free = mx.full((*tokens.shape[:2], 1), 1.0 - self.strength, dtype=mx.float32)
+        return State(
+            latent=mx.concatenate([state.latent, mx.zeros(tokens.shape, mx.float32)], axis=1),
+            clean=mx.concatenate([state.clean, tokens.astype(mx.float32)], axis=1),
+            mask=mx.concatenate([state.mask, free], axis=1),
+            positions=mx.concatenate([state.positions, where], axis=2),
+        )
 
 
 class Freeze(NamedTuple):
@@ -83,17 +91,6 @@ class Freeze(NamedTuple):
             raise ValueError(f"A latent {self.latent.shape} cannot stand for one of {expected}")
         tokens = patchify(self.latent).astype(mx.float32)
         return state._replace(latent=tokens, clean=tokens, mask=mx.zeros_like(state.mask))
-
-
-def append(state: State, clean: mx.array, where: mx.array, free: float) -> State:
-    """`state` with tokens `clean` (B, n, 128) at positions `where` (B, axes, n, 2), each with mask `free`."""
-    mask = mx.full((*clean.shape[:2], 1), free, dtype=mx.float32)
-    return State(
-        latent=mx.concatenate([state.latent, mx.zeros(clean.shape, mx.float32)], axis=1),
-        clean=mx.concatenate([state.clean, clean.astype(mx.float32)], axis=1),
-        mask=mx.concatenate([state.mask, mask], axis=1),
-        positions=mx.concatenate([state.positions, where], axis=2),
-    )
 
 
 def initial_state(shape: VideoShape | AudioShape, latent: mx.array | None = None, batch: int = 1) -> State:
@@ -124,17 +121,16 @@ def start(
     conditions: Sequence[Condition] = (),
     latent: mx.array | None = None,
     scale: float = 1.0,
-    batch: int = 1,
 ) -> State:
     """The state that a stage denoises: from `latent` or nothing, with `conditions`, and the draw called `name`.
 
     `scale` is how much of the latent the noise replaces: the stage's first sigma where `latent` is given. A frozen
     modality asks for its draw too, as the reference does, and takes nothing from it.
     """
-    state = initial_state(shape, latent, batch)
+    state = initial_state(shape, latent)
     for condition in conditions:
         state = condition.apply(state, shape)
-    return noised(state, draw_tokens(noise, name, shape, state.latent.shape[1], batch), scale)
+    return noised(state, draw_tokens(noise, name, shape, state.latent.shape[1]), scale)
 
 
 def _write(array: mx.array, rows: mx.array, start: int, stop: int) -> mx.array:

@@ -1,13 +1,9 @@
 """From noise to a latent: generators that walk down the sigmas and yield after every step.
 
-A sampler sees `denoise(x, sigma, step) -> x0` over a tree of tokens, and nothing of guidance, masks or networks. Being
-generators, progress bars, previews and cancelling are a loop around them. They build MLX's lazy graph only: evaluate
-`step.x` in that loop. Arrays stay float32 and coefficients are Python floats, computed in double precision: the
-reference runs res_2s in float64, which Metal lacks, and this stays within 1e-5 of it.
-
-All of them take `(x, sigmas, denoise, *, draw=None, blend=None)`: tokens (B, T, 128) by modality; sigmas falling to
-the last; `draw(k, modality)` the k-th raw noise (B, T, 128) of a stochastic sampler, which without it takes its
-deterministic steps; `blend` puts kept tokens back after noise was added.
+A sampler sees `denoise(x, sigma, step) -> x0` over tokens (B, T, 128) by modality, nothing of guidance or masks,
+and builds MLX's lazy graph only: evaluate `step.x` in the loop around it. Arrays stay float32, coefficients are Python
+floats (the reference runs res_2s in float64, which Metal lacks; this stays within 1e-5 of it). `draw(k, modality)` is
+the k-th raw noise of a stochastic one (None: deterministic steps); `blend` puts kept tokens back after noise was added.
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -23,8 +19,8 @@ from mlx_video.diffusion.denoise import Denoise
 from mlx_video.diffusion.reductions import standardise
 from mlx_video.types import Modality, Tree
 
-Draw = Callable[[int, Modality], mx.array]
-Blend = Callable[[Tree], Tree]
+Draw = Callable[[int, Modality], mx.array] | None
+Blend = Callable[[Tree], Tree] | None
 
 RES_2S_FLOOR = 0.0011
 """Where res_2s steps to instead of 0, which is endlessly far in log sigma; its last call is there."""
@@ -41,7 +37,7 @@ class Step(NamedTuple):
 
 
 def euler(
-    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw | None = None, blend: Blend | None = None
+    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None
 ) -> Iterator[Step]:
     """First order: straight on along the velocity (x - x0) / sigma. Reference: euler_denoising_loop."""
     for index, total, sigma, after in _steps(sigmas):
@@ -51,13 +47,7 @@ def euler(
 
 
 def gradient_estimating_euler(
-    x: Tree,
-    sigmas: Sequence[float],
-    denoise: Denoise,
-    *,
-    draw: Draw | None = None,
-    blend: Blend | None = None,
-    gamma: float = 2.0,
+    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None, gamma: float = 2.0
 ) -> Iterator[Step]:
     """Euler with the velocity extrapolated from the last two (openreview o2ND9v0CeK).
 
@@ -74,13 +64,7 @@ def gradient_estimating_euler(
 
 
 def ancestral_euler(
-    x: Tree,
-    sigmas: Sequence[float],
-    denoise: Denoise,
-    *,
-    draw: Draw | None = None,
-    blend: Blend | None = None,
-    eta: float = 1.0,
+    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None, eta: float = 1.0
 ) -> Iterator[Step]:
     """Euler to a level below the next sigma, then back up with fresh noise; `eta` 0 is Euler, 1 fully ancestral.
 
@@ -102,13 +86,7 @@ def ancestral_euler(
 
 
 def res_2s(
-    x: Tree,
-    sigmas: Sequence[float],
-    denoise: Denoise,
-    *,
-    draw: Draw | None = None,
-    blend: Blend | None = None,
-    eta: float = 0.5,
+    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None, eta: float = 0.5
 ) -> Iterator[Step]:
     """Second order in log sigma, an exponential Runge-Kutta step with a midpoint; noise after midpoint and step.
 
@@ -151,7 +129,7 @@ def res_2s_weights(h: float) -> tuple[float, float]:
     return reached - second, second
 
 
-def _renoise(origin: Tree, x: Tree, sigma: float, after: float, eta: float, draw: Draw | None, number: int) -> Tree:
+def _renoise(origin: Tree, x: Tree, sigma: float, after: float, eta: float, draw: Draw, number: int) -> Tree:
     """`x`, reached from `origin` by a step from `sigma` to `after`, with part of its noise exchanged for a fresh draw.
 
     `eta` of the noise level is fresh; the draw is brought to mean 0 and deviation 1 over tokens and channels first.
@@ -182,26 +160,14 @@ def _towards(start: Tree, end: Tree, way: float) -> Tree:
     return {m: start[m] + (end[m] - start[m]) * way for m in start}
 
 
-def _kept(x: Tree, blend: Blend | None) -> Tree:
+def _kept(x: Tree, blend: Blend) -> Tree:
     return x if blend is None else blend(x)
-
-
-class _Run(Protocol):
-    def __call__(
-        self,
-        x: Tree,
-        sigmas: Sequence[float],
-        denoise: Denoise,
-        *,
-        draw: Draw | None = None,
-        blend: Blend | None = None,
-    ) -> Iterator[Step]: ...
 
 
 class Sampler(NamedTuple):
     """A sampler by name: `run` it; it calls `denoise` `evaluations` times a step and `final` times at the end."""
 
-    run: _Run
+    run: Callable[..., Iterator[Step]]
     evaluations: int = 1
     final: int = 0
     draws: int = 0

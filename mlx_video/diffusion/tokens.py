@@ -74,18 +74,6 @@ def positions(shape: VideoShape | AudioShape, batch: int = 1) -> mx.array:
     return _batched(np.stack([seconds[:-1], seconds[1:]], axis=-1)[None], batch)
 
 
-def keyframe_positions(
-    grid: tuple[int, int, int], fps: float, frame: int, *, single: bool = True, batch: int = 1
-) -> mx.array:
-    """Positions (B, 3, T, 2) of a guide of `grid` latent (F, H, W) that starts at pixel frame `frame`.
-
-    `single`: the guide shows one pixel frame and so spans one; otherwise latent frames span what the VAE gives them,
-    with the causal first frame only at `frame` 0. Reference: VideoConditionByKeyframeIndex (the single-frame rule is
-    since April 2026).
-    """
-    return video_positions(grid, fps, first=frame, causal=frame == 0, single=single, batch=batch)
-
-
 def video_positions(
     grid: tuple[int, int, int],
     fps: float,

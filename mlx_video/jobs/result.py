@@ -268,8 +268,7 @@ class Clip:
                 image_files.save_image(path, next(images))
                 return
             if frames:
-                folder = stack.enter_context(video_files.FrameFolder(path.with_suffix("")))
-                images = folder.tee(images)
+                images = stack.enter_context(video_files.frame_folder(path.with_suffix("")))(images)
             source = self.look.source if self.look.sound == "source" else None
             video_files.write_video(path, images, self.fps, audio=sound, audio_from=source, metadata=self.metadata)
         if audio_path is not None and sound is not None:

@@ -150,9 +150,9 @@ def bytes_needed(seconds: float, rate: int = 48_000) -> int:
     return 4 * round(seconds * rate) + 100
 
 
-def check_output(path: str | Path, *, needed: int = 0) -> Path:
-    """The path, once it is sure that a WAV file of `needed` bytes can be written there; else raises UserError."""
-    return check_place(path, SUFFIXES, needed=needed)
+def check_output(path: str | Path) -> Path:
+    """The path, once it is sure that a WAV file can be written there; else raises UserError."""
+    return check_place(path, SUFFIXES)
 
 
 def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> None:

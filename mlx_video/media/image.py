@@ -199,9 +199,9 @@ def bytes_needed(count: int, height: int, width: int) -> int:
     return count * (height * (3 * width + 8) + 4096)
 
 
-def check_output(path: str | Path, *, needed: int = 0) -> Path:
-    """The path, once it is sure that a picture of `needed` bytes can be written there; else raises UserError."""
-    return check_place(path, SUFFIXES, needed=needed)
+def check_output(path: str | Path) -> Path:
+    """The path, once it is sure that a picture can be written there; else raises UserError."""
+    return check_place(path, SUFFIXES)
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -30,8 +30,8 @@ AAC_BITS_PER_SAMPLE = 6
 AAC_MAX_BIT_RATE = 192_000
 
 
-class Track(Protocol):
-    """Sound on its way into a file."""
+class Track:
+    """Sound on its way into a file; this one is a silent film's."""
 
     def write_until(self, seconds: Fraction) -> None:
         """Writes the sound up to `seconds` from the first picture."""
@@ -60,9 +60,9 @@ def open_track(
             raise UserError(f"{audio_from} cannot be read: {error.strerror}.") from error
         with source:
             stream = cast("AudioStream | None", source.streams.best("audio"))
-            yield NoTrack() if stream is None else CopiedTrack(container, source, stream)
+            yield Track() if stream is None else CopiedTrack(container, source, stream)
     else:
-        yield NoTrack()
+        yield Track()
 
 
 def check_copy(audio_from: Path, kind: str) -> None:
@@ -73,22 +73,12 @@ def check_copy(audio_from: Path, kind: str) -> None:
         pass
 
 
-class NoTrack:
-    """A silent film's."""
-
-    def write_until(self, seconds: Fraction) -> None:
-        """Writes nothing."""
-
-    def finish(self) -> None:
-        """Writes nothing."""
-
-
 def codec_of(kind: str) -> Literal["aac", "flac"]:
     """What a waveform is encoded with in FFmpeg's format `kind`."""
     return "flac" if kind == "matroska" else "aac"
 
 
-class EncodedTrack:
+class EncodedTrack(Track):
     """A waveform, encoded; sound beyond the pictures is cut, and silence follows where it ends before them.
 
     AAC, and FLAC in Matroska: that format does not say how many samples of AAC's first and last block count.
@@ -125,7 +115,7 @@ class EncodedTrack:
         self._container.mux(self._stream.encode())
 
 
-class CopiedTrack:
+class CopiedTrack(Track):
     """Another file's sound, its packets as they are, at the same distance from that file's pictures."""
 
     def __init__(self, container: OutputContainer, source: InputContainer, stream: AudioStream):
@@ -136,10 +126,9 @@ class CopiedTrack:
             raise UserError(f"The sound of {source.name} is {codec}, which {kind} files cannot hold; write .mkv.")
         self._container, self._stream = container, container.add_stream_from_template(stream)
         pictures = source.streams.best("video")
-        begin = Fraction(0)
+        self._begin = Fraction(0)
         if pictures is not None and pictures.start_time and pictures.time_base:
-            begin = pictures.start_time * pictures.time_base
-        self._begin = begin
+            self._begin = pictures.start_time * pictures.time_base
         self._packets = (packet for packet in source.demux(stream) if packet.dts is not None)
         self._next = next(self._packets, None)
 

@@ -82,14 +82,12 @@ def bytes_needed(frames: int, height: int, width: int, seconds: float = 0.0) -> 
     return frames * height * width * NOISE_BITS // 8 + round(seconds * SOUND_BYTES) + CONTAINER_BYTES
 
 
-def check_output(
-    path: str | Path, *, needed: int = 0, sound: bool = False, audio_from: str | Path | None = None
-) -> Path:
-    """The path, once it is sure that a video of `needed` bytes can be written there; else raises UserError.
+def check_output(path: str | Path, *, sound: bool = False, audio_from: str | Path | None = None) -> Path:
+    """The path, once it is sure that a video can be written there; else raises UserError.
 
     sound: whether a waveform will be encoded with it; audio_from: a file whose sound it is to hold as it is.
     """
-    path = check_place(path, SUFFIXES, needed=needed)
+    path = check_place(path, SUFFIXES)
     check_encoders([H264, *([codec_of(CONTAINERS[path.suffix.lower()])] if sound else [])])
     if audio_from is not None:
         check_copy(Path(audio_from), CONTAINERS[path.suffix.lower()])
@@ -104,7 +102,6 @@ def write_video(
     audio: tuple[np.ndarray, int] | None = None,
     audio_from: str | Path | None = None,
     crf: int = 19,
-    preset: str = "veryfast",
     metadata: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes frames, and sound if there is any, as one file, whole or not at all; returns how many frames it has.
@@ -112,7 +109,7 @@ def write_video(
     frames: (H, W, 3) uint8, all of one size, taken one by one; the last row or column of an odd size is left out, since
     4:2:0 has even sizes alone. audio: a waveform (2, S) and its rate, written as AAC (in .mkv as FLAC) exactly as long
     as the frames. audio_from: a file whose sound is copied as it is instead. metadata: kept as JSON in the comment.
-    H.264, yuv420p, converted with and tagged as BT.709, limited range; crf and preset are x264's.
+    H.264, yuv420p, converted with and tagged as BT.709, limited range; crf is x264's.
     Raises UserError as `check_output` does, where the disk fills up, and for sound that the format cannot hold;
     RunError where the encoder or the disk fails; ValueError for frames that are not as said, or none.
     """
@@ -138,7 +135,7 @@ def write_video(
     ):
         if metadata:
             container.metadata["comment"] = json.dumps(metadata, default=str, ensure_ascii=False)
-        stream = _h264(container, rate, first.shape, {"crf": str(crf), "preset": preset})
+        stream = _h264(container, rate, first.shape, {"crf": str(crf), "preset": "veryfast"})
         convert = _yuv_converter()
         with open_track(container, audio, None if audio_from is None else Path(audio_from)) as sound:
             for count, frame in enumerate(itertools.chain([first], frames), start=1):
@@ -334,24 +331,18 @@ def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(array, _quarter_turns(frame)))
 
 
-class FrameFolder:
-    """A new folder of pictures that appears when the `with` block ends well, and leaves nothing when it does not."""
+@contextmanager
+def frame_folder(folder: str | Path) -> Iterator[Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]]:
+    """A new folder of pictures that appears when the `with` block ends well, and leaves nothing when it does not.
 
-    def __init__(self, folder: str | Path):
-        """Raises UserError as `check_new_folder` does."""
-        self._writing = replacing(check_new_folder(folder), folder=True)
+    Gives a function that hands frames on and writes each on its way, so that one decoding serves a film and a folder.
+    Raises UserError as `check_new_folder` does.
+    """
+    with replacing(check_new_folder(folder), folder=True) as temporary:
 
-    def __enter__(self) -> FrameFolder:
-        """Begins."""
-        self._temporary = self._writing.__enter__()
-        return self
+        def tee(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            for number, frame in enumerate(frames):
+                save_image(temporary / f"frame_{number:05d}.png", frame)
+                yield frame
 
-    def __exit__(self, *error: Any) -> bool | None:
-        """Ends."""
-        return self._writing.__exit__(*error)
-
-    def tee(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Hands frames on and writes each on its way, so that one decoding serves a film and a folder."""
-        for number, frame in enumerate(frames):
-            save_image(self._temporary / f"frame_{number:05d}.png", frame)
-            yield frame
+        yield tee

@@ -1,11 +1,8 @@
 """Layers that two networks or more use: attention, feed-forward, weightless norm, and split rotary positions.
 
-Everything here is told its sizes; nothing here knows a generation, a modality or a checkpoint. Axis letters are those
-of `mlx_video.types`; inside attention a tensor is (B, heads, T, head_dim).
-
-Element-wise arithmetic is in float32 and rounded once, whatever the precision of its tensors. Compiled, the casts are
-part of one kernel and cost nothing; Apple's GPUs before the M5 have no bfloat16 arithmetic and would convert each
-operand all the same (ml-explore/mlx#4241).
+Knows no generation, modality or checkpoint; inside attention a tensor is (B, heads, T, head_dim). Element-wise
+arithmetic is in float32 and rounded once. Compiled, the casts are part of one kernel and cost nothing; Apple's GPUs
+before the M5 have no bfloat16 arithmetic and would convert each operand all the same (ml-explore/mlx#4241).
 """
 
 from __future__ import annotations
@@ -254,10 +251,9 @@ class Attention(nn.Module):
 
 
 class GELULinear(nn.Module):
-    """A linear layer and GELU."""
+    """A linear layer and GELU: (..., dim) -> (..., out_dim)."""
 
     def __init__(self, dim: int, out_dim: int, *, bias: bool = True):
-        """(…, dim) -> (…, out_dim)."""
         super().__init__()
         self.proj = nn.Linear(dim, out_dim, bias=bias)
 
@@ -270,7 +266,6 @@ class FeedForward(nn.Module):
     """Four times as wide, GELU, and back. Parameters: net.0.proj, net.2. Source: ltx_core feed_forward.FeedForward."""
 
     def __init__(self, dim: int, *, bias: bool = True):
-        """(B, T, dim) -> (B, T, dim)."""
         super().__init__()
         self.net = [GELULinear(dim, 4 * dim, bias=bias), nn.Identity(), nn.Linear(4 * dim, dim, bias=bias)]
 

@@ -6,7 +6,7 @@ becomes so many layers. The bounds leave room for models many times as large as 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mlx_video.reading import shown
@@ -31,7 +31,6 @@ class Stated(dict[str, Any]):
     """A config that knows whose it is: the file that states it, for messages."""
 
     def __init__(self, values: Mapping[str, Any], whose: str):
-        """`whose`: such as the file's path."""
         super().__init__(values)
         self.whose = whose
 
@@ -52,42 +51,30 @@ class Section:
 
     def integer(self, key: str, default: int | Default, least: int = 1, most: int = MAX_WIDTH) -> int | Default:
         """The whole number under `key`, from `least` to `most`."""
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if type(value) is not int or not least <= value <= most:
-            self._refuse(key, value, f"a whole number from {least:,} to {most:,}")
-        return value
+        rule = f"a whole number from {least:,} to {most:,}"
+        return self._read(key, default, lambda value: type(value) is int and least <= value <= most, rule)
 
     def number(self, key: str, default: float, least: float, most: float) -> float:
         """The number under `key`, from `least` to `most`."""
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if type(value) not in (int, float) or not least <= value <= most:
-            self._refuse(key, value, f"a number from {least:g} to {most:g}")
-        return value
+        rule = f"a number from {least:g} to {most:g}"
+        return self._read(key, default, lambda value: type(value) in (int, float) and least <= value <= most, rule)
 
     def flag(self, key: str, default: bool | Default) -> bool | Default:
         """The true or false under `key`."""
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if type(value) is not bool:
-            self._refuse(key, value, "true or false")
-        return value
+        return self._read(key, default, lambda value: type(value) is bool, "true or false")
 
     def integers(
         self, key: str, default: Sequence[int], least: int, most: int, *, count: int | None = None
     ) -> tuple[int, ...]:
         """The list of whole numbers under `key`, each from `least` to `most`; `count` of them, or 1 to MAX_BLOCKS."""
+        rule = f"a list of {count or f'1 to {MAX_BLOCKS}'} whole numbers from {least:,} to {most:,}"
+        return tuple(self._read(key, default, lambda value: are_integers(value, least, most, count), rule))
+
+    def _read(self, key: str, default: Any, fits: Callable[[Any], bool], rule: str) -> Any:
         value = self.values.get(key)
-        if value is None:
-            return tuple(default)
-        if not are_integers(value, least, most, count):
-            many = f"{count}" if count else f"1 to {MAX_BLOCKS}"
-            self._refuse(key, value, f"a list of {many} whole numbers from {least:,} to {most:,}")
-        return tuple(value)
+        if value is not None and not fits(value):
+            self._refuse(key, value, rule)
+        return default if value is None else value
 
     def only(self, key: str, *supported: Any) -> Any:
         """The value of `key`, which must be one of `supported`; the first is what an absent key means."""

@@ -16,7 +16,7 @@ from mlx_video.weights.store import Entry
 
 FLOAT8, OTHER_FLOAT8 = "F8_E4M3", "F8_E5M2"
 """As safetensors headers call them. MLX reads the bytes of the first as uint8, and the second not at all."""
-_SCALES = (".weight_scale", ".bias_scale", ".input_scale")
+_SCALES = ("weight_scale", "bias_scale", "input_scale")
 
 
 def shapes(names: Iterable[str], entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
@@ -66,12 +66,9 @@ def check_scales(arrays: Mapping[str, mx.array], entries: Mapping[str, Entry], w
 
 
 def _belongs_to_float8(name: str, entries: Mapping[str, Entry]) -> bool:
-    for ending in _SCALES:
-        if name.endswith(ending):
-            layer = name.removesuffix(ending)
-            own = [entries.get(f"{layer}.{leaf}") for leaf in ("weight", "bias")]
-            return any(entry is not None and entry.dtype == FLOAT8 for entry in own)
-    return False
+    layer, _, leaf = name.rpartition(".")
+    own = (entries.get(f"{layer}.{other}") for other in ("weight", "bias"))
+    return leaf in _SCALES and any(entry is not None and entry.dtype == FLOAT8 for entry in own)
 
 
 def _check_scale(name: str, entries: Mapping[str, Entry]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,12 +18,8 @@ from mlx_video.weights import names
 from mlx_video.weights.lora_file import FLAT, NAMED_IN_REPORT, NETWORK, Adapter, Pair, read
 from mlx_video.weights.quantize import QuantizedLinear
 
-__all__ = [
-    "NETWORK", "Adapter", "Coverage", "Pair", "Strengths", "Terms", "add", "attach", "detach", "fuse", "match", "read",
-]  # fmt: skip
+__all__ = ["NETWORK", "Adapter", "Coverage", "Pair", "Terms", "add", "detach", "match", "read"]
 
-Strengths = Sequence[tuple[Adapter, float]]
-"""LoRAs with the strength of each."""
 Terms = Mapping[str, Sequence[tuple[Pair, float]]]
 """By path in a module: what is added to the layer there, in order."""
 
@@ -112,40 +108,20 @@ def _check_shapes(file: Path, pair: Pair, layer: nn.Linear | nn.QuantizedLinear,
 # ---------------------------------------------------------------------------------------------------- applying
 
 
-class AdaptedLinear(nn.Linear):
-    """A linear layer with LoRAs beside its weight: x W^T + b + (x down^T) up^T."""
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """x (..., in) -> (..., out)."""
-        return super().__call__(x) + (x @ self._down.T) @ self._up.T
-
-
 class AdaptedQuantizedLinear(QuantizedLinear):
-    """The same beside a quantized weight, so that no rounding to few bits takes the LoRA away."""
+    """A quantized layer with LoRAs beside its weight, so that no rounding to few bits takes them away."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        """x (..., in) -> (..., out)."""
+        """x W^T + b + (x down^T) up^T: x (..., in) -> (..., out)."""
         return super().__call__(x) + (x @ self._down.T) @ self._up.T
-
-
-_PLAIN: dict[type, Any] = {AdaptedLinear: nn.Linear, AdaptedQuantizedLinear: QuantizedLinear}
-
-
-def fuse(
-    module: nn.Module, loras: Strengths, component: str = "transformer", *, optional: bool = False
-) -> list[Coverage]:
-    """Adds LoRAs to the weights of `module`, in place and lazily: summed in float32, rounded once to a weight's dtype.
-
-    A quantized layer would round them away: there they are attached instead. Returns the coverage of each; raises
-    UserError as `match` does, and then has changed nothing. Source: ltx_core fuse_loras.apply_loras, in float32.
-    """
-    matches = [match(module, adapter, component, optional=optional) for adapter, _ in loras]
-    add(module, _terms(matches, loras))
-    return [coverage for _, coverage in matches]
 
 
 def add(module: nn.Module, terms: Terms) -> None:
-    """As `fuse`, with pairs whose places in `module` are known."""
+    """Adds `terms` to the weights of `module`, in place, lazily: summed in float32, rounded once to a weight's dtype.
+
+    A quantized layer would round them away: there they are put beside the weight. Source: ltx_core
+    fuse_loras.apply_loras, in float32.
+    """
     layers = _layers(module)
     for path, some in terms.items():
         layer = layers[path]
@@ -158,50 +134,22 @@ def add(module: nn.Module, terms: Terms) -> None:
         layer.weight = weight.astype(layer.weight.dtype)
 
 
-def attach(
-    module: nn.Module, loras: Strengths, component: str = "transformer", *, optional: bool = False
-) -> list[Coverage]:
-    """Puts LoRAs beside the weights of `module`, in place of those attached before; weights and their names stay.
-
-    Costs rank * (in + out) more per token and layer. Returns the coverage of each; raises UserError as `match` does,
-    and then has changed nothing.
-    """
-    matches = [match(module, adapter, component, optional=optional) for adapter, _ in loras]
-    detach(module)
-    layers = _layers(module)
-    for path, terms in _terms(matches, loras).items():
-        _attach(layers[path], terms)
-    return [coverage for _, coverage in matches]
-
-
 def detach(module: nn.Module) -> None:
-    """Takes attached LoRAs away; fused ones stay."""
+    """Takes LoRAs beside quantized weights away; those added to others stay."""
     for layer in _layers(module).values():
-        if type(layer) in _PLAIN:
-            layer.__class__ = _PLAIN[type(layer)]
+        if isinstance(layer, AdaptedQuantizedLinear):
+            layer.__class__ = QuantizedLinear  # type: ignore[assignment]
             del layer._down, layer._up
 
 
-def _terms(
-    matches: Sequence[tuple[dict[str, Pair], Coverage]], loras: Strengths
-) -> dict[str, list[tuple[Pair, float]]]:
-    terms: dict[str, list[tuple[Pair, float]]] = {}
-    for (pairs, _), (_, strength) in zip(matches, loras, strict=True):
-        for path, pair in pairs.items():
-            if strength:
-                terms.setdefault(path, []).append((pair, strength))
-    return terms
-
-
-def _attach(layer: nn.Linear | nn.QuantizedLinear, terms: Sequence[tuple[Pair, float]]) -> None:
-    dtype = layer.scales.dtype if isinstance(layer, nn.QuantizedLinear) else layer.weight.dtype
+def _attach(layer: nn.QuantizedLinear, terms: Sequence[tuple[Pair, float]]) -> None:
     downs = [pair.down.astype(mx.float32) for pair, _ in terms]
     ups = [(strength * pair.scale) * pair.up.astype(mx.float32) for pair, strength in terms]
-    # All LoRAs of a layer in one pair: the thin matrices one beside the other.
-    if type(layer) in _PLAIN:
+    # All LoRAs of a layer in one pair: ranks concatenated.
+    if isinstance(layer, AdaptedQuantizedLinear):
         downs, ups = [layer._down.astype(mx.float32), *downs], [layer._up.astype(mx.float32), *ups]
     else:
         # The layer keeps its place and its parameters, whoever holds it; only what it computes changes.
-        layer.__class__ = AdaptedQuantizedLinear if isinstance(layer, nn.QuantizedLinear) else AdaptedLinear
-    layer._down = mx.concatenate(downs, axis=0).astype(dtype)
-    layer._up = mx.concatenate(ups, axis=1).astype(dtype)
+        layer.__class__ = AdaptedQuantizedLinear
+    layer._down = mx.concatenate(downs, axis=0).astype(layer.scales.dtype)
+    layer._up = mx.concatenate(ups, axis=1).astype(layer.scales.dtype)

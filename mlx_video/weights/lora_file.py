@@ -155,7 +155,6 @@ class _Settings:
     """What PEFT's settings say of the scale of a layer."""
 
     def __init__(self, file: Path, stated: Mapping[str, Any]):
-        """Reads them; UserError for a DoRA and for what makes no sense."""
         self._file, self._stated = file, stated
         prefixes = [p for p in ("transformer.", "connectors.") if p + "lora_alpha" in stated]
         self._of = {prefix: self._read(prefix) for prefix in (*prefixes, "")}

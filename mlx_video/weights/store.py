@@ -1,11 +1,8 @@
 """Reads safetensors files: headers at once, tensors lazily, from one file, shards, or several files seen as one.
 
-Knows the format (an 8-byte length, a JSON header, the data) and nothing of what the tensors mean. Headers are checked
-against the file's length before anything is read, because a half-downloaded file is what users meet most. Tensors come
-from `mx.load`, which reads a tensor's bytes from disk only when it is evaluated, so asking for a few costs only those.
-
-An outline stands for a file that lies elsewhere: its header and its length, in a form of our own that takes a header's
-room on every file system and that no reader of tensors accepts, so that nobody can take a file's absence for zeros.
+Headers are checked against the file's length first: a half-downloaded file is what users meet most. Tensors come from
+`mx.load`, which reads their bytes only when they are evaluated. An outline stands for a file that lies elsewhere: its
+header and length, in a form that no reader of tensors accepts, so that nobody takes a file's absence for zeros.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -307,7 +304,3 @@ def state_of(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return state.st_size, state.st_mtime_ns
-
-
-Source = Mapping[str, mx.array]
-"""Checkpoint name -> array, as `Tensors.load` gives and `names.assign` takes."""

@@ -4,7 +4,7 @@ import pytest
 
 from mlx_video.diffusion.conditioning import AppendKeyframe, Freeze, ReplaceFrame, initial_state, noised, start
 from mlx_video.diffusion.noise import given, seeded
-from mlx_video.diffusion.tokens import keyframe_positions, patchify, positions, unpatchify
+from mlx_video.diffusion.tokens import patchify, positions, unpatchify, video_positions
 from mlx_video.types import AudioShape, VideoShape
 from tests.diffusion import cases
 
@@ -66,7 +66,9 @@ def test_a_keyframe_is_appended_and_dropped_again():
     assert not mx.any(after.latent[:, 18:]).item()
     assert mx.array_equal(after.clean[:, 18:], patchify(frame("key")))
     np.testing.assert_allclose(after.mask[0, 18:], 0.1, rtol=1e-6)
-    assert mx.array_equal(after.positions[:, :, 18:], keyframe_positions((1, 2, 3), 24.0, 16))
+    assert mx.array_equal(
+        after.positions[:, :, 18:], video_positions((1, 2, 3), 24.0, first=16, causal=False, single=True)
+    )
     assert mx.array_equal(unpatchify(after.clean, CLIP)[:, :, :1], frame("first"))
 
 

@@ -2,7 +2,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.diffusion.tokens import keyframe_positions, latent_shape, patchify, positions, unpatchify
+from mlx_video.diffusion.tokens import latent_shape, patchify, positions, unpatchify, video_positions
 from mlx_video.types import AudioShape, VideoShape
 from tests.diffusion import cases
 
@@ -62,7 +62,8 @@ def test_the_first_latent_frame_covers_one_pixel_frame():
     [(0, True, [[0, 1]]), (11, True, [[11, 12]]), (0, False, [[0, 1], [1, 9]]), (11, False, [[11, 19], [19, 27]])],
 )
 def test_where_a_keyframe_lies(frame, single, expected):
-    where = np.array(keyframe_positions((len(expected), 1, 2), 2.0, frame, single=single, batch=3))
+    grid = (len(expected), 1, 2)
+    where = np.array(video_positions(grid, 2.0, first=frame, causal=frame == 0, single=single, batch=3))
     assert where.shape == (3, 3, 2 * len(expected), 2)
     np.testing.assert_allclose(where[1, 0, ::2] * 2.0, expected)
     np.testing.assert_allclose(where[1, 2, :2], [[0, 32], [32, 64]])

@@ -15,7 +15,7 @@ from mlx_video.jobs import convert
 from mlx_video.jobs import embeddings as contexts
 from mlx_video.media.audio import write_wav
 from mlx_video.media.image import save_image
-from mlx_video.media.video import FrameFolder, write_video
+from mlx_video.media.video import frame_folder, write_video
 from mlx_video.types import Context
 
 SOUND = np.random.default_rng(2).uniform(-1, 1, (2, 40_000)).astype(np.float32)
@@ -34,8 +34,8 @@ def no_file_larger(size):
 
 
 def save_frames(path):
-    with FrameFolder(path.with_suffix("")) as folder:
-        list(folder.tee(PICTURES))
+    with frame_folder(path.with_suffix("")) as tee:
+        list(tee(PICTURES))
 
 
 def save_context(path):

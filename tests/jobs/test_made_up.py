@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from mlx_video import Lora, LTXPipeline, Request
+from mlx_video.checkpoints.layouts import neighbours
 from mlx_video.diffusion.conditioning import ReplaceFrame
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.stages import Inputs
+from mlx_video.models.family import Generation
+from mlx_video.models.ltx_2.family import LTX_2
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import Recipe, Stage, Watch
 from tests.jobs.test_runs import SMALL
@@ -66,3 +69,33 @@ def test_a_stage_can_leave_the_users_lora_out(small_folder, low_memory):
             seen += [clip.latents["video"] for clip in job.clips(Watch())]
     assert mx.abs(first[0] - second[0]).max().item() < 1e-6
     assert mx.abs(first[1] - second[1]).max().item() > 1e-3
+
+
+HALF, FULL = RECIPES["distilled"].stages
+NINE = Generation(
+    (9, 1),
+    {"steps": 12, "stg_block": 0.5, "image_crf": 18},
+    recipes={"distilled": replace(RECIPES["distilled"], stages=(replace(HALF, sampler="ancestral_euler"), FULL))},
+)
+
+
+@pytest.mark.parametrize(("version", "own"), [("9.1.2", True), ("9.0", False), ("9.4", True)])
+def test_a_made_up_generation_is_a_row(small_folder, tmp_path, monkeypatch, version, own):
+    monkeypatch.setattr(neighbours, "FAMILY", replace(LTX_2, generations=(*LTX_2.generations, NINE)))
+    for file in small_folder("2.3").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    file = tmp_path / small.NAMES["2.3"].format("distilled")
+    arrays, metadata = mx.load(str(file), return_metadata=True)
+    file.unlink()
+    mx.save_safetensors(str(file), arrays, {**metadata, "model_version": version})
+    drawn, said = [], []
+
+    def noise(name, shape):
+        drawn.append(name)
+        return mx.random.normal(shape, key=mx.random.key(len(name)))
+
+    with LTXPipeline.from_pretrained(file, dtype="float32") as pipe:
+        pipe.generate(**SMALL, noise=noise, on_message=said.append)
+        assert pipe._runner.checkpoint(RECIPES["distilled"]).generation is (NINE if own else LTX_2.generations[-1])
+    assert ("stage1/sde/0/video" in drawn) == own
+    assert any("says it is version" in one for one in said) == (version != "9.1.2")

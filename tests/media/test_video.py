@@ -17,9 +17,9 @@ from av.codec.codec import UnknownCodecError
 from mlx_video.media.audio import read_audio, write_wav
 from mlx_video.media.image import compress, read_image
 from mlx_video.media.video import (
-    FrameFolder,
     bytes_needed,
     check_output,
+    frame_folder,
     frame_rate,
     read_video,
     write_video,
@@ -446,8 +446,8 @@ def test_sound_alone_is_no_film(tmp_path):
 
 
 def write_frames(path, frames):
-    with FrameFolder(path) as folder:
-        return sum(1 for _ in folder.tee(frames))
+    with frame_folder(path) as tee:
+        return sum(1 for _ in tee(frames))
 
 
 def test_frames_become_a_folder_of_pictures(tmp_path):
@@ -460,8 +460,8 @@ def test_frames_become_a_folder_of_pictures(tmp_path):
 
 
 def test_one_pass_serves_a_film_and_a_folder(tmp_path):
-    with FrameFolder(tmp_path / "frames") as folder:
-        write_video(tmp_path / "a.mp4", folder.tee(bars(7)), 24)
+    with frame_folder(tmp_path / "frames") as tee:
+        write_video(tmp_path / "a.mp4", tee(bars(7)), 24)
         assert sorted(os.listdir(tmp_path))[-1] == "a.mp4"
     assert len(os.listdir(tmp_path / "frames")) == read_video(tmp_path / "a.mp4").count == 7
 
@@ -471,8 +471,8 @@ def test_folder_goes_where_the_film_fails(tmp_path):
         yield from bars(3)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), FrameFolder(tmp_path / "frames") as folder:
-        write_video(tmp_path / "a.mp4", folder.tee(failing()), 24)
+    with pytest.raises(KeyboardInterrupt), frame_folder(tmp_path / "frames") as tee:
+        write_video(tmp_path / "a.mp4", tee(failing()), 24)
     assert not os.listdir(tmp_path)
 
 

@@ -144,7 +144,8 @@ def test_every_lora_gradient_of_the_demo_is_finite() -> None:
     def loss(pairs: dict) -> mx.array:
         for path, (down, up) in pairs.items():
             linear[path].weight = weights[path] + up @ down
-        prepared = network.prepare(contexts, where, keep_text=False)
+        network.keep_text = False
+        prepared = network.prepare(contexts, where)
         [velocity] = network(x, dict.fromkeys(x, 0.6), prepared, flops_limit=math.inf)
         return sum(mx.square(velocity[m] - x[m]).mean() for m in x)
 

@@ -113,14 +113,14 @@ def build(generation: str, *, audio: bool = True, dtype: mx.Dtype = mx.float32, 
     return network
 
 
-def prepare(network: Transformer, data: dict, masks: dict | None = MASKS, **options) -> Prepared:
+def prepare(network: Transformer, data: dict, masks: dict | None = MASKS) -> Prepared:
     """Contexts "positive" and "negative" for the modalities in `data`."""
     blank = {"positive": mx.zeros((1, 1, 1)), "negative": mx.zeros((1, 1, 1))}
     contexts = {
         name: Context(*(mx.array(data[m][name]) if m in data else blank[name] for m in MODALITIES)) for name in blank
     }
     tokens = None if masks is None else {m: mx.array(masks[m])[None, :, None] for m in data}
-    return network.prepare(contexts, {m: mx.array(data[m]["positions"]) for m in data}, tokens, **options)
+    return network.prepare(contexts, {m: mx.array(data[m]["positions"]) for m in data}, tokens)
 
 
 def latents(data: dict) -> Tree:
@@ -299,7 +299,8 @@ def test_rotary_tables_are_made_once_per_stage(monkeypatch) -> None:
 def test_texts_are_read_once_per_context_and_for_ltx_2_once_per_stage(monkeypatch, generation, keep, per_call) -> None:
     """3 blocks x 2 contexts x 2 modalities; a text's keys depend on the noise level in LTX-2.3 only."""
     net, data = build(generation), inputs(generation)
-    ready = prepare(net, data, keep_text=keep)
+    net.keep_text = keep
+    ready = prepare(net, data)
     read = count(monkeypatch, Block, "read_text")
     mx.eval(net(latents(data), SIGMA, ready, GUIDED))
     assert len(read) == 12

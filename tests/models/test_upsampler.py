@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 from mlx_video.models.ltx_2 import upsampler
 from mlx_video.models.ltx_2.config import UpsamplerConfig
 from mlx_video.models.ltx_2.upsampler import GroupNorm, Upsampler
-from mlx_video.models.ltx_2.upsampler_pieces import Walk
+from mlx_video.models.ltx_2.upsampler.pieces import NormWalk
 from mlx_video.models.ltx_2.video_vae.patches import depth_to_space
 from mlx_video.types import UserError
 from mlx_video.weights import names
@@ -155,9 +155,9 @@ def test_group_norm_with_a_large_mean():
     wanted = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * np.array(norm.weight) + np.array(
         norm.bias
     )
-    result = norm(mx.array(x.astype(np.float32)), Walk())
+    result = norm(mx.array(x.astype(np.float32)), NormWalk())
     np.testing.assert_allclose(np.array(result), wanted, atol=2e-5)
-    assert norm(result.astype(mx.bfloat16), Walk()).dtype == mx.bfloat16
+    assert norm(result.astype(mx.bfloat16), NormWalk()).dtype == mx.bfloat16
 
 
 @pytest.mark.parametrize("generation", real_keys.GENERATIONS)

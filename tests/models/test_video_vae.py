@@ -16,7 +16,6 @@ from mlx_video.cpu import forms, winograd
 from mlx_video.models.layers import silu
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.models.ltx_2.video_vae import LatentStatistics, VideoDecoder, VideoEncoder, convolution
-from mlx_video.models.ltx_2.video_vae.encoder import Passage
 from mlx_video.models.ltx_2.video_vae.patches import depth_to_space, patchify, space_to_depth, unpatchify
 from mlx_video.models.ltx_2.video_vae.stream import Stream
 from mlx_video.types import UserError
@@ -150,8 +149,8 @@ def test_pieces_of_a_causal_decoder(size):
 
 def test_the_encoder_takes_a_clip_in_pieces():
     encoder, pixels = make("encoder", "2"), mx.array(cases.pixels((33, 32, 32)))
-    passage = Passage(encoder, in_pieces=True)
-    latents = [encoder.encode(pixels[:, a:b], passage) for a, b in ((0, 9), (9, 17), (17, 33))]
+    stream = encoder.in_pieces()
+    latents = [encoder.encode(pixels[:, a:b], stream) for a, b in ((0, 9), (9, 17), (17, 33))]
     assert [latent.shape[1] for latent in latents] == [2, 1, 2]
     assert error(mx.concatenate(latents, axis=1), encoder(pixels)) < 3e-6
 
@@ -161,8 +160,8 @@ def test_strided_convolutions_take_a_clip_in_pieces():
     encoder = built(VideoEncoder, settings([["res_x", 1]], kinds))
     assert encoder.scale == (8, 32, 32)
     pixels = mx.random.normal((1, 25, 32, 64, 3), key=mx.random.key(2))
-    passage = Passage(encoder, in_pieces=True)
-    latents = [encoder.encode(pixels[:, a:b], passage) for a, b in ((0, 1), (1, 17), (17, 25))]
+    stream = encoder.in_pieces()
+    latents = [encoder.encode(pixels[:, a:b], stream) for a, b in ((0, 1), (1, 17), (17, 25))]
     assert error(mx.concatenate(latents, axis=1), encoder(pixels)) < 3e-6
 
 
@@ -174,7 +173,7 @@ def test_blocks_that_mix_all_frames_are_not_cut():
     encoder = built(VideoEncoder, settings(blocks, [["res_x_y", 1], ["compress_time_res", 1]]))
     assert not encoder.takes_pieces
     with pytest.raises(ValueError, match="res_x_y"):
-        Passage(encoder, in_pieces=True)
+        encoder.in_pieces()
 
 
 @generations

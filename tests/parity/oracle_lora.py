@@ -1,4 +1,4 @@
-"""Compares LoRAs, fused and beside the weights, with recorded numbers of the reference. Not collected by pytest."""
+"""Compares fused LoRAs with recorded numbers of the reference. Not collected by pytest."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.types import Pass
 from mlx_video.weights import lora
 from tests.parity.oracle_transformer import _error, _inputs, load
+from tests.support.loras import fuse
 
 WEIGHT_LIMIT = 1e-6
 LIMIT = 2e-5
-BESIDE_LIMIT = 1e-5
-"""Fused against beside the weights, both ours."""
 
 
 def compare(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
@@ -29,22 +28,17 @@ def compare(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[str, tupl
     found = {}
     for strength in (1.0, 0.5):
         network = load(folder)
-        lora.fuse(network, [(adapter, strength)])
+        fuse(network, [(adapter, strength)])
         ours = dict(tree_flatten(network.parameters()))
         start = f"lora/strength{strength:g}/"
         for key in (key for key in reference if key.startswith(start) and key.endswith("/float32")):
             name = key.removeprefix(start).removesuffix("/float32")
             found[f"strength{strength:g}/{name}"] = (_error(ours[name], reference[key]), WEIGHT_LIMIT)
-    fused, beside = load(folder), load(folder)
-    lora.fuse(fused, [(adapter, 1.0)])
-    lora.attach(beside, [(adapter, 1.0)])
-    outputs = [_velocity(network, reference) for network in (fused, beside)]
-    for modality in outputs[0]:
+    network = load(folder)
+    fuse(network, [(adapter, 1.0)])
+    for modality, velocity in _velocity(network, reference).items():
         wanted = reference[f"lora/transformer_plain_strength1/{modality}_velocity"]
-        found[f"velocity/fused/{modality}"] = (_error(outputs[0][modality], wanted), LIMIT)
-        found[f"velocity/beside/{modality}"] = (_error(outputs[1][modality], wanted), LIMIT)
-        same = _error(outputs[1][modality], np.array(outputs[0][modality]))
-        found[f"beside_against_fused/{modality}"] = (same, BESIDE_LIMIT)
+        found[f"velocity/fused/{modality}"] = (_error(velocity, wanted), LIMIT)
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mlx_video.models.ltx_2.config import TextConfig, feature_width
 from mlx_video.models.ltx_2.text_encoder.connectors import Connectors
-from mlx_video.models.ltx_2.text_encoder.gemma import Rotation
+from mlx_video.models.ltx_2.text_encoder.gemma import TextRotation
 from mlx_video.models.ltx_2.text_encoder.gemma_config import Rotary
 from mlx_video.weights import names
 from mlx_video.weights.store import Tensors
@@ -137,7 +137,7 @@ def test_hidden_states(prompt, text, tmp_path):
 @pytest.mark.parametrize("rotary", [Rotary(10_000.0, 1.0), Rotary(1_000_000.0, 8.0), Rotary(500_000.0, 3.0)])
 def test_rotary_frequencies_to_the_bit(rotary):
     wanted = 1.0 / (rotary.base ** (torch.arange(0, 256, 2, dtype=torch.float) / 256)) / rotary.divisor
-    ours = Rotation(256, rotary)._frequencies
+    ours = TextRotation(256, rotary)._frequencies
     # Almost all bits: where the two libraries' powers differ by one unit in the last place, so does the frequency.
     assert (ours == wanted.numpy()).mean() > 0.9
     np.testing.assert_allclose(ours, wanted.numpy(), rtol=1.3e-7)

@@ -1,4 +1,4 @@
-"""LoRA files in every spelling, on a small network with official names; fused, beside the weights, and refused."""
+"""LoRA files in every spelling, on a small network with official names: fused, beside quantized weights, refused."""
 
 import contextlib
 import json
@@ -19,6 +19,7 @@ from mlx_video.types import UserError
 from mlx_video.weights import lora, lora_file
 from mlx_video.weights.patterns import Pattern
 from tests.support import real_keys
+from tests.support.loras import fuse
 
 LAYERS = {
     "transformer_blocks.0.attn1.to_q": (24, 16),
@@ -164,7 +165,7 @@ def assert_fused(net, before, pairs, scale):
 def test_every_spelling_reaches_the_same_layers(tmp_path, network, spell):
     before, pairs = weights(network), factors()
     adapter = lora.read(write(tmp_path / "a.safetensors", pairs, spell))
-    (coverage,) = lora.fuse(network, [(adapter, 0.7)])
+    (coverage,) = fuse(network, [(adapter, 0.7)])
     assert (coverage.matched, coverage.total, coverage.strangers) == (len(LAYERS), len(LAYERS), ())
     assert_fused(network, before, pairs, 0.7)
 
@@ -174,7 +175,7 @@ def test_alpha_over_rank_scales_in_every_spelling(tmp_path, network, spell):
     before, pairs = weights(network), factors(rank=4)
     adapter = lora.read(write(tmp_path / "a.safetensors", pairs, spell, alpha=6.0))
     assert adapter.unread == ()
-    lora.fuse(network, [(adapter, 1.0)])
+    fuse(network, [(adapter, 1.0)])
     assert_fused(network, before, pairs, 6.0 / 4)
 
 
@@ -317,7 +318,7 @@ def test_fusing_rounds_once_to_the_weights_dtype(tmp_path, network, dtype):
     loras = [
         (lora.read(write(tmp_path / f"{i}.safetensors", p)), s) for i, (p, s) in enumerate([(first, 0.3), (second, -1)])
     ]
-    lora.fuse(network, loras)
+    fuse(network, loras)
     layer = network.transformer_blocks[0].attn1.to_q
     assert layer.weight.dtype == dtype
     name = "transformer_blocks.0.attn1.to_q"
@@ -337,38 +338,27 @@ def call(net, x, sigma):
     return net.proj_out(net.av_ca_a2v_gate_adaln_single.linear(x))
 
 
-def test_fused_and_beside_give_the_same(tmp_path, network):
+def test_a_lora_beside_quantized_weights_goes_and_leaves_them(tmp_path, network):
+    nn.quantize(network, group_size=32, bits=8, class_predicate=lambda path, _: path.endswith("ff.net.2"))
+    layer = {"transformer_blocks.0.ff.net.2": (16, 64)}
     adapters = [
-        (lora.read(write(tmp_path / f"{i}.safetensors", factors(i, rank=3 + i))), s) for i, s in enumerate([0.4, 0.9])
+        (lora.read(write(tmp_path / f"{i}.safetensors", factors(i, layer, rank=3 + i))), s)
+        for i, s in enumerate([0.4, 0.9])
     ]
     x, sigma = mx.random.normal((2, 5, 8)), mx.random.normal((2, 1, 32))
     plain = call(network, x, sigma)
     paths = [path for path, _ in tree_flatten(network.parameters())]
-    lora.attach(network, adapters)
+    fuse(network, adapters)
     beside = call(network, x, sigma)
+    assert np.linalg.norm(beside - plain) > 0.01 * np.linalg.norm(plain)
     assert [path for path, _ in tree_flatten(network.parameters())] == paths
     lora.detach(network)
     assert mx.array_equal(call(network, x, sigma), plain)
-    lora.fuse(network, adapters)
-    fused = call(network, x, sigma)
-    assert np.linalg.norm(fused - plain) > 0.1 * np.linalg.norm(plain)
-    assert np.linalg.norm(beside - fused) <= 1e-5 * np.linalg.norm(fused)
+    fuse(network, adapters)
+    assert mx.array_equal(call(network, x, sigma), beside)
 
 
-def test_attaching_again_replaces_and_weights_may_be_loaded_meanwhile(tmp_path, network):
-    adapter = lora.read(write(tmp_path / "a.safetensors", factors()))
-    x, sigma = mx.random.normal((1, 3, 8)), mx.random.normal((1, 1, 32))
-    lora.attach(network, [(adapter, 0.25)])
-    lora.attach(network, [(adapter, 0.5)])
-    network.proj_out.update({"weight": network.proj_out.weight * 2})
-    beside = call(network, x, sigma)
-    lora.attach(network, [])
-    lora.fuse(network, [(adapter, 0.5)])
-    assert np.linalg.norm(beside - call(network, x, sigma)) <= 1e-5 * np.linalg.norm(beside)
-
-
-@pytest.mark.parametrize("apply", [lora.attach, lora.fuse])
-def test_quantized_layers_take_the_lora_beside_them(tmp_path, network, apply):
+def test_quantized_layers_take_the_lora_beside_them(tmp_path, network):
     layers = {"transformer_blocks.0.ff.net.2": (16, 64), "patchify_proj": (16, 8)}
     nn.quantize(network, group_size=32, bits=4, class_predicate=lambda path, _: path.endswith("ff.net.2"))
     pairs = factors(3, layers)
@@ -376,7 +366,7 @@ def test_quantized_layers_take_the_lora_beside_them(tmp_path, network, apply):
     layer = network.transformer_blocks[0].ff.net[2]
     x = mx.random.normal((2, 64))
     before, packed = layer(x), layer.weight
-    (coverage,) = apply(network, [(adapter, 2.0)])
+    (coverage,) = fuse(network, [(adapter, 2.0)])
     assert coverage.matched == 2
     assert mx.array_equal(layer.weight, packed)
     down, up = map(mx.array, pairs["transformer_blocks.0.ff.net.2"])
@@ -389,17 +379,16 @@ def test_fusing_beside_an_attached_quantized_layer_adds(tmp_path, network):
     adapter = lora.read(write(tmp_path / "a.safetensors", factors(3, {"transformer_blocks.0.ff.net.2": (16, 64)})))
     layer, x = network.transformer_blocks[0].ff.net[2], mx.random.normal((2, 64))
     plain = layer(x)
-    lora.fuse(network, [(adapter, 1.0)])
+    fuse(network, [(adapter, 1.0)])
     once = layer(x) - plain
-    lora.fuse(network, [(adapter, 1.0)])
+    fuse(network, [(adapter, 1.0)])
     assert np.linalg.norm(layer(x) - plain - 2 * once) <= 1e-5 * np.linalg.norm(once)
 
 
 def test_strength_zero_changes_nothing(tmp_path, network):
     adapter = lora.read(write(tmp_path / "a.safetensors", factors()))
     before = weights(network)
-    lora.fuse(network, [(adapter, 0.0)])
-    lora.attach(network, [(adapter, 0)])
+    fuse(network, [(adapter, 0.0)])
     assert_fused(network, before, {}, 0)
     assert type(network.proj_out) is nn.Linear
 
@@ -426,11 +415,11 @@ def test_the_text_projection_goes_to_the_connectors(tmp_path, network, first, se
         f"{second}.lora_B.weight": rng.standard_normal((10, 2), np.float32),
     }
     adapter = lora.read(write(tmp_path / "a.safetensors", factors(), extra=extra))
-    (coverage,) = lora.fuse(network, [(adapter, 1.0)])
+    (coverage,) = fuse(network, [(adapter, 1.0)])
     assert (coverage.matched, coverage.total, coverage.strangers) == (len(LAYERS), len(LAYERS), ())
     connectors = Connectors()
     before = weights(connectors)
-    (coverage,) = lora.fuse(connectors, [(adapter, 0.5)], "connectors")
+    (coverage,) = fuse(connectors, [(adapter, 0.5)], "connectors")
     assert (coverage.matched, coverage.total, coverage.strangers) == (2, 2, ())
     after = weights(connectors)["projection.aggregate_embed"]
     wanted = (
@@ -441,17 +430,17 @@ def test_the_text_projection_goes_to_the_connectors(tmp_path, network, first, se
 
 def test_a_lora_without_text_layers_leaves_the_connectors_alone(tmp_path):
     adapter = lora.read(write(tmp_path / "a.safetensors", factors()))
-    (coverage,) = lora.fuse(Connectors(), [(adapter, 1.0)], "connectors", optional=True)
+    (coverage,) = fuse(Connectors(), [(adapter, 1.0)], "connectors", optional=True)
     assert (coverage.matched, coverage.total) == (0, 0)
     with pytest.raises(UserError, match="connectors"):
-        lora.fuse(Connectors(), [(adapter, 1.0)], "connectors")
+        fuse(Connectors(), [(adapter, 1.0)], "connectors")
 
 
 def test_partial_matches_are_counted_and_named(tmp_path, network):
     strange = {f"transformer_blocks.{i}.attn9.to_q": (16, 16) for i in range(5)}
     extra = {"diffusion_model.proj_out.diff_b": np.zeros(8, np.float32)}
     adapter = lora.read(write(tmp_path / "my.safetensors", factors() | factors(1, strange), extra=extra))
-    (coverage,) = lora.fuse(network, [(adapter, 1.0)])
+    (coverage,) = fuse(network, [(adapter, 1.0)])
     assert (coverage.matched, coverage.total) == (len(LAYERS), len(LAYERS) + 5)
     text = str(coverage)
     assert "my.safetensors: 9 of 14 layers" in text
@@ -465,11 +454,8 @@ def test_no_match_is_an_error_and_changes_nothing(tmp_path, network, spell):
     before = weights(network)
     other = lora.read(write(tmp_path / "wan.safetensors", factors(0, {"blocks.0.self_attn.q": (16, 16)}), spell))
     good = lora.read(write(tmp_path / "good.safetensors", factors()))
-    for apply in (lora.fuse, lora.attach):
-        with pytest.raises(
-            UserError, match=r"wan\.safetensors.*none of its 1 layers.*blocks.0.self_attn.q|none of its 1"
-        ):
-            apply(network, [(good, 1.0), (other, 1.0)])
+    with pytest.raises(UserError, match=r"wan\.safetensors.*none of its 1 layers.*blocks.0.self_attn.q|none of its 1"):
+        fuse(network, [(good, 1.0), (other, 1.0)])
     assert_fused(network, before, {}, 0)
     assert type(network.proj_out) is nn.Linear
 
@@ -477,14 +463,14 @@ def test_no_match_is_an_error_and_changes_nothing(tmp_path, network, spell):
 def test_another_size_is_refused_with_both_shapes(tmp_path, network):
     adapter = lora.read(write(tmp_path / "big.safetensors", factors(0, LAYERS | {"patchify_proj": (32, 8)})))
     with pytest.raises(UserError, match=r"patchify_proj.*\[32, 8\].*\[16, 8\]"):
-        lora.fuse(network, [(adapter, 1.0)])
+        fuse(network, [(adapter, 1.0)])
 
 
 def test_shapes_are_checked_on_quantized_layers_too(tmp_path, network):
     nn.quantize(network, group_size=32, bits=4, class_predicate=lambda path, _: path.endswith("ff.net.2"))
     adapter = lora.read(write(tmp_path / "big.safetensors", factors(0, {"transformer_blocks.0.ff.net.2": (16, 32)})))
     with pytest.raises(UserError, match=r"\[16, 32\].*\[16, 64\]"):
-        lora.attach(network, [(adapter, 1.0)])
+        fuse(network, [(adapter, 1.0)])
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -555,7 +541,7 @@ def test_kohya_and_dotted_names_of_one_layer_are_refused(tmp_path, network):
     }
     adapter = lora.read(write(tmp_path / "a.safetensors", factors(0, both), extra=extra))
     with pytest.raises(UserError, match="twice"):
-        lora.fuse(network, [(adapter, 1.0)])
+        fuse(network, [(adapter, 1.0)])
 
 
 def test_reading_leaves_the_matrices_on_disk(tmp_path):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlx_video.checkpoints.checkpoint import Checkpoint, Part, version_of
+from mlx_video.checkpoints.checkpoint import Checkpoint, version_of
 from mlx_video.checkpoints.layouts.neighbours import Place, text_encoder_beside
 from mlx_video.models.section import Stated
 from mlx_video.reading import is_there, shown
 from mlx_video.types import UserError
-from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
 
 MARKER = "mlx_video.json"
@@ -54,23 +53,18 @@ def describe(place: Place, variant: str) -> Checkpoint:
         if not any(folder.glob("*.safetensors")):
             said = "holds no .safetensors file" if folder.is_dir() else "is missing"
             raise UserError(f"{path} is incomplete: {folder.relative_to(path)}/ {said}; convert the checkpoint again.")
-    return Checkpoint(
-        family=place.family,
-        source=path,
-        config=config,
+    return place.checkpoint(
+        path,
+        config,
+        {name: Tensors.of_folder(folder) for name, folder in folders.items()},
+        "native",
+        stated,
+        path / MARKER,
         version=version_of(marker.get("model_version")),
         variant=variant_said,
-        parts={
-            name: Part(place.family.components[name], Tensors.of_folder(folder), "native", config)
-            for name, folder in folders.items()
-        },
         layout="folder of mlx_video.convert",
-        upsamplers=place.all.upsamplers,
         distilled_by_lora=marker.get("distilled_by") == "lora",
-        distilled_lora=place.all.distilled_lora,
         text_encoder=text_encoder_beside(path) or _named(path, encoder),
-        stated=None if stated is None else Quantization.read(stated, str(path / MARKER)),
-        faults=tuple(place.all.faults),
     )
 
 

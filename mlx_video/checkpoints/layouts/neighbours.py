@@ -11,12 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlx_video.checkpoints.checkpoint import Part
+from mlx_video.checkpoints.checkpoint import Checkpoint, Part
 from mlx_video.models.families import FAMILIES
 from mlx_video.models.family import Family
 from mlx_video.models.section import Stated
 from mlx_video.reading import read_json
 from mlx_video.types import UserError
+from mlx_video.weights.names import Form
+from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
 
 FAMILY = FAMILIES["LTX-2"]
@@ -32,7 +34,6 @@ class Place:
     """A path that a user gave: a file, or a folder."""
 
     def __init__(self, path: Path):
-        """Reads nothing yet."""
         self.path = path
         self.folder = path if path.is_dir() else path.parent
 
@@ -53,6 +54,31 @@ class Place:
             return self.own
         others = Files.read(file for file in sorted(self.folder.glob("*.safetensors")) if file != self.path)
         return Files({**self.own.found, **others.found}, self.own.faults)
+
+    def checkpoint(
+        self,
+        source: Path,
+        config: Stated,
+        tensors: Mapping[str, Tensors],
+        form: Form,
+        quantization: object = None,
+        stated_by: Path | None = None,
+        **own: Any,
+    ) -> Checkpoint:
+        """The checkpoint in `source`, with what lies beside it; `own`: the other fields of a `Checkpoint`.
+
+        tensors: of each component, in `form`; quantization: as the file `stated_by` states it.
+        """
+        components = self.family.components
+        fields = {
+            "parts": {name: Part(components[name], found, form, config) for name, found in tensors.items()},
+            "upsamplers": self.all.upsamplers,
+            "distilled_lora": self.all.distilled_lora,
+            "text_encoder": text_encoder_beside(self.folder),
+            "stated": None if quantization is None else Quantization.read(quantization, str(stated_by)),
+            "faults": tuple(self.all.faults),
+        }
+        return Checkpoint(family=self.family, source=source, config=config, **{**fields, **own})
 
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in a file of the folder, empty where there is none; UserError where it cannot be read."""

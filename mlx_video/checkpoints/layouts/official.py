@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_video.checkpoints.checkpoint import Checkpoint, Part, version_of
-from mlx_video.checkpoints.layouts.neighbours import Place, text_encoder_beside, variant_of
+from mlx_video.checkpoints.checkpoint import Checkpoint, version_of
+from mlx_video.checkpoints.layouts.neighbours import Place, variant_of
 from mlx_video.models.family import Component
 from mlx_video.models.section import Stated
 
@@ -23,23 +23,15 @@ def describe(place: Place, variant: str) -> Checkpoint:
     if variant_of(file.name) not in (variant, None) and place.own.faults:
         # Rather than call the other variant wrong: the one that was meant may be the one that cannot be read.
         raise place.own.faults[0]
-    tensors, family = checkpoints[file], place.family
-    config = Stated(tensors.metadata["config"], str(file))  # type: ignore[arg-type]
-    return Checkpoint(
-        family=family,
-        source=file,
-        config=config,
+    tensors = checkpoints[file]
+    return place.checkpoint(
+        file,
+        Stated(tensors.metadata["config"], str(file)),  # type: ignore[arg-type]
+        dict.fromkeys(components_in(place.family.components, tensors.entries), tensors),
+        "official",
         version=version_of(tensors.metadata.get("model_version")),
         variant=variant_of(file.name),
-        parts={
-            name: Part(family.components[name], tensors, "official", config)
-            for name in components_in(family.components, tensors.entries)
-        },
-        upsamplers=place.all.upsamplers,
-        distilled_lora=place.all.distilled_lora,
         distilled_by_lora=tensors.metadata.get("distilled_by") == "lora",
-        text_encoder=text_encoder_beside(place.folder),
-        faults=tuple(place.all.faults),
     )
 
 

@@ -17,18 +17,10 @@ from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part, version_of
 from mlx_video.checkpoints.layouts.converted import FOLDERS
-from mlx_video.checkpoints.layouts.neighbours import (
-    Place,
-    object_in,
-    repo_name,
-    text_encoder_beside,
-    upsampler_kind,
-    variant_of,
-)
+from mlx_video.checkpoints.layouts.neighbours import Place, object_in, repo_name, upsampler_kind, variant_of
 from mlx_video.checkpoints.layouts.official import components_in
 from mlx_video.models.family import Family
 from mlx_video.models.section import Stated
-from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
 
 RENAMES = (
@@ -85,30 +77,23 @@ def describe_files(place: Place, variant: str) -> Checkpoint:
     manifest, root = place.json("split_model.json"), place.json("config.json")
     views = [_qualified(transformers[file], "transformer")]
     views += [_qualified(tensors, other.stem) for other, tensors in place.all.of("other").items()]
-    parts = {name: _first_with(place.family, views, name) for name in PARTS}
+    found = {name: _first_with(place.family, views, name) for name in PARTS}
     config, version = _config(place, views[0].entries, transformers[file].metadata)
     stated = place.json("quantize_config.json").get("quantization") or root.get("quantization")
     if stated is None and "quantization_bits" in manifest:
         stated = {"bits": manifest["quantization_bits"], "group_size": manifest.get("quantization_group_size", 64)}
     whole = any(name.startswith("vae_decoder.") for name in views[0].entries)
-    config = Stated(config, str(file))
-    return Checkpoint(
-        family=place.family,
-        source=file,
-        config=config,
+    return place.checkpoint(
+        file,
+        Stated(config, str(file)),
+        {name: tensors for name, tensors in found.items() if tensors is not None},
+        "channels last",
+        stated,
+        place.folder,
         version=version,
         variant=variant_of(file.name) or manifest.get("variant") or variant_of(repo_name(place.folder)),
-        parts={
-            name: Part(place.family.components[name], tensors, "channels last", config)
-            for name, tensors in parts.items()
-            if tensors is not None
-        },
         layout="unified MLX file" if whole else "split MLX files",
         upsamplers={**_upsamplers(place.family, views), **place.all.upsamplers},
-        distilled_lora=place.all.distilled_lora,
-        text_encoder=text_encoder_beside(place.folder),
-        stated=None if stated is None else Quantization.read(stated, str(place.folder)),
-        faults=tuple(place.all.faults),
     )
 
 
@@ -147,9 +132,8 @@ def _upsamplers(family: Family, views: list[Tensors]) -> dict[str, Part]:
                 found = view.renamed(partial(_without, f"{head}."))
                 config = _upsampler_config({name: entry.shape for name, entry in found.entries.items()})
                 if config is not None:
-                    parts.setdefault(
-                        upsampler_kind(config), Part(family.components["upsampler"], found, "channels last", config)
-                    )
+                    part = Part(family.components["upsampler"], found, "channels last", config)
+                    parts.setdefault(upsampler_kind(config), part)
     return parts
 
 
@@ -197,24 +181,16 @@ def describe_folders(place: Place, variant: str) -> Checkpoint:
         parts[name] = Tensors.of_folder(place.path / folder).renamed(partial(_official, PARTS[name], prefix=prefix))
     config, version = _config(place, parts["transformer"].entries, {})
     root = {**object_in(place.path / "transformer" / "config.json"), **place.json("config.json")}
-    stated = root.get("quantization")
-    config = Stated(config, str(place.path))
-    return Checkpoint(
-        family=place.family,
-        source=place.path,
-        config=config,
+    return place.checkpoint(
+        place.path,
+        Stated(config, str(place.path)),
+        parts,
+        "channels last",
+        root.get("quantization"),
+        place.path,
         version=version,
         variant=root.get("variant") or variant_of(repo_name(place.path)),
-        parts={
-            name: Part(place.family.components[name], tensors, "channels last", config)
-            for name, tensors in parts.items()
-        },
         layout="MLX folders",
-        upsamplers=place.all.upsamplers,
-        distilled_lora=place.all.distilled_lora,
-        text_encoder=text_encoder_beside(place.path),
-        stated=None if stated is None else Quantization.read(stated, str(place.path)),
-        faults=tuple(place.all.faults),
     )
 
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.transformer.adaln import Modulation
-from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, Block, Crossing, Surroundings, Treatment
+from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, Block, BlockInputs, Crossing, Skips
 from mlx_video.models.ltx_2.transformer.prepared import place
 from mlx_video.types import AudioShape, Tree, VideoShape
 
@@ -47,10 +47,10 @@ def call(
     own, cross = place(config, {m: positions(shapes[m]) for m in streams}, mx.float32)
     x: Tree = {m: draw(1, own[m].cos.shape[2], c.dim) for m, c in streams.items()}
     prompts = {m: draw(1, 1, 2, c.dim, scale=MODULATION) if config.text_adaln else None for m, c in streams.items()}
-    around = Surroundings(
+    around = BlockInputs(
         modulation={m: rows(config.rows, c.dim) for m, c in streams.items()},
         rotation=own,
         text={m: block.read_text(m, draw(1, TEXT_TOKENS, c.context_dim), prompts[m]) for m, c in streams.items()},
         crossing={m: Crossing(rows(CROSS_ROWS, c.dim), rows(1, c.dim), cross[m]) for m, c in streams.items() if cross},
     )
-    return block(x, around, Treatment())
+    return block(x, around, Skips())

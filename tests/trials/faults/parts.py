@@ -60,7 +60,6 @@ def injected(number: int, seed: int, place: Place) -> Found:
         }.get(kind, {})  # fmt: skip
     healthy = kind in (
         "clock",
-        "gone",
         "closed",
         "no home",
         "home is a file",
@@ -74,7 +73,7 @@ def injected(number: int, seed: int, place: Place) -> Found:
         ended = _streams(place, job, kind)
     else:
         ended = place.run(job.command, job.line, fault, env)
-    verdict, why = examined(place, job, ended, statuses=(0,) if healthy else statuses, names=names)
+    verdict, why = examined(place, job, ended, statuses=(0,) if healthy else statuses, names=(*names, "working folder"))
     if kind == "not-finite" and verdict == "partial files" and "another" in why:
         verdict, why = "silent", why
     return f"{job.name}: {fault or kind}", verdict, why, ended.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
@@ -60,7 +61,13 @@ def before_ours(ended: Ended) -> bool:
     lines alone were there, which end the process without a word."""
     if ended.status == 130 and not ended.said.strip():
         return True
-    said = ended.said.replace("mlx_video/__init__.py", "").replace("mlx_video.", "").replace("-m mlx_video", "")
+    # An editable installation is found by a module of its own name.
+    said = (
+        re.sub(r"__editable__\w*mlx_video\w*", "", ended.said)
+        .replace("mlx_video/__init__.py", "")
+        .replace("mlx_video.", "")
+        .replace("-m mlx_video", "")
+    )
     return "KeyboardInterrupt" in said and "mlx_video" not in said
 
 

@@ -56,7 +56,6 @@ class ResidualBlock(nn.Module):
     """Earlier rows that it sees."""
 
     def __init__(self, in_channels: int, out_channels: int):
-        """From `in_channels` to `out_channels`."""
         super().__init__()
         self.conv1 = CausalConv2d(in_channels, out_channels)
         self.conv2 = CausalConv2d(out_channels, out_channels)
@@ -89,7 +88,6 @@ class Downsample(nn.Conv2d):
     """
 
     def __init__(self, channels: int):
-        """Keeps the width."""
         super().__init__(channels, channels, 3, stride=2)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -104,7 +102,6 @@ class Upsample(CausalConv2d):
     """
 
     def __init__(self, channels: int):
-        """Keeps the width."""
         super().__init__(channels, channels)
 
     def __call__(self, x: mx.array) -> mx.array:

@@ -19,7 +19,6 @@ class AudioDecoder(nn.Module):
     renames, ignored = blocks.RENAMES, blocks.IGNORED
 
     def __init__(self, config: AudioVAEConfig):
-        """Nothing is allocated until weights are loaded."""
         super().__init__()
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         self.latent_mean = mx.zeros((config.latent_channels * config.latent_bins,))

@@ -21,7 +21,6 @@ class AudioEncoder(nn.Module):
     renames, ignored = blocks.RENAMES, blocks.IGNORED
 
     def __init__(self, config: AudioVAEConfig):
-        """Nothing is allocated until weights are loaded."""
         super().__init__()
         self.config = config
         widths = [config.channels * multiplier for multiplier in config.multipliers]

@@ -11,17 +11,7 @@ from mlx_video.models.ltx_2.config.transformer import StreamConfig, TransformerC
 from mlx_video.models.ltx_2.config.video import UPSAMPLER_GROUPS, UpsamplerConfig, VideoVAEConfig
 
 __all__ = [
-    "CONTEXT_TOKENS",
-    "UPSAMPLER_GROUPS",
-    "AudioVAEConfig",
-    "BandwidthConfig",
-    "ConnectorConfig",
-    "GeneratorConfig",
-    "StreamConfig",
-    "TextConfig",
-    "TransformerConfig",
-    "UpsamplerConfig",
-    "VideoVAEConfig",
-    "VocoderConfig",
+    "CONTEXT_TOKENS", "UPSAMPLER_GROUPS", "AudioVAEConfig", "BandwidthConfig", "ConnectorConfig", "GeneratorConfig",
+    "StreamConfig", "TextConfig", "TransformerConfig", "UpsamplerConfig", "VideoVAEConfig", "VocoderConfig",
     "feature_width",
-]
+]  # fmt: skip

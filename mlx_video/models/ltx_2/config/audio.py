@@ -7,15 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.models.section import (
-    MAX_BLOCKS,
-    MAX_LAYERS,
-    MAX_WIDTH,
-    Section,
-    Stacks,
-    are_integers,
-    section,
-)
+from mlx_video.models.section import MAX_BLOCKS, MAX_LAYERS, MAX_WIDTH, Section, Stacks, are_integers, section
 from mlx_video.reading import shown
 from mlx_video.types import AUDIO_TIME_SCALE, UserError
 
@@ -74,7 +66,7 @@ class AudioVAEConfig:
         resolutions = {d.integer("resolution", 256) // 2**i for i in range(len(multipliers))}
         attended = _resolutions(d, "attn_resolutions", (8, 16, 32))
         if d.flag("mid_block_add_attention", True) or resolutions & set(attended):
-            raise UserError("{s.whose} has an audio_vae with attention blocks; supported here: none.")
+            raise UserError(f"{s.whose} has an audio_vae with attention blocks; supported here: none.")
         if 2 ** (len(multipliers) - 1) != AUDIO_TIME_SCALE:
             raise UserError(f"{s.whose} has an audio_vae with {len(multipliers)} levels (ch_mult); supported here: 3.")
         bins = s.part("variables", optional=True).integer("mel_bins", 64, 1, MAX_BINS)

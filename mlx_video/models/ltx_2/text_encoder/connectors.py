@@ -26,7 +26,6 @@ class ConnectorBlock(nn.Module):
     """Self-attention and feed-forward, each on weightless-normalised input. Source: _BasicTransformerBlock1D."""
 
     def __init__(self, config: ConnectorConfig):
-        """Sizes from `config`."""
         super().__init__()
         self.attn1 = Attention(config.dim, config.heads, config.head_dim, gated=config.gated_attention)
         self.ff = FeedForward(config.dim, bias=config.feed_forward_bias)
@@ -41,7 +40,6 @@ class Connector(nn.Module):
     """One modality's features, filled up with registers, through the blocks. Source: ltx_core Embeddings1DConnector."""
 
     def __init__(self, config: ConnectorConfig):
-        """Sizes from `config`."""
         super().__init__()
         self.config = config
         self.transformer_1d_blocks = [ConnectorBlock(config) for _ in range(config.layers)]
@@ -79,7 +77,6 @@ class Connectors(nn.Module):
     """Paths of what `parts` gives."""
 
     def __init__(self, config: TextConfig):
-        """Sizes from `config`."""
         super().__init__()
         self.config = config
         self.projection = FeatureExtractor(config)

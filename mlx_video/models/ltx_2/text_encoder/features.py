@@ -43,7 +43,6 @@ class FeatureExtractor(nn.Module):
     """
 
     def __init__(self, config: TextConfig):
-        """Sizes and kind from `config`."""
         super().__init__()
         self.per_token = config.per_token_norm
         if self.per_token:

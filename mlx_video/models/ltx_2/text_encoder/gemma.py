@@ -46,7 +46,7 @@ class Norm(nn.Module):
         return mx.fast.rms_norm(x.astype(mx.float32), scale, self.eps).astype(x.dtype)
 
 
-class Rotation:
+class TextRotation:
     """Turns queries and keys at the positions that a left-padded prompt has; mlx-vlm's attention calls it as its rope.
 
     One object serves all layers of a kind. Angles are rounded to float32 where transformers rounds them; sines are
@@ -98,7 +98,10 @@ class Gemma(nn.Module):
                 is_leaf=nn.Module.is_module,
             )
         )
-        near, far = Rotation(config.head_dim, config.local_rotary), Rotation(config.head_dim, config.global_rotary)
+        near, far = (
+            TextRotation(config.head_dim, config.local_rotary),
+            TextRotation(config.head_dim, config.global_rotary),
+        )
         for layer, sliding in zip(self.model.layers, config.sliding, strict=True):
             layer.self_attn.rope = near if sliding else far
         if config.quantization is not None:

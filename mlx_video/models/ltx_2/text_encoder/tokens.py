@@ -42,12 +42,7 @@ class Tokenizer:
         Raises UserError for text that is not Unicode. Source: ltx_core LTXGemmaTokenizer.tokenize_with_weights, without
         its padding.
         """
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"The prompt is not valid text at character {error.start + 1}; give it in UTF-8."
-            ) from error
+        check_text(prompt)
         ids = self.words.encode(prompt.strip(), add_special_tokens=False).ids
         return [self._first, *ids][:CONTEXT_TOKENS]
 

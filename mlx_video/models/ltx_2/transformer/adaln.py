@@ -63,7 +63,6 @@ class AdaLN(nn.Module):
     """From a timestep to `rows` vectors of the stream's width. Source: ltx_core adaln.AdaLayerNormSingle."""
 
     def __init__(self, dim: int, rows: int):
-        """`dim`: width of the stream."""
         super().__init__()
         self.emb = nn.Module()
         self.emb.timestep_embedder = TwoLinear(TIMESTEP_FEATURES, dim, "silu")

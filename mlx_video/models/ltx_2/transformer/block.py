@@ -1,7 +1,7 @@
 """One block of the transformer: two streams that attend to themselves, to their text, and to each other.
 
-A block is told everything that holds for the whole call (`Surroundings`) and how it treats the samples at hand
-(`Treatment`). It knows no passes, no guidance and no other block.
+A block is told everything that holds for the whole call (`BlockInputs`) and what it leaves out for the samples at hand
+(`Skips`). It knows no passes, no guidance and no other block.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Crossing(NamedTuple):
     rotation: Rotation
 
 
-class Surroundings(NamedTuple):
+class BlockInputs(NamedTuple):
     """What a block's tokens find around them, by modality.
 
     modulation: 6 rows, or 9 with text AdaLN, before the block adds its table; rotation: of self-attention;
@@ -48,7 +48,7 @@ class Surroundings(NamedTuple):
     crossing: Mapping[str, Crossing]
 
 
-class Treatment(NamedTuple):
+class Skips(NamedTuple):
     """What a block leaves out.
 
     bypassed: modalities whose self-attention gives the value projection instead; cross_modal: whether the streams see
@@ -76,19 +76,12 @@ class Block(nn.Module):
     """
 
     def __init__(self, config: TransformerConfig):
-        """Sizes and flags from the checkpoint's config."""
         super().__init__()
         self._eps = config.norm_eps
 
         def attention(dim: int, context_dim: int, geometry: StreamConfig) -> Attention:
-            return Attention(
-                dim,
-                geometry.heads,
-                geometry.head_dim,
-                context_dim=context_dim,
-                gated=config.gated_attention,
-                eps=config.norm_eps,
-            )
+            options = {"gated": config.gated_attention, "eps": config.norm_eps}
+            return Attention(dim, geometry.heads, geometry.head_dim, context_dim=context_dim, **options)
 
         for modality, c in config.streams.items():
             name = PREFIX[modality]
@@ -106,25 +99,25 @@ class Block(nn.Module):
             self.scale_shift_table_a2v_ca_video = mx.zeros((CROSS_ROWS + 1, video.dim))
             self.scale_shift_table_a2v_ca_audio = mx.zeros((CROSS_ROWS + 1, audio.dim))
 
-    def __call__(self, x: Tree, around: Surroundings, treatment: Treatment) -> Tree:
+    def __call__(self, x: Tree, around: BlockInputs, skips: Skips) -> Tree:
         """x: (B, T, D) tokens by modality, one or both; returns the same after this block."""
-        for step in self.steps(x, around, treatment):
+        for step in self.steps(x, around, skips):
             x = step
         return x
 
-    def steps(self, x: Tree, around: Surroundings, treatment: Treatment) -> Iterator[Tree]:
+    def steps(self, x: Tree, around: BlockInputs, skips: Skips) -> Iterator[Tree]:
         """x after each of four steps: self-attention, attention to the text, to each other, and feed-forward.
 
         Whoever takes them may evaluate in between: at full size a block is more work than one evaluation should be.
         """
-        moving = [m for m in MODALITIES if m in x and m not in treatment.still]
+        moving = [m for m in MODALITIES if m in x and m not in skips.still]
         streams = {m: self._stream(m) for m in moving}
         rows = {m: around.modulation[m].plus(streams[m].scale_shift_table) for m in moving}
-        bypassed, rotation = treatment.bypassed, around.rotation
+        bypassed, rotation = skips.bypassed, around.rotation
         yield (x := x | {m: self._attend(streams[m], x[m], rows[m], rotation[m], m in bypassed) for m in moving})
         yield (x := x | {m: self._read(streams[m], x[m], rows[m], around.text[m]) for m in moving})
-        if treatment.cross_modal and len(x) == len(MODALITIES):
-            x = self._exchange(x, around.crossing, treatment.still)
+        if skips.cross_modal and len(x) == len(MODALITIES):
+            x = self._exchange(x, around.crossing, skips.still)
         yield x
         yield x | {m: self._feed(streams[m], x[m], rows[m]) for m in moving}
 
@@ -142,13 +135,8 @@ class Block(nn.Module):
 
     def _stream(self, modality: str) -> _Stream:
         name = PREFIX[modality]
-        return _Stream(
-            self[f"{name}attn1"],
-            self[f"{name}attn2"],
-            self[f"{name}ff"],
-            self[f"{name}scale_shift_table"],
-            self.get(f"{name}prompt_scale_shift_table"),
-        )
+        parts = (self[name + part] for part in ("attn1", "attn2", "ff", "scale_shift_table"))
+        return _Stream(*parts, self.get(f"{name}prompt_scale_shift_table"))
 
     def _attend(self, stream: _Stream, x: mx.array, rows: Modulation, rotation: Rotation, bypassed: bool) -> mx.array:
         y = modulate(rms_norm(x, self._eps), rows.row(SELF_SCALE), rows.row(SELF_SHIFT))

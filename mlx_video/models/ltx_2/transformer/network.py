@@ -15,7 +15,7 @@ from mlx_video import platform
 from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.transformer.adaln import AdaLN, Modulation, TwoLinear, modulate
 from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, PREFIX, Block, Crossing
-from mlx_video.models.ltx_2.transformer.passes import Timing, Walk
+from mlx_video.models.ltx_2.transformer.passes import Timing, Visits
 from mlx_video.models.ltx_2.transformer.prepared import Prepared, distinct_levels, place
 from mlx_video.types import MODALITIES, Context, Modality, Pass, Tree
 
@@ -35,7 +35,8 @@ class Transformer(nn.Module):
     visited = ("transformer_blocks",)
     """Paths of what `parts` gives."""
     keep_text = True
-    """Whether `prepare` keeps texts unless it is told."""
+    """Whether each block's keys and values of a text are kept where they do not depend on the noise level (LTX-2), from
+    their first use on; at full size they take 1.2 GB for each context in 16 bit."""
 
     def __init__(self, config: TransformerConfig):
         """`config.audio` of None builds the video stream alone; it passes over a full checkpoint's audio tensors."""
@@ -64,22 +65,12 @@ class Transformer(nn.Module):
         """What the network computes in: the precision of its weights."""
         return self.patchify_proj.bias.dtype
 
-    def prepare(
-        self,
-        contexts: Mapping[str, Context],
-        positions: Tree,
-        masks: Tree | None = None,
-        *,
-        keep_text: bool | None = None,
-    ) -> Prepared:
+    def prepare(self, contexts: Mapping[str, Context], positions: Tree, masks: Tree | None = None) -> Prepared:
         """Works out what all calls of a stage share.
 
         contexts: by name, the connectors' output (1 or B, L, D) for each modality; positions: (1 or B, axes, T, 2) as
         in `State`, whose keys say which modalities there are; masks: (1 or B, T, 1), 1 = free, all free if missing.
-        keep_text: keep each block's keys and values of a text where they do not depend on the noise level (LTX-2), from
-        their first use on; at full size they take 1.2 GB for each context in 16 bit. None: as the network's attribute
-        says. For gradients, prepare inside the
-        function that is differentiated.
+        For gradients, prepare inside the function that is differentiated.
         """
         modalities = [m for m in MODALITIES if m in positions]
         own, cross = place(self.config, positions, self.dtype)
@@ -88,7 +79,7 @@ class Transformer(nn.Module):
             cross_rotation=cross,
             levels={m: distinct_levels((masks or {}).get(m)) for m in modalities},
             contexts={name: {m: self._caption(m, getattr(c, m)) for m in modalities} for name, c in contexts.items()},
-            text={} if (self.keep_text if keep_text is None else keep_text) and not self.config.text_adaln else None,
+            text={} if self.keep_text and not self.config.text_adaln else None,
         )
 
     def __call__(
@@ -113,13 +104,13 @@ class Transformer(nn.Module):
         """
         embedded = {m: self[f"{PREFIX[m]}patchify_proj"](x[m].astype(self.dtype)) for m in MODALITIES if m in x}
         timing, output = self._time({m: _samples_first(sigma[m]) for m in embedded}, prepared)
-        walk = Walk(embedded, passes, timing, prepared, still=frozenset(still), batched=batched)
-        self._walk(walk, platform.flops_per_evaluation(self.dtype) if flops_limit is None else flops_limit)
+        visits = Visits(embedded, passes, timing, prepared, still=frozenset(still), batched=batched)
+        self._visit(visits, platform.flops_per_evaluation(self.dtype) if flops_limit is None else flops_limit)
         done: dict[int, mx.array] = {}
-        for m, stream in (pair for streams in walk.streams for pair in streams.items()):
+        for m, stream in (pair for streams in visits.streams for pair in streams.items()):
             if id(stream) not in done:
                 done[id(stream)] = self._velocity(m, stream, output[m])
-        return [{m: done[id(stream)] for m, stream in streams.items()} for streams in walk.streams]
+        return [{m: done[id(stream)] for m, stream in streams.items()} for streams in visits.streams]
 
     def parts(self, results: object) -> Iterator[Block]:
         """The blocks in order, each visited once per call. Replace it to bring weights in and out.
@@ -128,13 +119,13 @@ class Transformer(nn.Module):
         """
         yield from self.transformer_blocks
 
-    def _walk(self, walk: Walk, limit: float) -> None:
+    def _visit(self, visits: Visits, limit: float) -> None:
         pending = 0.0
-        for index, block in enumerate(self.parts(walk.streams)):
-            for cost in walk.through(index, block):
+        for index, block in enumerate(self.parts(visits.streams)):
+            for cost in visits.through(index, block):
                 pending += cost
                 if pending > limit:
-                    mx.eval(walk.streams)
+                    mx.eval(visits.streams)
                     pending = 0.0
 
     def _caption(self, modality: str, context: mx.array) -> mx.array:
@@ -155,11 +146,10 @@ class Transformer(nn.Module):
                 timing.prompt[m], _ = self[f"{name}prompt_adaln_single"](sigma[m] * scale, dtype)
             for other in sigma.keys() - {m}:
                 rows, _ = self[f"av_ca_{m}_scale_shift_adaln_single"](timesteps, dtype)
-                gate, _ = self[_GATE_TOWARDS[m]](
-                    sigma[other] * scale * (self.config.cross_timestep_scale / scale), dtype
-                )
-                rotation = prepared.cross_rotation[m]
-                timing.crossing[m] = Crossing(Modulation.of(rows, tokens), Modulation.of(gate, None), rotation)
+                level = sigma[other] * scale * (self.config.cross_timestep_scale / scale)
+                gate, _ = self[_GATE_TOWARDS[m]](level, dtype)
+                crossing = Modulation.of(rows, tokens), Modulation.of(gate, None), prepared.cross_rotation[m]
+                timing.crossing[m] = Crossing(*crossing)
         return timing, output
 
     def _velocity(self, modality: str, x: mx.array, embedded: Modulation) -> mx.array:

@@ -1,7 +1,7 @@
 """Walks the passes of a guided step through the blocks together, so that equal work is done once.
 
 Passes whose streams are still the identical arrays and which a block treats alike are computed once; a text's keys and
-values are computed once per block, whoever reads them; and equal treatment can share one batch. All give the same
+values are computed once per block, whoever reads them; and passes treated alike can share one batch. All give the same
 numbers as one pass at a time. Knows no embedding and no output.
 """
 
@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlx_video.models.layers import KeysValues, Rotation
 from mlx_video.models.ltx_2.transformer.adaln import Modulation, repeat_samples
-from mlx_video.models.ltx_2.transformer.block import Block, Crossing, Surroundings, Treatment, step_operations
+from mlx_video.models.ltx_2.transformer.block import Block, BlockInputs, Crossing, Skips, step_operations
 from mlx_video.models.ltx_2.transformer.prepared import Prepared
 from mlx_video.types import MODALITIES, Modality, Pass, Tree
 
@@ -31,13 +31,13 @@ class Timing(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Passes that share streams, text and treatment in a block: computed once for all `members`."""
+    """Passes that share streams, text and what they skip in a block: computed once for all `members`."""
 
     context: str
     members: list[int]
 
 
-class Walk:
+class Visits:
     """The passes of one call on their way through the blocks; `streams` holds where each of them is."""
 
     def __init__(
@@ -58,49 +58,46 @@ class Walk:
     def through(self, index: int, block: Block) -> Iterator[float]:
         """Takes all passes through block `index`, in pieces; yields each piece's operations when it is done."""
         texts: dict[tuple, KeysValues] = {}
-        for treatment, groups in self._plan(index).items():
+        for skips, groups in self._plan(index).items():
             for some in [groups] if self._batched else [[group] for group in groups]:
                 inputs = [self.streams[group.members[0]] for group in some]
-                text: dict[str, KeysValues] = {
-                    m: _joined([self._text(index, block, texts, group.context, m) for group in some], inputs[0][m])
-                    for m in inputs[0]
+                text = {
+                    m: _joined([self._text(index, block, texts, group.context, m) for group in some], x)
+                    for m, x in inputs[0].items()
                     if m not in self._still
                 }
-                yield from self._advance(block, treatment, some, inputs, text)
+                yield from self._advance(block, skips, some, inputs, text)
 
-    def _plan(self, index: int) -> dict[Treatment, list[_Group]]:
-        plan: dict[Treatment, dict[tuple, _Group]] = {}
+    def _plan(self, index: int) -> dict[Skips, list[_Group]]:
+        plan: dict[Skips, dict[tuple, _Group]] = {}
         for i, one in enumerate(self._passes):
             x = self.streams[i]
             bypassed = {m for m, blocks in one.skip_self_attention if index in blocks and m in x} - self._still
-            treatment = Treatment(frozenset(bypassed), one.cross_modal and len(x) == len(MODALITIES), self._still)
+            skips = Skips(frozenset(bypassed), one.cross_modal and len(x) == len(MODALITIES), self._still)
             same = (one.context, *map(id, x.values()))
-            plan.setdefault(treatment, {}).setdefault(same, _Group(one.context, [])).members.append(i)
-        return {treatment: list(groups.values()) for treatment, groups in plan.items()}
+            plan.setdefault(skips, {}).setdefault(same, _Group(one.context, [])).members.append(i)
+        return {skips: list(groups.values()) for skips, groups in plan.items()}
 
     def _advance(
-        self, block: Block, treatment: Treatment, groups: list[_Group], inputs: list[Tree], text: dict[str, KeysValues]
+        self, block: Block, skips: Skips, groups: list[_Group], inputs: list[Tree], text: dict[str, KeysValues]
     ) -> Iterator[float]:
         times = len(groups)
         x = inputs[0] if times == 1 else {m: mx.concatenate([tree[m] for tree in inputs]) for m in inputs[0]}
         modulation, _, crossing = self._timing
-        around = Surroundings(
+
+        def repeated(rotation: Rotation) -> Rotation:
+            return Rotation(*(repeat_samples(table, times) for table in rotation))
+
+        around = BlockInputs(
             modulation={m: modulation[m].repeat(times) for m in x},
-            rotation={m: _repeat(self._prepared.rotation[m], times) for m in x},
+            rotation={m: repeated(self._prepared.rotation[m]) for m in x},
             text=text,
-            crossing={
-                m: Crossing(a.repeat(times), b.repeat(times), _repeat(r, times)) for m, (a, b, r) in crossing.items()
-            },
+            crossing={m: Crossing(a.repeat(times), b.repeat(times), repeated(r)) for m, (a, b, r) in crossing.items()},
         )
-        steps = block.steps(x, around, treatment)
         samples = next(iter(x.values())).shape[0]
-        counts = step_operations(
-            {m: x[m].shape[1] for m in x},
-            {m: x[m].shape[2] for m in x},
-            {m: text[m].keys.shape[2] for m in text},
-            treatment.cross_modal,
-        )
-        for result, operations in zip(steps, counts, strict=True):
+        tokens, widths = ({m: x[m].shape[axis] for m in x} for axis in (1, 2))
+        counts = step_operations(tokens, widths, {m: text[m].keys.shape[2] for m in text}, skips.cross_modal)
+        for result, operations in zip(block.steps(x, around, skips), counts, strict=True):
             parts = {m: mx.split(result[m], times) if times > 1 else [result[m]] for m in result}
             for k, group in enumerate(groups):
                 tree = {m: parts[m][k] for m in parts}
@@ -117,10 +114,6 @@ class Walk:
         if key not in store:
             store[key] = block.read_text(modality, self._prepared.contexts[context][modality], prompt)
         return store[key]
-
-
-def _repeat(rotation: Rotation, times: int) -> Rotation:
-    return Rotation(repeat_samples(rotation.cos, times), repeat_samples(rotation.sin, times))
 
 
 def _joined(texts: list[KeysValues], x: mx.array) -> KeysValues:

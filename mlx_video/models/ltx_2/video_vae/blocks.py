@@ -83,7 +83,6 @@ class ResidualStack(nn.Module):
     """Residual blocks one after the other (reference: `UNetMidBlock3D`)."""
 
     def __init__(self, channels: int, count: int, *, padding: str, causal: bool):
-        """Keeps `channels` and size."""
         super().__init__()
         self.res_blocks = [ResidualBlock(channels, channels, padding=padding, causal=causal) for _ in range(count)]
 
@@ -127,7 +126,6 @@ class Downsample(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, factors: Factors, *, padding: str):
-        """Always causal."""
         super().__init__()
         self.conv = Convolution(in_channels, out_channels // prod(factors), padding=padding, causal=True)
         self._factors = factors

@@ -1,4 +1,4 @@
-"""The 3x3x3 convolution of the video autoencoder: repeated frames at the ends of time, zeros or reflection around.
+"""The 3x3x3 convolution of the video autoencoder and the upsampler: zeros or reflection around; time is a stream's.
 
 Time is padded by hand and space by the convolution: with one clip and no temporal padding of its own, MLX's conv3d
 runs on Metal as a few two-dimensional ones, which have the fast kernels. Knows neither encoder nor decoder.
@@ -19,7 +19,7 @@ TAPS = 3
 class Convolution(nn.Conv3d):
     """3x3x3 over (B, F, H, W, C), keeping the size where the stride is 1 (reference: `CausalConv3d`).
 
-    causal: a frame sees the two before it, else one before and one after; the clip's end frames are repeated.
+    causal: a frame sees the two before it, else one before and one after; beyond a clip's ends: `Stream.edge`.
     padding: "zeros" or "reflect", for rows and columns. Weight (O, 3, 3, 3, I).
     """
 
@@ -32,7 +32,6 @@ class Convolution(nn.Conv3d):
         causal: bool,
         stride: tuple[int, int, int] = (1, 1, 1),
     ):
-        """Between channel counts."""
         super().__init__(in_channels, out_channels, TAPS, stride=stride)
         self._around = padding
         self._before, self._after = (TAPS - 1, 0) if causal else (TAPS // 2, TAPS // 2)

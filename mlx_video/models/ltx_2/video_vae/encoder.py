@@ -6,7 +6,7 @@ It is causal: what has been encoded never changes with what follows. It does not
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,7 +17,7 @@ from mlx_video.models.ltx_2.video_vae.blocks import activate, encoder_blocks, sc
 from mlx_video.models.ltx_2.video_vae.convolution import Convolution
 from mlx_video.models.ltx_2.video_vae.patches import patchify
 from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
-from mlx_video.models.ltx_2.video_vae.stream import Block, Stream
+from mlx_video.models.ltx_2.video_vae.stream import Stream
 from mlx_video.models.ltx_2.video_vae.tiling import Tiling
 from mlx_video.types import UserError
 
@@ -65,7 +65,7 @@ class VideoEncoder(nn.Module):
         surplus = (frames - 1) % self.scale.time
         if surplus:
             log.warning("%d frames are not 1 + %d k: the last %d are left out", frames, self.scale.time, surplus)
-        return self.encode(pixels[:, : frames - surplus], Passage(self))
+        return self.encode(pixels[:, : frames - surplus], Stream())
 
     def check(self, height: int, width: int) -> None:
         """Raises UserError for sides that cannot be encoded: not a multiple of 32 pixels, or too small."""
@@ -79,35 +79,23 @@ class VideoEncoder(nn.Module):
                     f"nearest are {below} and {below + step}."
                 )
 
-    def encode(self, pixels: mx.array, passage: Passage) -> mx.array:
+    def in_pieces(self) -> Stream:
+        """What `encode` keeps of one clip from call to call. Raises ValueError where a clip cannot come in pieces."""
+        if not self.takes_pieces:
+            raise ValueError("this encoder normalises over all frames (res_x_y) and cannot take a clip in pieces")
+        stream = Stream()
+        stream.last = False
+        return stream
+
+    def encode(self, pixels: mx.array, stream: Stream) -> mx.array:
         """The next frames of a clip -> its next latents (B, F, H, W, C): 1 + 8k frames at first, then 8k at a time."""
         self.check(*pixels.shape[2:4])
-        x = pixels.astype(self.conv_in.weight.dtype)
-        for block, stream in zip(self._blocks(), passage.streams, strict=True):
+        x = self.conv_in(patchify(pixels.astype(self.conv_in.weight.dtype), self.config.patch_size), stream)
+        stream.evaluate(x)
+        for block in self.down_blocks:
             x = block(x, stream)
             stream.evaluate(x)
-        return x
-
-    def _blocks(self) -> Iterator[Block]:
-        yield self._enter
-        yield from self.down_blocks
-        yield self._leave
-
-    def _enter(self, pixels: mx.array, stream: Stream) -> mx.array:
-        return self.conv_in(patchify(pixels, self.config.patch_size), stream)
-
-    def _leave(self, x: mx.array, stream: Stream) -> mx.array:
         means = self.conv_out(activate(x), stream)[..., : self.config.latent_channels]
-        return self.statistics.normalize(means)
-
-
-class Passage:
-    """One clip's way through an encoder: what its layers keep from piece to piece."""
-
-    def __init__(self, encoder: VideoEncoder, *, in_pieces: bool = False):
-        """`in_pieces`: more than one call of `encode` may use it; the encoder must take pieces then."""
-        if in_pieces and not encoder.takes_pieces:
-            raise ValueError("this encoder normalises over all frames (res_x_y) and cannot take a clip in pieces")
-        self.streams = [Stream() for _ in range(len(encoder.down_blocks) + 2)]
-        for stream in self.streams:
-            stream.last = not in_pieces
+        latent = self.statistics.normalize(means)
+        stream.evaluate(latent)
+        return latent

@@ -24,7 +24,6 @@ class LatentStatistics(nn.Module):
     ignored = (r"^(?!(mean|std)$)",)
 
     def __init__(self, config: VideoVAEConfig):
-        """Until loaded: mean 0, deviation 1."""
         super().__init__()
         self.mean = mx.zeros((config.latent_channels,))
         self.std = mx.ones((config.latent_channels,))

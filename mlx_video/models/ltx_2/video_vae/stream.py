@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_video.models.ltx_2.pieces import TIME, Kept
+from mlx_video.models.ltx_2.pieces import TIME, Stream
 
 
 class Piece(NamedTuple):
@@ -21,27 +21,6 @@ class Piece(NamedTuple):
 
     frames: mx.array
     last: bool
-
-
-class Stream(Kept):
-    """What the layers of one block keep between the pieces of one clip. A new one serves a whole clip at once."""
-
-    def window(self, layer: object, x: mx.array, before: int, after: int, stride: int = 1) -> mx.array:
-        """Frames for a convolution of before + 1 + after taps in time: those kept, then x; at its ends the clip's
-        first and last frames are repeated. May hold too few frames for any output.
-        """
-        kept = self.take(layer, "window")
-        if kept is not None:
-            x = mx.concatenate([kept, x], axis=TIME)
-        elif x.shape[TIME] == 0:
-            return x
-        starts = [x[:, :1]] * before if kept is None else []
-        ends = [x[:, -1:]] * after if self.last else []
-        window = mx.concatenate([*starts, x, *ends], axis=TIME) if starts or ends else x
-        if not self.last:
-            outputs = max(0, (window.shape[TIME] - before - after - 1) // stride + 1)
-            self.keep(layer, "window", window, outputs * stride)
-        return window
 
 
 Block = Callable[[mx.array, Stream], mx.array]
@@ -54,7 +33,6 @@ class Through(Iterator[Piece]):
     """
 
     def __init__(self, block: Block, pieces: Iterable[Piece], limit: int | None):
-        """Pulls from `pieces` only as asked."""
         self._block, self._pieces, self._limit = block, iter(pieces), limit
         self._waiting: deque[Piece] = deque()
         self._stream = Stream()

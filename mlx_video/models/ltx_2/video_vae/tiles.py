@@ -10,15 +10,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice, product
 from operator import itemgetter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.models.ltx_2.video_vae.blocks import Scale
-from mlx_video.models.ltx_2.video_vae.encoder import Passage, VideoEncoder
-from mlx_video.models.ltx_2.video_vae.tiling import Part, Tiling, decode_parts, encode_parts
+from mlx_video.models.ltx_2.video_vae.stream import Stream
+from mlx_video.models.ltx_2.video_vae.tiling import TilePart, Tiling, decode_parts, encode_parts
 from mlx_video.types import UserError
+
+if TYPE_CHECKING:
+    from mlx_video.models.ltx_2.video_vae.encoder import VideoEncoder
 
 
 class Decoder(Protocol):
@@ -55,7 +58,12 @@ def _blend(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterator[mx.ar
         total = np.zeros((size[0], len(time.weights), *size[1:]), np.float32)
         total[:, : tail.shape[1]] = tail
         for row, column in product(rows, columns):
-            _add_tile(total, decoder, latent, (time, row, column), tiling.piece)
+            space, weights, at = mx.array(_plane(row, column)), mx.array(time.weights), 0
+            for pixels in decoder.pieces(latent[:, time.latents, row.latents, column.latents], tiling.piece):
+                count = pixels.shape[1]
+                pixels = pixels.astype(mx.float32) * weights[at : at + count, None, None, None] * space
+                total[:, at : at + count, row.pixels, column.pixels] += np.array(pixels)
+                at += count
         done = times[i + 1].pixels.start - time.pixels.start if i + 1 < len(times) else total.shape[1]
         tail = total[:, done:].copy()
         # Only the tail stays while the caller has the rest.
@@ -65,7 +73,7 @@ def _blend(decoder: Decoder, latent: mx.array, tiling: Tiling) -> Iterator[mx.ar
 
 
 def _side_by_side(
-    decoder: Decoder, latent: mx.array, rows: list[Part], columns: list[Part], piece: int | None
+    decoder: Decoder, latent: mx.array, rows: list[TilePart], columns: list[TilePart], piece: int | None
 ) -> Iterator[mx.array]:
     """All tiles of a picture go through time together, each in its own stream, so that time has no seams."""
     tiles = [
@@ -75,14 +83,18 @@ def _side_by_side(
     while count := tiles[0][0].ready():
         total = np.zeros((latent.shape[0], count, rows[-1].pixels.stop, columns[-1].pixels.stop, 3), np.float32)
         for tile, row, column in tiles:
-            space = row.weights[:, None, None] * column.weights[None, :, None]
-            at = 0
+            space, at = _plane(row, column), 0
             for pixels in tile.take(count):
                 total[:, at : at + pixels.shape[1], row.pixels, column.pixels] += pixels * space
                 at += pixels.shape[1]
         result = [mx.array(total)]
         del total
         yield result.pop()
+
+
+def _plane(row: TilePart, column: TilePart) -> np.ndarray:
+    """How much each place of a tile counts, (height, width, 1)."""
+    return row.weights[:, None, None] * column.weights[None, :, None]
 
 
 class _Tile:
@@ -106,20 +118,6 @@ class _Tile:
                 frames = frames[:, :count]
             count -= frames.shape[1]
             yield frames
-
-
-def _add_tile(
-    total: np.ndarray, decoder: Decoder, latent: mx.array, tile: tuple[Part, Part, Part], piece: int | None
-) -> None:
-    time, row, column = tile
-    space = mx.array(row.weights[:, None, None] * column.weights[None, :, None])
-    weights = mx.array(time.weights)
-    at = 0
-    for pixels in decoder.pieces(latent[:, time.latents, row.latents, column.latents], piece):
-        count = pixels.shape[1]
-        pixels = pixels.astype(mx.float32) * weights[at : at + count, None, None, None] * space
-        total[:, at : at + count, row.pixels, column.pixels] += np.array(pixels)
-        at += count
 
 
 # ---------------------------------------------------------------------------------------------------- encoding
@@ -172,9 +170,11 @@ def _spans(start: int, stop: int | None, step: int, piece: int | None) -> Iterat
         start, end = end, end + piece * step
 
 
-def _encode_part(encoder: VideoEncoder, pieces: Iterator[mx.array], rows: list[Part], columns: list[Part]) -> mx.array:
+def _encode_part(
+    encoder: VideoEncoder, pieces: Iterator[mx.array], rows: list[TilePart], columns: list[TilePart]
+) -> mx.array:
     tiles = list(product(rows, columns))
-    passages: list[Passage] = []
+    streams: list[Stream] = []
     encoded: list[mx.array] = []
     for pixels in pieces:
         # A clip that ends within a latent frame loses the frames of it.
@@ -182,22 +182,21 @@ def _encode_part(encoder: VideoEncoder, pieces: Iterator[mx.array], rows: list[P
         usable = first + (pixels.shape[1] - first) // encoder.scale.time * encoder.scale.time
         if usable <= 0:
             break
-        passages = passages or [Passage(encoder, in_pieces=encoder.takes_pieces) for _ in tiles]
+        streams = streams or [encoder.in_pieces() if encoder.takes_pieces else Stream() for _ in tiles]
         parts = [
-            encoder.encode(pixels[:, :usable, row.pixels, column.pixels], passage)
-            for (row, column), passage in zip(tiles, passages, strict=True)
+            encoder.encode(pixels[:, :usable, row.pixels, column.pixels], stream)
+            for (row, column), stream in zip(tiles, streams, strict=True)
         ]
         encoded.append(parts[0] if len(parts) == 1 else _joined(parts, tiles))
     return mx.concatenate(encoded, axis=1)
 
 
-def _joined(parts: list[mx.array], tiles: list[tuple[Part, Part]]) -> mx.array:
+def _joined(parts: list[mx.array], tiles: list[tuple[TilePart, TilePart]]) -> mx.array:
     row, column = tiles[-1]
     batch, frames, _, _, channels = parts[0].shape
     total = np.zeros((batch, frames, row.latents.stop, column.latents.stop, channels), np.float32)
     for part, (row, column) in zip(parts, tiles, strict=True):
-        weights = row.weights[:, None, None] * column.weights[None, :, None]
-        total[:, :, row.latents, column.latents] += np.array(part.astype(mx.float32)) * weights
+        total[:, :, row.latents, column.latents] += np.array(part.astype(mx.float32)) * _plane(row, column)
     return mx.array(total).astype(parts[0].dtype)
 
 

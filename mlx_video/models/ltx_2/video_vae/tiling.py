@@ -150,7 +150,7 @@ def _coupled(preset: Span, grid: tuple[int, int, int]) -> Tiling:
 # ---------------------------------------------------------------------------------------------------- one axis
 
 
-class Part(NamedTuple):
+class TilePart(NamedTuple):
     """One tile along one axis: where it lies in latents and in pixels, and how much each of its outputs counts.
 
     The weights of all parts of an axis add up to 1 everywhere.
@@ -161,12 +161,8 @@ class Part(NamedTuple):
     weights: np.ndarray
 
 
-class Parts(NamedTuple):
-    """The parts of each axis; a tile is one of each."""
-
-    time: list[Part]
-    rows: list[Part]
-    columns: list[Part]
+Parts = tuple[list[TilePart], list[TilePart], list[TilePart]]
+"""Of time, rows and columns; a tile is one of each."""
 
 
 class _Interval(NamedTuple):
@@ -194,17 +190,16 @@ def encode_parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale) -> Pa
 
 
 def _parts(tiling: Tiling, grid: tuple[int, int, int], scale: Scale, *, in_pixels: bool) -> Parts:
-    axes = (
-        ("frames", tiling.frames, grid[0], scale.time),
-        ("height", tiling.height, grid[1], scale.height),
-        ("width", tiling.width, grid[2], scale.width),
-    )
-    parts = []
-    for name, span, length, factor in axes:
+    def along(name: str, length: int, factor: int) -> list[TilePart]:
         time = name == "frames"
-        intervals = _split(length, _in_latents(span, factor, name), time=time)
-        parts.append(_weighed(intervals, factor, time=time, in_pixels=in_pixels))
-    return Parts(*parts)
+        intervals = _split(length, _in_latents(getattr(tiling, name), factor, name), time=time)
+        return _weighed(intervals, factor, time=time, in_pixels=in_pixels)
+
+    return (
+        along("frames", grid[0], scale.time),
+        along("height", grid[1], scale.height),
+        along("width", grid[2], scale.width),
+    )
 
 
 def _in_latents(span: Span | None, factor: int, name: str) -> Span | None:
@@ -240,7 +235,7 @@ def _split(length: int, span: Span | None, *, time: bool) -> list[_Interval]:
     return found
 
 
-def _weighed(intervals: list[_Interval], factor: int, *, time: bool, in_pixels: bool) -> list[Part]:
+def _weighed(intervals: list[_Interval], factor: int, *, time: bool, in_pixels: bool) -> list[TilePart]:
     parts = []
     for start, stop, left, right in intervals:
         # The first latent frame of a tile stands for one pixel frame; latent rows and columns all stand for `factor`.
@@ -251,7 +246,7 @@ def _weighed(intervals: list[_Interval], factor: int, *, time: bool, in_pixels: 
             weights = trapezoid(pixels.stop - pixels.start, fade_in, right * factor, from_zero=time)
         else:
             weights = trapezoid(stop - start, left, right, from_zero=time)
-        parts.append(Part(latents, pixels, weights))
+        parts.append(TilePart(latents, pixels, weights))
     places = [part.pixels if in_pixels else part.latents for part in parts]
     total = np.zeros(places[-1].stop)
     for place, part in zip(places, parts, strict=True):

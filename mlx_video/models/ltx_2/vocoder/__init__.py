@@ -37,7 +37,6 @@ class Vocoder(nn.Module):
     ignored = (r"^mel_stft\.inverse_basis$",)
 
     def __init__(self, config: VocoderConfig):
-        """Builds either form as the config says; nothing is allocated until weights are loaded."""
         super().__init__()
         self.sample_rate = config.sample_rate
         self.vocoder = Generator(config.generator)

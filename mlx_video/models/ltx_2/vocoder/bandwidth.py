@@ -12,11 +12,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_video.models.ltx_2.audio_vae.mel import MEL_FLOOR, ROLLOFF, SINC_WIDTH
 from mlx_video.models.ltx_2.config import BandwidthConfig
-
-MEL_FLOOR = 1e-5
-SINC_WIDTH, ROLLOFF = 6, 0.99
-"""Zero crossings of the resampling filter to either side, and where it cuts, as a share of the lower Nyquist rate."""
 
 
 class MelSTFT(nn.Module):

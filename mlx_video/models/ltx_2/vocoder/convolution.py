@@ -47,7 +47,6 @@ class Conv1d(nn.Conv1d):
     """A convolution that keeps the length: (B, S, C) -> (B, S, O). Its number of taps is odd."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, dilation: int = 1, bias: bool = True):
-        """`kernel` taps, `dilation` samples apart."""
         padding = reach(kernel, dilation)
         super().__init__(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias)
 

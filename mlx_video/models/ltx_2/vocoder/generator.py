@@ -55,13 +55,9 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Log-mel (B, 2, T, 64) -> waveform (B, 2, T times all rates).
-
-    Source: ltx_core vocoder.Vocoder.
-    """
+    """Log-mel (B, 2, T, 64) -> waveform (B, 2, T times all rates). Source: ltx_core vocoder.Vocoder."""
 
     def __init__(self, config: GeneratorConfig):
-        """Nothing is allocated until weights are loaded."""
         super().__init__()
         self.anti_aliased, self.final = config.anti_aliased, config.final_activation
         widths = [config.channels // 2**i for i in range(len(config.rates) + 1)]

@@ -38,7 +38,6 @@ class AntiAliasedSnake(nn.Module):
     """
 
     def __init__(self, channels: int):
-        """The filters are the checkpoint's own."""
         super().__init__()
         self.alpha = mx.zeros((channels,))
         self.beta = mx.zeros((channels,))

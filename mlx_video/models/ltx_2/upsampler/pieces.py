@@ -4,7 +4,7 @@ Two things in that network look beyond a piece. Its convolutions look one frame 
 frames until the next piece comes. Its group norms look at everything: a walk through all pieces measures the first
 norm, a second walk, with that one known, measures the next, and so on; the last walk gives the result. That takes
 about eight times as long as one pass (measured; two fifths of what decoding the result takes) and holds memory to a
-piece's. Knows nothing of the network but what its layers ask of a `Walk`.
+piece's. Knows nothing of the network but what its layers ask of a `NormWalk`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_video.models.ltx_2.pieces import TIME, Kept
+from mlx_video.models.ltx_2.pieces import TIME, Stream
 
 
 class Moments(NamedTuple):
@@ -38,7 +38,7 @@ class Moments(NamedTuple):
         return Moments(self.mean + way * share, variance, self.number + other.number)
 
 
-class Walk(Kept):
+class NormWalk(Stream):
     """What the layers keep on one way of a latent's pieces through the network. A new one serves a whole latent."""
 
     def __init__(self, known: dict[int, Moments] | None = None):
@@ -48,20 +48,9 @@ class Walk(Kept):
         self.measured: Moments | None = None
         self._known = known
 
-    def window(self, layer: object, x: mx.array) -> mx.array:
-        """Frames for a convolution of three taps: those kept, then x; one of zeros before the first and after the last.
-
-        May hold fewer than three.
-        """
-        kept = self.take(layer, "window")
-        if kept is None and x.shape[TIME] == 0:
-            return x
-        zeros = mx.zeros_like((x if kept is None else kept)[:, :1])
-        parts = [zeros if kept is None else kept, x, *([zeros] if self.last else [])]
-        window = mx.concatenate(parts, axis=TIME)
-        if not self.last:
-            self.keep(layer, "window", window, max(0, window.shape[TIME] - 2))
-        return window
+    def edge(self, frame: mx.array) -> mx.array:
+        """Zeros."""
+        return mx.zeros_like(frame)
 
     def delayed(self, layer: object, x: mx.array, count: int) -> mx.array:
         """As for any clip, but beyond a norm that this walk measures nothing comes out, and nothing is kept."""
@@ -90,7 +79,7 @@ class Walk(Kept):
 
 
 def in_pieces(
-    network: Callable[[mx.array, Walk], mx.array],
+    network: Callable[[mx.array, NormWalk], mx.array],
     latent: mx.array,
     size: int,
     report: Callable[[int], None] = lambda walks: None,
@@ -102,7 +91,7 @@ def in_pieces(
     frames = latent.shape[TIME]
     known: dict[int, Moments] = {}
     while True:
-        walk, results = Walk(known), []
+        walk, results = NormWalk(known), []
         for start in range(0, frames, size):
             walk.last = start + size >= frames
             result = network(latent[:, start : start + size], walk)

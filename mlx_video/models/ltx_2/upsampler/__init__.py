@@ -8,6 +8,7 @@ x1.5 and time x2 differ by their config alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -15,10 +16,12 @@ import mlx.nn as nn
 
 from mlx_video.models.layers import silu
 from mlx_video.models.ltx_2.config import UPSAMPLER_GROUPS, UpsamplerConfig
-from mlx_video.models.ltx_2.upsampler_pieces import Walk, in_pieces
-from mlx_video.models.ltx_2.video_vae.convolution import TAPS, convolve
+from mlx_video.models.ltx_2.upsampler.pieces import NormWalk, in_pieces
+from mlx_video.models.ltx_2.video_vae.convolution import Convolution
 from mlx_video.models.ltx_2.video_vae.patches import depth_to_space
 
+_convolution = partial(Convolution, padding="zeros", causal=False)
+"""3x3x3, keeping the size: one frame before and one after, zeros beyond all edges (`NormWalk`)."""
 BLUR_SIZE = 5
 """Taps a side of the rational resampler's binomial low-pass."""
 WHOLE_BYTES = 128 << 20
@@ -32,29 +35,28 @@ class Upsampler(nn.Module):
     prefixes = {"": ""}
 
     def __init__(self, config: UpsamplerConfig):
-        """Builds the network that `config` describes; its weights come from an upsampler file."""
         super().__init__()
         channels = config.mid_channels
         self.config = config
-        self.initial_conv = Convolution(config.in_channels, channels)
+        self.initial_conv = _convolution(config.in_channels, channels)
         self.initial_norm = GroupNorm(channels)
         self.res_blocks = [ResidualBlock(channels) for _ in range(config.blocks)]
         self.upsampler: Any
         if config.rational:
             self.upsampler = RationalResampler(channels, *config.ratio)
         elif config.temporal:
-            self.upsampler = [Convolution(channels, (8 if config.spatial else 2) * channels)]
+            self.upsampler = [_convolution(channels, (8 if config.spatial else 2) * channels)]
         else:
             self.upsampler = [nn.Conv2d(channels, 4 * channels, 3, padding=1)]
         self.post_upsample_res_blocks = [ResidualBlock(channels) for _ in range(config.blocks)]
-        self.final_conv = Convolution(channels, config.in_channels)
+        self.final_conv = _convolution(channels, config.in_channels)
 
-    def __call__(self, latent: mx.array, walk: Walk | None = None) -> mx.array:
+    def __call__(self, latent: mx.array, walk: NormWalk | None = None) -> mx.array:
         """Latent (B, F, H, W, C) -> (B, F', H', W', C) with the sizes of `config.grid(F, H, W)`.
 
         `walk`: where the latent is a piece of a longer one; the result may then be of other frames, or of none.
         """
-        walk = walk or Walk()
+        walk = walk or NormWalk()
         x = silu(self.initial_norm(self.initial_conv(latent, walk), walk))
         blocks: list[Any] = [*self.res_blocks, self._resample, *self.post_upsample_res_blocks]
         for block in blocks:
@@ -90,7 +92,7 @@ class Upsampler(nn.Module):
         frames, rows, columns = self.config.grid(2, rows, columns)
         return max(1, WHOLE_BYTES * 2 // (4 * self.config.mid_channels * frames * rows * columns))
 
-    def _resample(self, x: mx.array, walk: Walk) -> mx.array:
+    def _resample(self, x: mx.array, walk: NormWalk) -> mx.array:
         if self.config.temporal:
             # The first latent frame stands for one pixel frame, so it gives one frame and not two.
             side = 2 if self.config.spatial else 1
@@ -102,29 +104,6 @@ class Upsampler(nn.Module):
         images = x.flatten(0, 1)
         images = self.upsampler(images) if self.config.rational else _spread(self.upsampler[0](images), 2)
         return images.reshape(*x.shape[:2], *images.shape[1:])
-
-
-class Convolution(nn.Conv3d):
-    """A 3x3x3 convolution over (B, F, H, W, C) that keeps the size, with zeros beyond the edges.
-
-    Time is padded by hand: with no temporal padding of its own a convolution of one clip runs on Metal as a few
-    two-dimensional ones, which have the fast kernels.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int):
-        """Between channel counts; weight (O, 3, 3, 3, I)."""
-        super().__init__(in_channels, out_channels, TAPS, padding=(0, 1, 1))
-
-    def __call__(self, x: mx.array, walk: Walk) -> mx.array:
-        """(B, F, H, W, I) -> (B, F', H, W, O); F' is F but on the way of a piece, where it may be 0."""
-        window = walk.window(self, x)
-        if window.shape[1] < TAPS:
-            return mx.zeros((x.shape[0], 0, *x.shape[2:4], self.weight.shape[0]), x.dtype)
-        # One clip at a time: with more, Metal has no fast path.
-        clips = [convolve(window[i : i + 1], self.weight, self.bias, 1) for i in range(len(window))]
-        result = clips[0] if len(clips) == 1 else mx.concatenate(clips)
-        walk.worked(2.0 * TAPS**3 * window.shape[-1] * result.size, result)
-        return result
 
 
 class GroupNorm(nn.Module):
@@ -139,7 +118,7 @@ class GroupNorm(nn.Module):
         self.weight, self.bias = mx.ones((channels,)), mx.zeros((channels,))
         self.groups, self.eps = groups, eps
 
-    def __call__(self, x: mx.array, walk: Walk) -> mx.array:
+    def __call__(self, x: mx.array, walk: NormWalk) -> mx.array:
         """(B, F, ..., C) -> the same shape and dtype; no frames where `walk` measures this norm."""
         flat = x.flatten(1, -2).astype(mx.float32)
         moments = walk.moments(self, flat)
@@ -161,12 +140,11 @@ class ResidualBlock(nn.Module):
     """Convolution, norm, SiLU, convolution, norm; SiLU after the residual sum (reference: `ResBlock`)."""
 
     def __init__(self, channels: int):
-        """Keeps `channels` and size."""
         super().__init__()
-        self.conv1, self.norm1 = Convolution(channels, channels), GroupNorm(channels)
-        self.conv2, self.norm2 = Convolution(channels, channels), GroupNorm(channels)
+        self.conv1, self.norm1 = _convolution(channels, channels), GroupNorm(channels)
+        self.conv2, self.norm2 = _convolution(channels, channels), GroupNorm(channels)
 
-    def __call__(self, x: mx.array, walk: Walk) -> mx.array:
+    def __call__(self, x: mx.array, walk: NormWalk) -> mx.array:
         """(B, F, H, W, C) -> the same shape; on the way of a piece perhaps of earlier frames, or of fewer."""
         change = silu(self.norm1(self.conv1(x, walk), walk))
         change = self.norm2(self.conv2(change, walk), walk)
@@ -181,7 +159,6 @@ class RationalResampler(nn.Module):
     """
 
     def __init__(self, channels: int, up: int, down: int):
-        """The scale is up / down."""
         super().__init__()
         self.conv = nn.Conv2d(channels, up * up * channels, 3, padding=1)
         self.blur_down = BlurDown(down)
