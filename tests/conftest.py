@@ -52,6 +52,17 @@ def inputs(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
+@pytest.fixture(scope="session")
+def _texts(tmp_path_factory):
+    return tmp_path_factory.mktemp("texts")
+
+
+@pytest.fixture
+def texts_are_kept(_texts, monkeypatch):
+    """A prompt is encoded once a session and then kept, as users have it: for tests of something else than texts."""
+    monkeypatch.setenv("MLX_VIDEO_CACHE", str(_texts))
+
+
 @pytest.fixture
 def command(capfd):
     """command(main, "--flag", value, ...) runs a command in this process: (exit status, what it said)."""

@@ -96,7 +96,7 @@ def kept(tmp_path_factory, small_folder, repos, inputs):
 
 
 @pytest.fixture
-def world(monkeypatch, tmp_path, kept, repos):
+def world(monkeypatch, tmp_path, kept, repos, texts_are_kept):
     """Within it the working folder has those files, and the hub has the models under their names."""
     for item in kept.iterdir():
         if item.is_dir():

@@ -1,7 +1,6 @@
 """What is asked and what is made: sizes that are cut back, fewer steps, checkpoints without sound, placeholders."""
 
 import wave
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -240,9 +239,9 @@ def test_enhancement_is_reported_token_by_token(folder, monkeypatch):
             on_token()
         return f"{given[-1]}, at dusk"
 
-    monkeypatch.setattr(import_module("mlx_video.models.ltx_2.text_encoder.enhance"), "enhance", write)
     told, said = [], []
     source = TextSource.open(DEFAULT, folder / "gemma")
+    monkeypatch.setattr(source.text, "enhance", write)
     found = enhanced(settings(folder, enhance_prompt=True, max_tokens=9), source, Watch(told.append, say=said.append))
     assert found.request.prompt == "a red ball, at dusk"
     assert [progress[:3] for progress in told] == [("enhance", n, 9) for n in range(4)] + [("enhance", 3, 3)]

@@ -71,6 +71,7 @@ def test_as_a_program(small_folder, tmp_path, generation, module, pipeline):
     assert film.metadata["pipeline"] == pipeline
 
 
+@pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize(
     ("more", "size", "frames", "fps"),
     [

@@ -84,6 +84,7 @@ def test_noise_that_is_given_is_used_and_checked(folder):
 # ------------------------------------------------------------------------------------------------ guidance
 
 
+@pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize(
     ("options", "passes", "stages"),
     [
@@ -119,6 +120,7 @@ def test_batched_guidance_gives_the_same_numbers(small_folder, generation):
     assert all(error(batched[modality], one_by_one[modality]) < 1e-5 for modality in batched)
 
 
+@pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize(
     "option",
     [
