@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_video import LTXPipeline, platform
+from tests.support import readback
 
 SMALL = {"prompt": "a red ball", "height": 64, "width": 64, "num_frames": 9}
 
@@ -60,7 +61,8 @@ def test_two_threads_at_once_wait_for_each_other(small_folder, expected, tmp_pat
     for clip in clips:
         check(clip, expected)
     assert max(most) == 1
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    # Not byte by byte: x264 reads memory that it has not written, and gives one of several files for noise this small.
+    assert readback.read(tmp_path / "a.mp4") == readback.read(tmp_path / "b.mp4")
 
 
 def test_asyncio(small_folder, expected):
