@@ -218,7 +218,7 @@ def _guidance(
         "stg_scale": _first(request.stg_scale, defaults["stg_scale"]),
         "stg_blocks": tuple(blocks),
         "modality_scale": _first(request.modality_scale, defaults["modality_scale"]),
-        "skip_step": request.skip_step or 0,
+        "skip_step": _first(request.skip_step, defaults["skip_step"]),
         "apg_eta": APG_ETA if _first(request.apg, defaults["apg"]) else 1.0,
     }
     scales = {

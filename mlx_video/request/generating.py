@@ -122,7 +122,7 @@ class Request:
     )
     apg: bool | None = _guided("", "adaptive projected guidance in place of plain CFG (default: no)")
     skip_step: int | None = _guided(
-        "N", "steps in a row that repeat the last prediction, after each that is computed: faster, coarser (default 0)",
+        "N", "steps in a row that repeat the last prediction, after each that is computed: faster, coarser ({recipes})",
         limits=(0, 20),
     )  # fmt: skip
     guidance_batch: bool | None = _guided(

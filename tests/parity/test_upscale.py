@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_video import LTXPipeline
+from mlx_video.media.video import read_video
 from mlx_video.models.ltx_2 import upsampler
 from tests.parity.reference import torch
 from tests.support import films, small
@@ -46,9 +47,9 @@ def test_a_video_is_the_reference_s(upscale_folder, tmp_path, monkeypatch, gener
     film = films.write(tmp_path / "film.mp4", 17, 64, 96, Fraction(24))
     with LTXPipeline.from_pretrained(folder, dtype="float32") as pipe:
         ours = pipe.upscale(film, tiling="none", **CASES[kind])
-        latent, shown = reference(folder, generation, kind, np.stack(list(ours.source.frames())))
+        latent, shown = reference(folder, generation, kind, np.stack(list(read_video(film).frames())))
         assert error(ours.latents["video"], latent) < LIMIT
-        assert levels_apart(np.stack(list(ours)), shown[:, : ours.height, : ours.width]) <= 1e-3
+        assert levels_apart(np.stack(list(ours)), shown[:, : ours.shape.height, : ours.shape.width]) <= 1e-3
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -57,7 +58,7 @@ def test_a_padded_video_is_the_reference_s_of_the_padded_one(upscale_folder, tmp
     film = films.write(tmp_path / "film.mp4", 10, 50, 70, Fraction(24))
     with LTXPipeline.from_pretrained(folder, dtype="float32") as pipe:
         ours = pipe.upscale(film, tiling="none")
-        frames = np.pad(np.stack(list(ours.source.frames())), ((0, 7), (0, 14), (0, 26), (0, 0)), mode="edge")
+        frames = np.pad(np.stack(list(read_video(film).frames())), ((0, 7), (0, 14), (0, 26), (0, 0)), mode="edge")
         latent, shown = reference(folder, generation, "spatial x2", frames)
         assert error(ours.latents["video"], latent) < LIMIT
         assert levels_apart(np.stack(list(ours)), shown[:10, :100, :140]) <= 1e-3

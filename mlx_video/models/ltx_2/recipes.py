@@ -22,6 +22,7 @@ _GUIDED: Mapping[str, Any] = {
     "stg_scale": 1.0,
     "modality_scale": 3.0,
     "apg": False,
+    "skip_step": 0,
     "guidance_batch": False,
 }
 
