@@ -109,7 +109,7 @@ def kind_of(action: argparse.Action) -> str:
     metavar = " ".join(action.metavar) if isinstance(action.metavar, tuple) else action.metavar or ""
     if "FILE" in metavar or "FOLDER" in metavar or "REPO" in metavar:
         return "output" if action.dest.startswith("output") else "input"
-    return "number" if action.type is not None else "text"
+    return "text" if metavar in ("TEXT", "PROMPT") else "number"
 
 
 @cache
