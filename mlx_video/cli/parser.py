@@ -228,7 +228,7 @@ def _made(row: Option, words: Sequence[str]) -> Any:
         raise UserError(f"{said} has {len(words)} values; it takes at most {takes}.")
     try:
         readers = [path if name == "path" else reader_of(hint) for name, hint in hints.items()]
-        return kind(*(read(word) for read, word in zip(readers, words, strict=False)))
+        return kind(*(read(word) for read, word in zip(readers[: len(words)], words, strict=True)))
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{said}: {error}; it takes {takes}.") from None
 

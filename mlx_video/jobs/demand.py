@@ -222,7 +222,10 @@ def _stage(networks: Networks, number: int, stage: Stage, settings: Settings, wa
     if "audio" in settings.modalities:
         tokens["audio"] = AudioShape.of(shape).frames
     passes = list(guidance.plan(settings.guidance if stage.guided else {}, settings.modalities).values())
-    calls = SAMPLERS[stage.sampler].count(settings.sigmas(stage, shape.tokens))
+    sampler, guided = SAMPLERS[stage.sampler], settings.guidance.values() if stage.guided else ()
+    calls = sampler.count(settings.sigmas(stage, shape.tokens))
+    if sampler.evaluations == 1:  # midpoints are never skipped
+        calls = -(-calls // (1 + min((one.skip_step for one in guided), default=0)))
     name, distilled = Phase.STAGE.numbered(number), settings.lora_strengths[number - 1] != 0
     return networks.denoise(name, tokens, passes, calls, ways, batched=settings.batched, distilled=distilled)
 

@@ -28,6 +28,7 @@ from mlx_video.media import image as image_files
 from mlx_video.media import video as video_files
 from mlx_video.media.files import check_apart, check_input, check_new_folder, check_room, replacing
 from mlx_video.reading import path_of, read_json
+from mlx_video.request import kinds
 from mlx_video.request.generating import MAX_FPS
 from mlx_video.request.spelling import in_keywords
 from mlx_video.types import (
@@ -106,6 +107,9 @@ class Look:
 
     def check(self, latents: Tree) -> None:
         """Raises ValueError where this cannot be shown of `latents`."""
+        for name, hint in kinds.hints_of(Look).items():
+            if not kinds.fits(getattr(self, name), hint):
+                raise ValueError(f"{name} {getattr(self, name)!r}")
         frames, rows, columns = latents["video"].shape[2:]
         have = ((frames - 1) * TIME_SCALE + 1, rows * SPACE_SCALE, columns * SPACE_SCALE)
         most = (self.shape.frames, self.top + self.shape.height, self.left + self.shape.width)

@@ -112,10 +112,10 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
     modalities: tuple[Modality, ...] = ("video", "audio") if request.audio else ("video",)
     defaults = {**checkpoint.generation.defaults, **recipe.defaults}
     guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
-    asked = (request.lora_strength_stage_1, request.lora_strength_stage_2)
+    asked = {1: request.lora_strength_stage_1, 2: request.lora_strength_stage_2}
     strengths = tuple(
-        _first(given, stage.loras["distilled"]) if "distilled" in stage.loras else 0.0
-        for stage, given in zip(recipe.stages, (*asked, *[None] * len(recipe.stages)), strict=False)
+        _first(asked.get(number), stage.loras["distilled"]) if "distilled" in stage.loras else 0.0
+        for number, stage in enumerate(recipe.stages, 1)
     )
     if recipe.variant == "distilled" and checkpoint.distilled_by_lora:
         strengths = (1.0,) * len(recipe.stages)

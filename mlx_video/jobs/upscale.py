@@ -158,7 +158,7 @@ class Upscale:
         messages = [demo.ENLARGES, demo.advice(asked.prompt)] if runner.where == demo.NAME else []
         if asked.refine:
             request = _request(grid, asked, source)
-            self._refining = Run.open(request, _recipe(checkpoint.variant, asked.steps), runner, loader, take)
+            self._refining = Run.open(request, _recipe(checkpoint, asked.steps), runner, loader, take)
             messages += self._refining.messages
         return tuple(filter(None, messages))
 
@@ -200,9 +200,9 @@ class Upscale:
         return {f"--input {self.asked.input}": str(self.source.path)}
 
 
-def _recipe(variant: str | None, steps: int | None) -> Recipe:
-    """How a checkpoint of a variant refines, in the last `steps` steps of its schedule."""
-    recipe = DEFAULT.refining[variant or "distilled"]
+def _recipe(checkpoint: Checkpoint, steps: int | None) -> Recipe:
+    """How a checkpoint refines, in the last `steps` steps of its schedule."""
+    recipe = checkpoint.family.refining[checkpoint.variant or "distilled"]
     if steps is None:
         return recipe
     return replace(recipe, stages=tuple(replace(stage, start=REFINE[-steps - 1]) for stage in recipe.stages))

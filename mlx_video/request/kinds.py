@@ -93,11 +93,11 @@ def _several(given: Any, kind: Any) -> list[Any]:
 
 def _made(given: Any, kind: Any) -> Any:
     values = (given,) if isinstance(given, (str, Path)) else given
-    hints = hints_of(kind).values()
+    hints = list(hints_of(kind).values())
     paths = isinstance(values, (tuple, list)) and values and isinstance(values[0], (str, Path))
     if not paths or len(values) > len(hints):
         return given
-    return kind(*(plain(value, hint) for value, hint in zip(values, hints, strict=False)))
+    return kind(*(plain(value, hint) for value, hint in zip(values, hints[: len(values)], strict=True)))
 
 
 def known(call: str, given: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -125,3 +125,18 @@ def test_each_stage_hands_out_what_could_be_stored(folder, tmp_path):
         assert np.stack(list(half)).shape == (9, 32, 32, 3)
     assert [one.latents["video"].shape for one in runs] == [(1, 128, 2, 1, 1), (1, 128, 2, 2, 2)]
     assert clip is runs[-1]
+
+
+def test_a_kept_film_whose_source_is_gone_or_no_path_says_so(upscale_folder, tmp_path):
+    film = films.write(tmp_path / "film.mp4", 2, 32, 32, films.Fraction(24))
+    with LTXPipeline.from_pretrained(upscale_folder("2"), dtype="float32") as pipe:
+        pipe.upscale(film).store(tmp_path / "kept")
+        film.unlink()
+        with pytest.raises(UserError, match=r"film\.mp4"):
+            pipe.open(tmp_path / "kept").save(tmp_path / "out.mp4")
+        settings = tmp_path / "kept" / "settings.json"
+        said = json.loads(settings.read_text())
+        for key, value in (("source", 5), ("still", "no"), ("stream", 1), ("top", "0"), ("sound", "loud")):
+            settings.write_text(json.dumps(said | {"look": said["look"] | {key: value}}))
+            with pytest.raises(UserError, match="damaged clip"):
+                pipe.open(tmp_path / "kept")

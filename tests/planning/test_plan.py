@@ -112,6 +112,14 @@ def test_quantizing_keeps_it_in_memory_where_the_plan_says_so(real) -> None:
         assert not any("Faster" in text for text in plan(real["2.3"]).choices)
 
 
+def test_steps_that_are_skipped_are_not_counted(real) -> None:
+    every, third = (plan(real["2.3"], pipeline="dev", steps=9, skip_step=n).phases for n in (0, 2))
+    work = [next(phase.flops for phase in phases if phase.name == "stage 1") for phases in (every, third)]
+    assert work[0] == 3 * work[1]
+    hq = [plan(real["2.3"], pipeline="dev-two-stage-hq", skip_step=n).seconds for n in (0, 2)]
+    assert hq[0] == hq[1]  # what is asked for at midpoints is always computed
+
+
 def test_a_transformer_steps_aside_where_the_upsampler_does_not_fit_beside_it(real) -> None:
     with macs.mac(32):
         made = plan(real["2.3"], quantize=8)
