@@ -192,7 +192,7 @@ def test_a_converted_folder_may_be_moved_and_its_source_removed(small_folder, tm
     shutil.rmtree(source)
     (tmp_path / "made").rename(tmp_path / "moved")
     moved = open_checkpoint(tmp_path / "moved", "distilled")
-    assert locate.text_encoder(None, moved).folder == tmp_path / "moved" / "text_encoder"
+    assert locate.text_encoder(None, moved).path == tmp_path / "moved" / "text_encoder"
     for component in moved.parts:
         Loader(moved).check(component)
     assert str(tmp_path) not in (tmp_path / "moved" / "mlx_video.json").read_text()
@@ -227,7 +227,7 @@ def test_the_demo_converts_to_a_folder_that_works_anywhere(tmp_path):
     convert(open_checkpoint(demo.folder(), "distilled"), tmp_path / "d")
     assert noted(tmp_path / "d") == "demo"
     found = open_checkpoint(tmp_path / "d", "distilled")
-    assert locate.text_encoder(None, found).folder == demo.folder() / "gemma"
+    assert locate.text_encoder(None, found).path == demo.folder() / "gemma"
 
 
 # ---------------------------------------------------------------------------------------------------- on the hub
