@@ -33,7 +33,7 @@ class TextSource(NamedTuple):
     config: Any
     """As that module reads it: `width`, `layers`, `quantization`, `gemma_version`, ..."""
     tensors: Tensors
-    """Of a folder all, of a file those of the network."""
+    """All that are no files: the network's, towers for pictures and sounds, a checkpoint's own projections."""
     within: Tensors | None = None
     """Of a file: the tensors that are files, by those files' names."""
 
@@ -51,9 +51,7 @@ class TextSource(NamedTuple):
     def _of_file(cls, text: Any, file: Path) -> TextSource:
         everything = Tensors([file])
         config = text.read_embedded(file, everything.metadata, everything.entries)
-        kind = text.network_class(config)
-        # Towers for pictures and a checkpoint's projections may lie in it, too.
-        tensors = everything.renamed(lambda name: None if names.module_path(kind, name) is None else name)
+        tensors = everything.renamed(lambda name: None if name in text.WITHIN else name)
         tensors.check_floats(tensors.entries, float8=False)
         within = everything.renamed(text.WITHIN.get)
         for name, entry in within.entries.items():

@@ -110,7 +110,8 @@ class Convert:
         self._checkpoint = open_checkpoint(place, self._variant)
         encoder = runner.text_encoder or locate.own_text_encoder(runner.where)
         if self._wishes.text_quantization is not None:
-            encoder = str(locate.text_encoder(encoder, self._checkpoint, outlines.take).path)
+            self._checkpoint, source = locate.text_encoder(encoder, self._checkpoint, outlines.take)
+            encoder = str(source.path)
         self._place, self._encoder = place, encoder
         return ()
 
@@ -256,7 +257,10 @@ def _text_encoder(source: TextSource, how: Quantization, dtype: mx.Dtype | None)
     found = quantize.chosen(source.text.layers_of(network), how)
     paths = {f"model.layers.{i}.{path}" for i, some in enumerate(found) for path in some}
     layers = {name.removesuffix(".weight") for name, path in pairs.items() if path.removesuffix(".weight") in paths}
-    pending = _pending(quantize.pack(tensors.load(), layers, how), dtype)
+    arrays = tensors.load()
+    if source.within is not None:
+        arrays = {name: arrays[name] for name in pairs}
+    pending = _pending(quantize.pack(arrays, layers, how), dtype)
     values = source.settings | {"quantization": {"group_size": how.group_size, "bits": how.bits}}
     written = {**source.texts_within(), "config.json": json.dumps(values, indent=1)}
     left_out = (*written, "model.safetensors.index.json")

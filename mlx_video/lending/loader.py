@@ -226,7 +226,7 @@ def _load(component: str, where: str, dtype: mx.Dtype) -> Any:
     if component == "text_encoder":
         if TextSource.lies_at(DEFAULT, path):
             return read_text_encoder(TextSource.open(DEFAULT, path), dtype)
-        return read_text_encoder(locate.text_encoder(None, open_checkpoint(path, "distilled")), dtype)
+        return read_text_encoder(locate.text_encoder(None, open_checkpoint(path, "distilled"))[1], dtype)
     if component == "upsampler":
         if path.is_file():
             return read_upsampler(upsampler_part(path), dtype)

@@ -311,7 +311,7 @@ def test_what_it_knows_of_itself(file, tmp_path):
     assert (source.gemma_version, older.gemma_version) == (small.VERSION, None)
     assert (source.within is not None, older.within) == (True, None)
     assert [*source.files.values()] == [file]
-    assert all(name.startswith("model.") for name in source.tensors.entries)
+    assert source.tensors.entries.keys() == small.tensors().keys()
     assert json.loads(source.read("config.json")) == small.config() == source.settings
     assert source.texts_within() == small.tokenizer_files()
     assert source.read("nothing.json") is None
@@ -434,3 +434,10 @@ def test_each_generation_takes_its_own(file, tmp_path):
     text.check_fits(newer, settings, features=32 * 7)
     with pytest.raises(UserError, match=r"is a Gemma 3, which this checkpoint is not for.*with-proj-ltx-2\.5"):
         text.check_fits(older, settings, features=32 * 6)
+    named = {"gemma_source_checkpoint": {"gemma_version": small.VERSION}, "transformer": gemma3.CHECKPOINTS["2.3"]}
+    text.check_fits(newer, named, features=32 * 7)
+    with pytest.raises(UserError, match="is a Gemma 3, which"):
+        text.check_fits(older, named, features=32 * 6)
+    named["gemma_source_checkpoint"]["gemma_version"] = "gemma4-12b-ltx-v2"
+    with pytest.raises(UserError, match="gemma4-12b-ltx-v1, but the checkpoint was trained with 'gemma4-12b-ltx-v2'"):
+        text.check_fits(newer, named, features=32 * 7)

@@ -1,4 +1,5 @@
-"""Prompts to Gemma 4's hidden states against recorded numbers of the torch reference, on its small LTX-2.5 pack."""
+"""Compares an official LTX-2.5 pack's way from prompts to contexts with recorded numbers of the torch reference. Not
+collected by pytest."""
 
 from __future__ import annotations
 
@@ -9,24 +10,22 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoints.text_source import TextSource
-from mlx_video.lending.loader import read_text_encoder
+from mlx_video.lending.loader import load, read_text_encoder
 from mlx_video.models.families import DEFAULT
 
 LIMIT = 5e-5
 
 
 def compare25_text(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """Case -> (largest difference / largest value of each state, limit); for token ids the share that differs, which
-    must be 0. Through the path of a run, whole and layer by layer.
+    """Case -> (largest difference / largest value, of each hidden state by itself; limit). For token ids the share that
+    differs, which must be 0. Through the path of a run, whole and layer by layer.
     """
     (file,) = sorted((folder / "text_encoders").glob("gemma4-*.safetensors"))
     source = TextSource.open(DEFAULT, file)
     encoders = {way: read_text_encoder(source, mx.float32, way == "streamed") for way in ("whole", "streamed")}
-    prompts = {
-        key.split("/")[1]: str(value)
-        for key, value in reference.items()
-        if key.startswith("text/") and key.endswith("/prompt")
-    }
+    connectors = load("connectors", folder)
+    found = [key.split("/")[1] for key in reference if key.startswith("text/") and key.endswith("/prompt")]
+    prompts = {case: str(reference[f"text/{case}/prompt"]) for case in found}
     result = {}
     for case, prompt in prompts.items():
         ids = encoders["whole"].tokenizer.encode(prompt)
@@ -36,12 +35,18 @@ def compare25_text(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[st
     cases = [case for case in prompts if f"text/{case}/hidden_states" in reference]
     for way, encoder in encoders.items():
         for case, hidden in zip(cases, encoder.encode([prompts[case] for case in cases]), strict=True):
-            found = np.array(hidden.transpose(2, 0, 1), np.float64)
-            states = reference[f"text/{case}/hidden_states"]
-            assert found.shape == states.shape, (found.shape, states.shape)
-            for i, (ours, state) in enumerate(zip(found, states, strict=True)):
-                result[f"text/{case}/hidden_states/{i} {way}"] = (
-                    float(np.abs(ours - state).max() / np.abs(state).max()),
-                    LIMIT,
-                )
+            start = f"text/{case}/"
+            for i, state in enumerate(reference[f"{start}hidden_states"]):
+                result[f"{start}hidden_states/{i} {way}"] = (_error(hidden[..., i], state), LIMIT)
+            video, audio = connectors.projection(hidden, mx.float32)
+            context = connectors(hidden)
+            ours = {"video_features": video[None], "audio_features": audio[None]}
+            ours |= {"video_embeddings": context.video, "audio_embeddings": context.audio}
+            result |= {f"{start}{name} {way}": (_error(x, reference[start + name]), LIMIT) for name, x in ours.items()}
     return result
+
+
+def _error(ours: mx.array, wanted: np.ndarray) -> float:
+    found = np.array(ours, np.float64)
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())

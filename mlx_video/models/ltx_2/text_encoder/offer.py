@@ -22,11 +22,14 @@ from mlx_video.models.section import Section
 from mlx_video.reading import parse_json, read_json, shown
 from mlx_video.types import UserError
 
-__all__ = ["CONFIG_KEY", "CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "WITHIN", "check_fits", "context_widths",
-           "encoder", "enhance", "layers_of", "network", "network_class", "read_config", "read_embedded"]  # fmt: skip
+__all__ = ["CONFIG_KEY", "CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "WITHIN", "advice", "check_fits",
+           "context_widths", "encoder", "enhance", "layers_of", "network", "network_class",
+           "read_config", "read_embedded"]  # fmt: skip
 
 CONFIG_KEY = "gemma_config"
 """The metadata of a text encoder in a single file holds its config.json under this name."""
+SOURCE_KEY = "gemma_source_checkpoint"
+"""A checkpoint made for one text encoder alone says under this key which: its `gemma_version`."""
 _FILES = ("tokenizer_config.json", "processor_config.json", "generation_config.json", "chat_template.jinja")
 WITHIN = {"tokenizer_json": "tokenizer.json", **{f"hf_asset__{name}": name for name in _FILES}}
 """Of a single file: tensor -> the file that its bytes are.
@@ -105,14 +108,31 @@ def _embedded(file: Path, read: Callable[[str], bytes | None], whose: str) -> Wr
     return Written(str(file), rules, values, whose)
 
 
+def advice(generation: str) -> str:
+    """Where a text encoder is to be had for a checkpoint of a generation, for messages."""
+    if generation in ("2", "2.3"):
+        return "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it)."
+    return (
+        "put gemma4-12b-with-proj-ltx-2.5-bf16.safetensors there, or name it with --text-encoder-repo "
+        "(Lightricks/LTX-2.5)."
+    )
+
+
 def check_fits(config: Config, settings: Mapping[str, Any], features: int) -> None:
     """Raises UserError where a checkpoint's connectors, with so many features, were made for another text encoder."""
+    s = Section(settings, "config")
+    wanted = s.part(SOURCE_KEY, optional=True).values.get("gemma_version")
     # Both models are equally wide and deep at 12B, so no size tells them apart.
-    newer = Section(settings, "config").part("transformer", optional=True).flag("ff_bias", True) is False
+    newer = wanted is not None or s.part("transformer", optional=True).flag("ff_bias", True) is False
     if newer != isinstance(config, Gemma4Config):
         expected = gemma4_config.EXPECTED if newer else gemma_config.EXPECTED
         raise UserError(
             f"The text encoder is a Gemma {3 if newer else 4}, which this checkpoint is not for. {expected}."
+        )
+    if wanted is not None and wanted != config.gemma_version:
+        raise UserError(
+            f"The text encoder is {config.gemma_version}, but the checkpoint was trained with {shown(wanted)}. "
+            f"{gemma4_config.EXPECTED}."
         )
     TextConfig.read(settings, features=features).check_encoder(config.width, config.layers)
 
