@@ -76,6 +76,7 @@ class AppendKeyframe(NamedTuple):
             clean=mx.concatenate([state.clean, tokens.astype(mx.float32)], axis=1),
             mask=mx.concatenate([state.mask, free], axis=1),
             positions=mx.concatenate([state.positions, where], axis=2),
+            keyframes=_marks(state, tokens.shape[1], 0.0),
         )
 
 
@@ -101,7 +102,7 @@ def initial_state(shape: VideoShape | AudioShape, latent: mx.array | None = None
         raise ValueError(f"An initial latent {latent.shape} for a run of {latent_shape(shape, batch)}")
     tokens = patchify(latent).astype(mx.float32)
     mask = mx.ones((*tokens.shape[:2], 1), mx.float32)
-    return State(tokens, tokens, mask, positions(shape, batch))
+    return State(tokens, tokens, mask, positions(shape, batch), _first_frame(shape))
 
 
 def noised(state: State, noise: mx.array, scale: float = 1.0) -> State:
@@ -131,6 +132,21 @@ def start(
     for condition in conditions:
         state = condition.apply(state, shape)
     return noised(state, draw_tokens(noise, name, shape, state.latent.shape[1]), scale)
+
+
+def _first_frame(shape: VideoShape | AudioShape) -> mx.array | None:
+    """The marks of a clip's keyframes, where nothing is appended: its first latent frame stands for a single one."""
+    if not isinstance(shape, VideoShape):
+        return None
+    frames, rows, columns = shape.grid
+    return mx.repeat(mx.array([[1.0] + [0.0] * (frames - 1)]), rows * columns, axis=1)[..., None]
+
+
+def _marks(state: State, tokens: int, mark: float) -> mx.array | None:
+    """The marks of a state with so many tokens more."""
+    if state.keyframes is None:
+        return None
+    return mx.concatenate([state.keyframes, mx.full((1, tokens, 1), mark)], axis=1)
 
 
 def _write(array: mx.array, rows: mx.array, start: int, stop: int) -> mx.array:

@@ -111,7 +111,8 @@ class Convert:
         self._checkpoint = open_checkpoint(place, self._variant)
         encoder = runner.text_encoder or locate.own_text_encoder(runner.where)
         if self._wishes.text_quantization is not None:
-            encoder = str(locate.text_encoder(encoder, self._checkpoint, outlines.take).folder)
+            self._checkpoint, source = locate.text_encoder(encoder, self._checkpoint, outlines.take)
+            encoder = str(source.folder)
         self._place, self._encoder = place, encoder
         return ()
 

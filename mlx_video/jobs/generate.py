@@ -59,7 +59,9 @@ class Run:
         recipe = checkpoint.generation.recipes.get(recipe.name, recipe)
         settings = resolve(loras.request, recipe, checkpoint)
         embedded = request.embedding is not None
-        encoder = None if embedded else locate.text_encoder(runner.text_encoder, checkpoint, take)
+        encoder = None
+        if not embedded:
+            loader.checkpoint, encoder = locate.text_encoder(runner.text_encoder, checkpoint, take)
         for component in settings.components:
             loader.check(component, **settings.build_options(component))
         for kind in recipe.upsamplers:

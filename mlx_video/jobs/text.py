@@ -103,7 +103,7 @@ class Encode:
         """Raises UserError where the text encoder does not go with the checkpoint, or the file is one of theirs."""
         recipe = next(recipe for recipe in RECIPES.values() if recipe.variant == self._variant)
         checkpoint = runner.checkpoint(recipe, take=outlines.take)
-        self._source = locate.text_encoder(runner.text_encoder, checkpoint, outlines.take)
+        checkpoint, self._source = locate.text_encoder(runner.text_encoder, checkpoint, outlines.take)
         files = {f"a file of the model, {file.name}": file for file in checkpoint.files}
         check_apart([Path(self._path)], {**files, **self._source.files})
         negative = checkpoint.family.negative_prompt if self._negative is None else self._negative

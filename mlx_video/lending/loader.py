@@ -227,7 +227,7 @@ def _load(component: str, where: str, dtype: mx.Dtype) -> Any:
         inside = path if (path / "config.json").is_file() else None
         if inside is not None:
             return read_text_encoder(TextSource.open(DEFAULT, inside), dtype)
-        return read_text_encoder(locate.text_encoder(None, open_checkpoint(path, "distilled")), dtype)
+        return read_text_encoder(locate.text_encoder(None, open_checkpoint(path, "distilled"))[1], dtype)
     if component == "upsampler":
         if path.is_file():
             return read_upsampler(upsampler_part(path), dtype)

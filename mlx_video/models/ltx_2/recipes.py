@@ -76,6 +76,14 @@ RECIPES: dict[str, Recipe] = {
     )
 }
 
+_DISTILLED = RECIPES["distilled"]
+RECIPES_25: dict[str, Recipe] = {
+    "distilled": replace(
+        _DISTILLED, stages=(replace(_DISTILLED.stages[0], sampler="ancestral_euler"), *_DISTILLED.stages[1:])
+    ),
+}
+"""Those that are others for LTX-2.5. Reference: DistilledPipeline, whose first stage is ancestral from 2.5 on."""
+
 _REFINE = Stage(1.0, "refine", start="given", window=Window(chunk=17, held=3), phase="refine")
 """As a second stage does it, for the video alone: 17 latent frames are 129 frames, about what training had."""
 REFINING: dict[str, Recipe] = {

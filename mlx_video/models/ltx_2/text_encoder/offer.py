@@ -12,8 +12,8 @@ from mlx_video.models.ltx_2.text_encoder.gemma import Gemma, TextEncoder
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.text_encoder.tokens import MAX_TOKENIZER, Tokenizer
 
-__all__ = ["CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "check_fits", "context_widths", "encoder", "enhance",
-           "layers_of", "network", "read_config"]  # fmt: skip
+__all__ = ["CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "advice", "check_fits", "context_widths", "encoder",
+           "enhance", "layers_of", "network", "read_config"]  # fmt: skip
 
 NETWORK = Gemma
 """The class, for its tensors' names."""
@@ -39,6 +39,16 @@ def layers_of(network: Gemma) -> list[Any]:
 def encoder(network: Gemma, folder: Path) -> TextEncoder:
     """With the folder's tokenizer."""
     return TextEncoder(network, Tokenizer(folder))
+
+
+def advice(generation: str) -> str:
+    """Where a text encoder is to be had for a checkpoint of a generation, for messages."""
+    if generation in ("2", "2.3"):
+        return "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it)."
+    return (
+        "put gemma4-12b-with-proj-ltx-2.5-bf16.safetensors there, or name it with --text-encoder-repo "
+        "(Lightricks/LTX-2.5)."
+    )
 
 
 def check_fits(config: GemmaConfig, settings: Mapping[str, Any], features: int) -> None:
