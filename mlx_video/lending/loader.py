@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_video import platform
 from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part
+from mlx_video.checkpoints.hub.models import full_name
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.neighbours import upsampler_part
 from mlx_video.checkpoints.text_source import TextSource
@@ -212,7 +213,7 @@ def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any
     """
     platform.prepare()
     with platform.computing():
-        return _load(component, str(path), dtype or mx.float32)
+        return _load(component, full_name(str(path)), dtype or mx.float32)
 
 
 def _load(component: str, where: str, dtype: mx.Dtype) -> Any:
