@@ -55,7 +55,9 @@ class Run:
     def open(cls, request: Request, recipe: Recipe, runner: Runner, loader: Loader, take: Take) -> Run:
         """Raises UserError where request, checkpoint, text encoder and LoRAs do not go together."""
         loras = choose(request, (*runner.loras, *request.lora), recipe, loader.checkpoint, take)
-        loader.checkpoint = checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
+        if loras.distilled != loader.checkpoint.distilled_lora:
+            loader.checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
+        checkpoint = loader.checkpoint
         recipe = checkpoint.generation.recipes.get(recipe.name, recipe)
         settings = resolve(loras.request, recipe, checkpoint)
         embedded = request.embedding is not None

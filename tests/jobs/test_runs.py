@@ -11,6 +11,7 @@ from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, UserError
 from mlx_video.diffusion.noise import seeded
 from mlx_video.jobs.stages import Denoising
 from mlx_video.lending import loader
+from mlx_video.models.family import Component
 from mlx_video.models.ltx_2.transformer import Transformer
 from tests.support import small
 from tests.support.cases import error
@@ -264,6 +265,19 @@ def test_networks_are_read_once_and_gone_before_the_next(folder, inputs, tmp_pat
          "video_decoder", "audio_decoder", "vocoder"]
     )  # fmt: skip
     assert not any(tree_flatten(module.parameters()) for module in alive.values())
+
+
+def test_a_network_is_built_once_for_the_checks_the_plan_and_the_run(folder, monkeypatch):
+    built = []
+    build = Component.build
+    monkeypatch.setattr(Component, "build", lambda self, *a, **k: (built.append(self.key), build(self, *a, **k))[1])
+    with LTXPipeline.from_pretrained(folder, dtype="float32") as pipe:
+        list(pipe.generate(**SMALL))
+        large = ["connectors", "transformer", "video_decoder", "audio_decoder", "vocoder"]
+        assert sorted(large) == sorted(name for name in built if name in large)
+        again = pipe.generate(**SMALL)
+        assert sorted(name for name in built if name in large) == sorted([*large, "connectors", "transformer"])
+    assert again.latents["video"].shape == (1, 128, 2, 2, 2)
 
 
 def test_a_text_that_occurs_twice_is_encoded_once(folder, monkeypatch):
