@@ -13,6 +13,9 @@ from tests.jobs.test_runs import SMALL
 from tests.support import films, readback
 
 
+pytestmark = pytest.mark.usefixtures("texts_are_kept")
+
+
 @pytest.fixture(scope="module")
 def folder(small_folder):
     return small_folder("2.3")

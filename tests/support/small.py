@@ -186,29 +186,23 @@ def _rounded(array: np.ndarray, dtype: mx.Dtype) -> mx.array:
 def tensors(generation: str, variant: str, seed: int = 0) -> dict[str, mx.array]:
     """The checkpoint's tensors: bfloat16, tables float32; only the transformer's part differs between variants.
 
-    Drawn once; whoever asks may change what they get.
+    Drawn once, and kept as NumPy's, so that nothing of them is in the memory that tests measure.
     """
     result = {}
     for name, shape in recorded()[generation]["checkpoint"].items():
         own = f"{variant}/" if name.startswith((DIT, "text_embedding_projection.")) else ""
-        result[name] = mx.array(_tensor(f"{generation}/{own}{name}", name, tuple(shape), seed))
+        array = _drawn(f"{generation}/{own}{name}", tuple(shape), seed)
+        result[name] = mx.array(array).astype(mx.float32 if "scale_shift_table" in name else mx.bfloat16)
     return result
 
 
 @cache
-def _tensor(key: str, name: str, shape: tuple[int, ...], seed: int) -> mx.array:
-    array = _rounded(value(key, shape, seed), mx.float32 if "scale_shift_table" in name else mx.bfloat16)
-    mx.eval(array)
-    return array
+def _drawn(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return value(name, shape, seed).astype(np.float32)
 
 
 def lora_tensors(generation: str, seed: int = 0, rank: int = 4) -> dict[str, mx.array]:
-    """A LoRA over every Linear of the transformer, in the official spelling; drawn once, as `tensors` are."""
-    return {name: mx.array(array) for name, array in _lora_tensors(generation, seed, rank).items()}
-
-
-@cache
-def _lora_tensors(generation: str, seed: int, rank: int) -> dict[str, mx.array]:
+    """A LoRA over every Linear of the transformer, in the official spelling."""
     result = {}
     for name, shape in recorded()[generation]["checkpoint"].items():
         if not (name.startswith(DIT) and name.endswith(".weight") and len(shape) == 2) or "_connector." in name:
@@ -217,7 +211,6 @@ def _lora_tensors(generation: str, seed: int, rank: int) -> dict[str, mx.array]:
         for part, size in (("lora_A", (rank, columns)), ("lora_B", (rows, rank))):
             array = value(f"{generation}/{part}/{name}", size, seed) * 0.5
             result[f"{base}.{part}.weight"] = _rounded(array, mx.bfloat16)
-    mx.eval(result)
     return result
 
 
