@@ -145,13 +145,15 @@ class State(NamedTuple):
 
     latent: (B, T, D) what the sampler moves; clean: (B, T, D) what conditioning asks for;
     mask: (B, T, 1) 1 = free, 0 = kept at `clean`; positions: (B, axes, T, 2) [start, end) of each token in seconds
-    (time) and pixels (rows, columns).
+    (time) and pixels (rows, columns). keyframes: (1, T, 1) 1 = of a latent frame that the clip has for a single pixel
+    frame: its first, and slots that are to be filled; not of pictures that guide it. None where no token is.
     """
 
     latent: mx.array
     clean: mx.array
     mask: mx.array
     positions: mx.array
+    keyframes: mx.array | None = None
 
 
 class Context(NamedTuple):

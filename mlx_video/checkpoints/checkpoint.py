@@ -127,7 +127,8 @@ class Checkpoint:
         """For the user: that this version is not known, and as what it is read; None where it is known."""
         if self.family.knows(self.version):
             return None
-        known = " and ".join(one.name for one in self.family.generations)
+        *most, last = (one.name for one in self.family.generations)
+        known = f"{', '.join(most)} and {last}"
         return (
             f"{self.source.name} says it is version {shown(self.version)}; this package knows {known}, and reads it "
             f"as {self.generation.name}."

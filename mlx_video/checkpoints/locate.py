@@ -15,6 +15,7 @@ from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub import repos
 from mlx_video.checkpoints.hub.fetch import Take, fetch, find
 from mlx_video.checkpoints.hub.rules import choose
+from mlx_video.checkpoints.layouts import split
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.reading import check_kind, is_there, path_of, shown
 from mlx_video.types import Recipe, UserError
@@ -82,17 +83,21 @@ def own_text_encoder(where: str) -> str | None:
     return where if find(where, lambda files: choose(files, "text_encoder")).files else None
 
 
-def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> TextSource:
-    """The one that the user names, else the one that the checkpoint has; checked to belong to it."""
-    advice = "put Gemma 3's folder there as gemma/, or name it with --text-encoder-repo (google/gemma-3-12b-it)."
+def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> tuple[Checkpoint, TextSource]:
+    """The one that the user names, else the one that the checkpoint has; checked to belong to it.
+
+    Also the checkpoint with what a text encoder's file brings of it: the projections of a split pack.
+    """
+    advice = found.family.text().advice(found.generation.name)
     name = where if where is not None else found.need("text encoder", found.text_encoder, advice)
     if where is None and not is_there(name) and not is_hub_id(name) and name != demo.NAME:
         raise UserError(f"{found.source} names {shown(name)} as its text encoder, which is not there; {advice}")
     folder = repos.fetch_text_encoder(name, take) if is_hub_id(name) else existing(name, "--text-encoder-repo")
     folder = folder / "gemma" if name == demo.NAME else folder
     source = TextSource.open(found.family, folder)
+    found = split.with_projections(found, source.tensors)
     source.check_fits(found)
-    return source
+    return found, source
 
 
 def lora(where: str, take: Take = fetch) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.diffusion.noise import draw_tokens
 from mlx_video.diffusion.tokens import latent_shape, patchify, positions, video_positions
@@ -76,7 +77,42 @@ class AppendKeyframe(NamedTuple):
             clean=mx.concatenate([state.clean, tokens.astype(mx.float32)], axis=1),
             mask=mx.concatenate([state.mask, free], axis=1),
             positions=mx.concatenate([state.positions, where], axis=2),
+            keyframes=_marks(state, tokens.shape[1], 0.0),
         )
+
+
+class GenerateKeyframe(NamedTuple):
+    """Has the picture at pixel frame `frame` made beside the clip: a latent frame of its own, for a single pixel frame.
+
+    The video is drawn towards it, so that much can happen within eight frames. It starts from noise alone, is marked as
+    a keyframe, and is dropped at the end. Reference: KeyframeSlots (v1.2.0).
+    """
+
+    frame: int
+
+    def apply(self, state: State, shape: VideoShape) -> State:
+        """Appends a latent frame's tokens, with nothing in them."""
+        where = video_positions((1, *shape.grid[1:]), shape.fps, first=self.frame, causal=False, single=True)
+        empty = mx.zeros((1, where.shape[2], state.latent.shape[2]), mx.float32)
+        return State(
+            latent=mx.concatenate([state.latent, empty], axis=1),
+            clean=mx.concatenate([state.clean, empty], axis=1),
+            mask=mx.concatenate([state.mask, mx.ones((1, where.shape[2], 1), mx.float32)], axis=1),
+            positions=mx.concatenate([state.positions, where], axis=2),
+            keyframes=_marks(state, where.shape[2], 1.0),
+        )
+
+
+def keyframe_places(count: int, frames: int) -> list[int]:
+    """Pixel frames of `count` generated keyframes in a clip: evenly between its first and its last frame.
+
+    Rounded half to even, of places counted in float32 from the nearer end, as torch.linspace counts them. Reference:
+    evenly_spaced_keyframe_positions.
+    """
+    last, index = np.float32(frames - 1), np.arange(count + 2, dtype=np.float32)
+    step = last / np.float32(count + 1)
+    places = np.where(index < (count + 2) // 2, step * index, last - step * (np.float32(count + 1) - index))
+    return [int(place) for place in places.round()[1:-1]]
 
 
 class Freeze(NamedTuple):
@@ -101,7 +137,7 @@ def initial_state(shape: VideoShape | AudioShape, latent: mx.array | None = None
         raise ValueError(f"An initial latent {latent.shape} for a run of {latent_shape(shape, batch)}")
     tokens = patchify(latent).astype(mx.float32)
     mask = mx.ones((*tokens.shape[:2], 1), mx.float32)
-    return State(tokens, tokens, mask, positions(shape, batch))
+    return State(tokens, tokens, mask, positions(shape, batch), _first_frame(shape))
 
 
 def noised(state: State, noise: mx.array, scale: float = 1.0) -> State:
@@ -131,6 +167,21 @@ def start(
     for condition in conditions:
         state = condition.apply(state, shape)
     return noised(state, draw_tokens(noise, name, shape, state.latent.shape[1]), scale)
+
+
+def _first_frame(shape: VideoShape | AudioShape) -> mx.array | None:
+    """The marks of a clip's keyframes, where nothing is appended: its first latent frame stands for a single one."""
+    if not isinstance(shape, VideoShape):
+        return None
+    frames, rows, columns = shape.grid
+    return mx.repeat(mx.array([[1.0] + [0.0] * (frames - 1)]), rows * columns, axis=1)[..., None]
+
+
+def _marks(state: State, tokens: int, mark: float) -> mx.array | None:
+    """The marks of a state with so many tokens more."""
+    if state.keyframes is None:
+        return None
+    return mx.concatenate([state.keyframes, mx.full((1, tokens, 1), mark)], axis=1)
 
 
 def _write(array: mx.array, rows: mx.array, start: int, stop: int) -> mx.array:

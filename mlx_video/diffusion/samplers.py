@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.diffusion.denoise import Denoise
 from mlx_video.diffusion.reductions import standardise
@@ -77,10 +78,12 @@ def ancestral_euler(
         elif draw is None or eta == 0.0 or sigma == after:
             x = _towards(x, x0, 1.0 - after / sigma)
         else:
-            down = after * (1.0 + (after / sigma - 1.0) * eta)
-            signal = (1.0 - after) / (1.0 - down)
-            up = math.sqrt(max(after**2 - (down * signal) ** 2, 0.0))
-            x = _towards(x, x0, 1.0 - down / sigma)
+            # In float32 as the reference has it: near sigma 1 little is left of 1 - down, and that shows in it.
+            begin, end, one = np.float32(sigma), np.float32(after), np.float32(1)
+            down = end * (one + (end / begin - one) * np.float32(eta))
+            signal = float((one - end) / (one - down))
+            up = math.sqrt(max(float(end**2 - down**2 * (one - end) ** 2 / (one - down) ** 2), 0.0))
+            x = _towards(x, x0, float(one - down / begin))
             x = _kept({m: x[m] * signal + draw(index, m) * up for m in x}, blend)
         yield Step(index, total, sigma, x, x0)
 

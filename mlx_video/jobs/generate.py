@@ -58,16 +58,18 @@ class Run:
         if loras.distilled != loader.checkpoint.distilled_lora:
             loader.checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
         checkpoint = loader.checkpoint
-        recipe = checkpoint.generation.recipes.get(recipe.name, recipe)
+        recipe = checkpoint.generation.recipe(recipe, request.reference_version)
         settings = resolve(loras.request, recipe, checkpoint)
         embedded = request.embedding is not None
-        encoder = None if embedded else locate.text_encoder(runner.text_encoder, checkpoint, take)
+        encoder = None
+        if not embedded:
+            loader.checkpoint, encoder = locate.text_encoder(runner.text_encoder, checkpoint, take)
         for component in settings.components:
             loader.check(component, **settings.build_options(component))
         for kind in recipe.upsamplers:
             loader.check("upsampler", kind=kind)
         messages = [*settings.notes, *loras.told(settings.lora_strengths), *filter(None, [checkpoint.doubt])]
-        adapters = Adapters.open(loras.own, settings, checkpoint, messages.append, take)
+        adapters = Adapters.open(loras.own, settings, loader.checkpoint, messages.append, take)
         return cls(settings, loader, encoder, adapters, tuple(messages))
 
     def contexts(self, watch: Watch) -> dict[str, Context]:

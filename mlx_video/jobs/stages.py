@@ -134,7 +134,7 @@ class Denoising:
             video = cast(VideoShape, shapes["video"])
             frames, rows, columns = video.grid
             positions = video_positions((frames + 1, rows, columns), video.fps)[:, :, rows * columns :]
-            states["video"] = states["video"]._replace(positions=positions)
+            states["video"] = states["video"]._replace(positions=positions, keyframes=None)
         mx.eval(states)
         return states
 
@@ -178,6 +178,7 @@ class Denoising:
             wanted,
             {modality: state.positions for modality, state in states.items()},
             {modality: state.mask[..., 0] for modality, state in states.items()},
+            states["video"].keyframes,
         )
 
         def network(x: Tree, sigma: Mapping[Modality, float], passes: Sequence[Pass], **still: Any) -> list[Tree]:

@@ -37,7 +37,7 @@ def enhanced(settings: Settings, source: TextSource, watch: Watch) -> Settings:
     options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
     steps = platform.Steps(Phase.ENHANCE, asked.max_tokens or source.text.MAX_TOKENS, watch.report)
     prompt = source.text.enhance(
-        source.folder,
+        source.path,
         source.tensors.load,
         asked.prompt,
         image=asked.image[0].path if asked.image else None,
@@ -103,7 +103,7 @@ class Encode:
         """Raises UserError where the text encoder does not go with the checkpoint, or the file is one of theirs."""
         recipe = next(recipe for recipe in RECIPES.values() if recipe.variant == self._variant)
         checkpoint = runner.checkpoint(recipe, take=outlines.take)
-        self._source = locate.text_encoder(runner.text_encoder, checkpoint, outlines.take)
+        checkpoint, self._source = locate.text_encoder(runner.text_encoder, checkpoint, outlines.take)
         files = {f"a file of the model, {file.name}": file for file in checkpoint.files}
         check_apart([Path(self._path)], {**files, **self._source.files})
         negative = checkpoint.family.negative_prompt if self._negative is None else self._negative

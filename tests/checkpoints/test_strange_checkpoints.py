@@ -28,7 +28,8 @@ VERSIONS = {
     None: ("2", False), "": ("2", False), "2": ("2", False), "2.0": ("2", False), "2.0.1": ("2", False),
     "2.3": ("2.3", False), "2.3.0": ("2.3", False), "2.3-rc1": ("2.3", False), 2.3: ("2.3", False),
     "2.3.": ("2.3", False),
-    "9.9": ("2.3", True), "2.4": ("2.3", True), "2.5.0": ("2.3", True), "3": ("2.3", True), "2.10": ("2.3", True),
+    "9.9": ("2.5", True), "2.4": ("2.3", True), "2.5.0": ("2.5", False), "2.5": ("2.5", False), "3": ("2.5", True),
+    "2.10": ("2.5", True), "2.6": ("2.5", True),
     "2.1": ("2", True), "1.0": ("2", True), "0.9.5": ("2", True), "\u00b2.3": ("2", True), "2.\u00b3": ("2", True),
     "x": ("2", True), "2.": ("2", True), "2.x": ("2", True), " 2.3": ("2", True), "-1": ("2", True),
     "2..3": ("2", True),
@@ -66,7 +67,7 @@ def test_every_version_is_read_as_one_that_is_known_and_doubts_are_told(marker):
         assert found.generation.name == generation, version
         assert (found.doubt is not None) is doubtful, version
         if found.doubt is not None:
-            assert "this package knows 2 and 2.3, and reads it as" in found.doubt
+            assert "this package knows 2, 2.3 and 2.5, and reads it as" in found.doubt
             assert len(found.doubt) < 250
     for version in ([2, 3], {"a": 1}, ["2.3"], [], 1e300):
         assert open_checkpoint(marker(model_version=version), "distilled").doubt is not None
@@ -74,12 +75,12 @@ def test_every_version_is_read_as_one_that_is_known_and_doubts_are_told(marker):
 
 def test_a_later_versions_doubt_reaches_the_user(marker, small_folder):
     told: list[str] = []
-    for version in ("2.5", "2.3.0"):
+    for version in ("2.4", "2.3.0"):
         pipe = LTXPipeline.from_pretrained(marker(model_version=version), text_encoder=small_folder("2.3") / "gemma")
         pipe.plan(Request(prompt="a fox", height=64, width=64, num_frames=9), on_message=told.append)
     doubts = [text for text in told if "this package knows" in text]
     assert len(doubts) == 1
-    assert "says it is version '2.5'; this package knows 2 and 2.3, and reads it as 2.3" in doubts[0]
+    assert "says it is version '2.4'; this package knows 2, 2.3 and 2.5, and reads it as 2.3" in doubts[0]
 
 
 MARKERS = {
@@ -192,7 +193,7 @@ def test_a_converted_folder_may_be_moved_and_its_source_removed(small_folder, tm
     shutil.rmtree(source)
     (tmp_path / "made").rename(tmp_path / "moved")
     moved = open_checkpoint(tmp_path / "moved", "distilled")
-    assert locate.text_encoder(None, moved).folder == tmp_path / "moved" / "text_encoder"
+    assert locate.text_encoder(None, moved)[1].path == tmp_path / "moved" / "text_encoder"
     for component in moved.parts:
         Loader(moved).check(component)
     assert str(tmp_path) not in (tmp_path / "moved" / "mlx_video.json").read_text()
@@ -227,7 +228,7 @@ def test_the_demo_converts_to_a_folder_that_works_anywhere(tmp_path):
     convert(open_checkpoint(demo.folder(), "distilled"), tmp_path / "d")
     assert noted(tmp_path / "d") == "demo"
     found = open_checkpoint(tmp_path / "d", "distilled")
-    assert locate.text_encoder(None, found).folder == demo.folder() / "gemma"
+    assert locate.text_encoder(None, found)[1].path == demo.folder() / "gemma"
 
 
 # ---------------------------------------------------------------------------------------------------- on the hub

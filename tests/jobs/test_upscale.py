@@ -222,7 +222,7 @@ def test_refining_a_short_film_is_the_last_stage_of_a_run(upscale_folder, film, 
         request = Request(prompt="a red ball", height=128, width=192, num_frames=17, fps=fps, audio=False)
         settings = resolve(request, recipe, checkpoint)
         loader = Loader(checkpoint, mx.float32)
-        encoder = locate.text_encoder(None, checkpoint)
+        _, encoder = locate.text_encoder(None, checkpoint)
         contexts = text.encode_prompts(loader, encoder, {"positive": "a red ball"}, lambda progress: None)
         with loader.borrow("transformer", audio=False) as transformer:
             draws = given({"stage2/video": noise})

@@ -462,8 +462,9 @@ def test_hidden_states_of_another_encoder_are_refused():
 
 
 def test_checkpoint_without_projection_is_refused():
+    assert feature_width({"model.diffusion_model.patchify_proj.weight": (4, 4)}) == 0
     with pytest.raises(UserError, match="no text projection"):
-        feature_width({"model.diffusion_model.patchify_proj.weight": (4, 4)})
+        TextConfig.read({"transformer": {}}, features=0).check_encoder(32, 7)
     with pytest.raises(UserError, match=r"aggregate_embed.weight has the shape \(4, 8, 1\); a matrix of two axes"):
         feature_width({"text_embedding_projection.aggregate_embed.weight": (4, 8, 1)})
 

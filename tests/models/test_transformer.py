@@ -460,7 +460,7 @@ def test_every_lora_module_is_a_linear_of_the_network(generation: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rope_type", "interleaved"), ("use_keyframes_abs_pos_embedding", True), ("use_prompt_adaln_single", False),
+    [("rope_type", "interleaved"), ("use_keyframes_abs_pos_embedding", 1), ("use_prompt_adaln_single", False),
      ("qk_norm", "layer_norm"), ("frequencies_precision", "bfloat16"), ("activation_fn", "silu")],
 )  # fmt: skip
 def test_a_config_that_the_code_does_not_implement_is_refused_by_name(key: str, value) -> None:

@@ -13,7 +13,7 @@ from mlx_video.models.ltx_2.text_encoder.connectors import Connectors
 from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.types import Pass
 from mlx_video.weights import lora
-from tests.parity.oracle_transformer import _error, _inputs, load
+from tests.parity.oracle_transformer import _error, inputs, load
 from tests.support.loras import fuse
 
 WEIGHT_LIMIT = 1e-6
@@ -43,7 +43,7 @@ def compare(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[str, tupl
 
 
 def _velocity(network: Transformer, reference: Mapping[str, np.ndarray]) -> dict[str, mx.array]:
-    x, sigma, prepared = _inputs(network, reference, "plain")
+    x, sigma, prepared = inputs(network, reference, "plain")
     [velocity] = network(x, sigma, prepared, (Pass(),))
     return velocity
 

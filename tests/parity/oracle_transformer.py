@@ -63,7 +63,7 @@ def _error(ours: mx.array | np.ndarray, theirs: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-def _inputs(network: Transformer, reference: Mapping[str, np.ndarray], case: str) -> tuple[Tree, dict, Prepared]:
+def inputs(network: Transformer, reference: Mapping[str, np.ndarray], case: str) -> tuple[Tree, dict, Prepared]:
     at = {
         m: {
             k: mx.array(reference[f"transformer/{case}/in/{m}_{k}"])
@@ -77,14 +77,16 @@ def _inputs(network: Transformer, reference: Mapping[str, np.ndarray], case: str
     sigma = {m: v["sigma"] if v["sigma"].ndim else v["sigma"].item() for m, v in at.items()}
     empty = mx.zeros((1, 1, 1))
     context = Context(*(at[m]["context"] if m in at else empty for m in MODALITIES))
-    prepared = network.prepare({"positive": context}, {m: v["positions"] for m, v in at.items()}, masks)
+    marked = reference.get(f"transformer/{case}/in/keyframes_mask")
+    keyframes = None if marked is None else mx.array(marked).reshape(*marked.shape[:2], 1)
+    prepared = network.prepare({"positive": context}, {m: v["positions"] for m, v in at.items()}, masks, keyframes)
     return {m: v["latent"] for m, v in at.items()}, sigma, prepared
 
 
 def _velocities(
     network: Transformer, reference: Mapping[str, np.ndarray], case: str, one: Pass, still: tuple[str, ...]
 ) -> Iterator[tuple[str, mx.array, np.ndarray]]:
-    x, sigma, prepared = _inputs(network, reference, case)
+    x, sigma, prepared = inputs(network, reference, case)
     [velocity] = network(x, sigma, prepared, (one,), still=still)
     # Where the reference at hand feeds audio-video AdaLN otherwise, what it does under the newest rule is recorded too.
     out = (
@@ -103,7 +105,7 @@ def _batch(network: Transformer, reference: Mapping[str, np.ndarray]) -> dict[st
     version = reference["transformer/per_token/out/video_velocity"]
     if not np.array_equal(version, reference["transformer/per_token/out_cross_timestep_mixed/video_velocity"]):
         return {}
-    x, sigma, prepared = _inputs(network, reference, case)
+    x, sigma, prepared = inputs(network, reference, case)
     plain, perturbed = network(x, sigma, prepared, (Pass(), Pass(skip_self_attention=STG)))
     found = {}
     for m in x:
@@ -117,7 +119,7 @@ def _fused(network: Transformer, reference: Mapping[str, np.ndarray]) -> dict[st
     cases = ("plain", "stg_block2", "isolated_modalities")
     found = {}
     for batched in (False, True):
-        x, sigma, prepared = _inputs(network, reference, "plain")
+        x, sigma, prepared = inputs(network, reference, "plain")
         results = network(x, sigma, prepared, [CASES[case][0] for case in cases], batched=batched)
         for case, result in zip(cases, results, strict=True):
             for m in x:

@@ -64,8 +64,17 @@ def fetch_offer(repo: str, take: Take = fetch) -> Path:
 
 
 def fetch_text_encoder(repo: str, take: Take = fetch) -> Path:
-    """Fetches a Gemma repo, or the text encoder in a model's repo, and returns the folder with its config.json."""
-    folder = take(repo, lambda files: choose_all(repo, files, ["text_encoder"], ""))
+    """Fetches a Gemma repo, or the text encoder in a model's repo, and returns the folder with its config.json, or the
+    one file that it is."""
+    chosen: list[str] = []
+
+    def choose_from(files: Collection[str]) -> list[str]:
+        chosen[:] = choose_all(repo, files, ["text_encoder"], "")
+        return chosen
+
+    folder = take(repo, choose_from)
+    if len(chosen) == 1:
+        return folder / chosen[0]  # of a split pack: one file with everything in it
     inside = (folder / name for name in TEXT_ENCODERS)
     return folder if (folder / "config.json").is_file() else next(f for f in inside if (f / "config.json").is_file())
 

@@ -29,13 +29,26 @@ MAX_NAME = 512
 Choice = Callable[[Collection[str]], list[str]]
 """Picks a repo's files by name; raises UserError where something needed is not among them."""
 
+SPLIT = {
+    "checkpoint": "diffusion_models/", "upsampler": "latent_upscale_models/", "spatial x1.5": "latent_upscale_models/",
+    "temporal x2": "latent_upscale_models/", "lora": "loras/", "text_encoder": "text_encoders/",
+    "video VAE": "vae/", "diffusion video VAE": "vae/", "audio VAE": "vae/", "duration head": "model_patches/",
+}  # fmt: skip
+"""Where an official split pack (LTX-2.5) has what older repos have at their root, or inside the checkpoint."""
+_WITH_SPLIT = ("video VAE", "audio VAE")
+"""Files of a split pack that every run needs besides the transformer."""
 _VERSION = r"(?:-(?P<version>\d+(?:\.\d+)*))?\.safetensors"
 _RULES = {
-    "checkpoint": r"ltx-[\d.]+-\d+b-{variant}",
-    "upsampler": r"ltx-[\d.]+-spatial-upscaler-x2",
-    "spatial x1.5": r"ltx-[\d.]+-spatial-upscaler-x1\.5",
-    "temporal x2": r"ltx-[\d.]+-temporal-upscaler-x2",
-    "lora": r"ltx-[\d.]+-\d+b-distilled-lora-\d+",
+    "checkpoint": r"ltx-[\d.]+-\d+b-{variant}(?:-transformer-bf16)?",
+    "upsampler": r"ltx-[\d.]+-(?:latent-)?spatial-upscaler-x2(?:-bf16)?",
+    "spatial x1.5": r"ltx-[\d.]+-(?:latent-)?spatial-upscaler-x1\.5(?:-bf16)?",
+    "temporal x2": r"ltx-[\d.]+-(?:latent-)?temporal-upscaler-x2(?:-bf16)?",
+    "lora": r"ltx-[\d.]+-\d+b-distilled-lora-\d+(?:-bf16)?",
+    "text_encoder": r"gemma4-\d+b-with-proj-ltx-[\d.]+-bf16",
+    "video VAE": r"ltx-[\d.]+-video-vae-conv-bf16",
+    "diffusion video VAE": r"ltx-[\d.]+-video-vae-bf16",
+    "audio VAE": r"ltx-[\d.]+-audio-vae-bf16",
+    "duration head": r"ltx-[\d.]+-\d+b-duration-head-bf16",
 }
 """Lightricks' names, before an optional version; `-fp8` and the like are other files."""
 _WORDS = {
@@ -94,20 +107,25 @@ def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[
     """The files of a repo that make up one thing; empty where it has none.
 
     files: names from the repo's root; kind: "checkpoint" (of `variant`, or all of a converted folder), "upsampler"
-    (spatial x2), "spatial x1.5" or "temporal x2" (the other upsamplers), "lora" (the distilled one) or "text_encoder".
-    Of several versions the newest; 16 bit, not fp8.
+    (spatial x2), "spatial x1.5" or "temporal x2" (the other upsamplers), "lora" (the distilled one), "text_encoder",
+    or what a split pack alone has ("diffusion video VAE", "duration head"). Of several versions the
+    newest; 16 bit, not fp8.
     """
     files = sorted(files)
+    split = _named(files, kind, variant, SPLIT[kind])
     if kind == "text_encoder":
-        return _text_encoder(files)
+        return split or _text_encoder(files)
+    if split and kind == "checkpoint":
+        beside = (_named(files, other, variant, SPLIT[other]) for other in _WITH_SPLIT)
+        return [*split, *(name for found in beside for name in found)]
+    if split or kind not in _WORDS:
+        return split
     if kind == "checkpoint" and MARKER in files:
         inside = [name for name in files if "/" in name and not name.startswith(TEXT_ENCODERS)]
         return [MARKER, *_readable(inside)]
+    if official := _named(files, kind, variant):
+        return official
     root = [name for name in files if "/" not in name and name.endswith(".safetensors")]
-    rule = re.compile(_RULES[kind].format(variant=variant) + _VERSION)
-    official = [(_version(found["version"]), name) for name in root if (found := rule.fullmatch(name))]
-    if official:
-        return [max(official)[1]]
     words = [word.format(variant=variant) for word in _WORDS[kind]]
     named = [name for name in root if all(word in name.lower() for word in words)]
     if kind == "checkpoint" and (pack := _pack(files, variant)):
@@ -119,6 +137,13 @@ def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[
         others = [name for name in root if not any(word in name.lower() for word in not_it)]
         named = [name for name in named if name in others] or (others if len(others) == 1 else [])
     return named[-1:]
+
+
+def _named(files: Iterable[str], kind: str, variant: str, folder: str = "") -> list[str]:
+    """The file that Lightricks' own name for a kind fits, in a folder of a repo; of several versions the newest."""
+    rule = re.compile(re.escape(folder) + _RULES[kind].format(variant=variant) + _VERSION)
+    fitting = [(_version(found["version"]), name) for name in files if (found := rule.fullmatch(name))]
+    return [max(fitting)[1]] if fitting else []
 
 
 def _pack(files: Collection[str], variant: str) -> list[str]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part
@@ -24,8 +25,13 @@ from mlx_video.weights.store import Tensors
 FAMILY = FAMILIES["LTX-2"]
 """The one that is read; files of the older one are told by `kind_of`."""
 UPSAMPLER_KINDS = ("spatial x2", "spatial x1.5", "temporal x2")
+SPLIT_FOLDERS = ("diffusion_models", "text_encoders", "vae", "latent_upscale_models", "loras", "model_patches")
+"""Of an official split pack (LTX-2.5), which are those of a ComfyUI's `models` folder too."""
 TEXT_ENCODER_FOLDERS = ("gemma", "text_encoder", "gemma-3-12b-it-qat-q4_0-unquantized", "gemma-3-12b-it")
+SPLIT_PARTS = ("text encoder", "video VAE", "diffusion video VAE", "audio VAE", "duration head")
+"""What stands in files of its own in a split pack, besides the transformer with its connectors."""
 OLDER = "LTX-Video 0.9.x (an older family, not read yet)"
+NO_CONFIGS: Mapping[str, Stated] = MappingProxyType({})
 _OFFICIAL_BLOCKS = "model.diffusion_model.transformer_blocks."
 _BLOCKS = re.compile(r"(transformer\.)?transformer_blocks\.")
 
@@ -35,7 +41,8 @@ class Place:
 
     def __init__(self, path: Path):
         self.path = path
-        self.folder = path if path.is_dir() else path.parent
+        folder = path if path.is_dir() else path.parent
+        self.folder = folder.parent if folder.name in SPLIT_FOLDERS and not path.is_dir() else folder
 
     @property
     def family(self) -> Family:
@@ -45,14 +52,14 @@ class Place:
     @cached_property
     def own(self) -> Files:
         """The file itself, or the safetensors files of the folder."""
-        return Files.read([self.path] if self.path.is_file() else sorted(self.folder.glob("*.safetensors")))
+        return Files.read([self.path] if self.path.is_file() else _files_in(self.folder))
 
     @cached_property
     def all(self) -> Files:
         """The safetensors files of the folder; where a file was given, unreadable others do not matter."""
         if self.path.is_dir():
             return self.own
-        others = Files.read(file for file in sorted(self.folder.glob("*.safetensors")) if file != self.path)
+        others = Files.read(file for file in _files_in(self.folder) if file != self.path)
         return Files({**self.own.found, **others.found}, self.own.faults)
 
     def checkpoint(
@@ -63,15 +70,19 @@ class Place:
         form: Form,
         quantization: object = None,
         stated_by: Path | None = None,
+        configs: Mapping[str, Stated] = NO_CONFIGS,
         **own: Any,
     ) -> Checkpoint:
         """The checkpoint in `source`, with what lies beside it; `own`: the other fields of a `Checkpoint`.
 
-        tensors: of each component, in `form`; quantization: as the file `stated_by` states it.
+        tensors: of each component, in `form`; quantization: as the file `stated_by` states it; configs: of components
+        whose files state their own.
         """
         components = self.family.components
         fields = {
-            "parts": {name: Part(components[name], found, form, config) for name, found in tensors.items()},
+            "parts": {
+                name: Part(components[name], found, form, configs.get(name, config)) for name, found in tensors.items()
+            },
             "upsamplers": self.all.upsamplers,
             "distilled_lora": self.all.distilled_lora,
             "text_encoder": text_encoder_beside(self.folder),
@@ -125,11 +136,14 @@ def kind_of(tensors: Tensors) -> str:
     """What one safetensors file is.
 
     "lora"; "checkpoint", an official one; "pack", the transformer of another converter; an official upsampler by its
-    scale ("spatial x2", "spatial x1.5", "temporal x2"); OLDER; or "other".
+    scale ("spatial x2", "spatial x1.5", "temporal x2"); a part of an official split pack (SPLIT_PARTS); OLDER; or
+    "other".
     """
     config, names = tensors.metadata.get("config"), tensors.entries
     if any(".lora_" in name or name.startswith("lora_") for name in names):
         return "lora"
+    if (part := _split_part(tensors)) is not None:
+        return part
     if any(_BLOCKS.match(name) for name in names):
         return "pack"
     said = config.get("transformer") if isinstance(config, Mapping) else None
@@ -143,6 +157,22 @@ def kind_of(tensors: Tensors) -> str:
     if isinstance(config, Mapping) and "spatial_upsample" in config and "initial_conv.weight" in names:
         return upsampler_kind(config)
     return "other"
+
+
+def _split_part(tensors: Tensors) -> str | None:
+    """Which of SPLIT_PARTS a file is."""
+    config, names = tensors.metadata.get("config"), tensors.entries
+    config = config if isinstance(config, Mapping) else {}
+    if isinstance(tensors.metadata.get("gemma_config"), Mapping):
+        return "text encoder"
+    if any(name.startswith("duration_head.") for name in names):
+        return "duration head"
+    if "vae" in config and "transformer" not in config and any(name.startswith("decoder.") for name in names):
+        said = config["vae"].get("_class_name") if isinstance(config["vae"], Mapping) else None
+        return "diffusion video VAE" if said == "CausalDiffusionVAE" else "video VAE"
+    if "audio_vae" in config and "transformer" not in config:
+        return "audio VAE"
+    return None
 
 
 def upsampler_kind(config: Mapping[str, Any]) -> str:
@@ -189,6 +219,12 @@ def repo_name(folder: Path) -> str:
 def object_in(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, empty where there is no such file; raises UserError where it cannot be read."""
     return read_json(path) if path.is_file() else {}
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, and of those in it that a split pack has."""
+    places = (folder, *(folder / name for name in SPLIT_FOLDERS))
+    return [file for place in places for file in sorted(place.glob("*.safetensors"))]
 
 
 def _latest(files: Iterable[Path]) -> Path | None:

@@ -1,4 +1,5 @@
-"""The official single file, in its folder with the upsampler, the distilled LoRA and the text encoder."""
+"""The official file, in its folder with the upsampler, the distilled LoRA and the text encoder: a single one, or the
+transformer of a split pack."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, version_of
+from mlx_video.checkpoints.layouts import split
 from mlx_video.checkpoints.layouts.neighbours import Place, variant_of
 from mlx_video.models.family import Component
 from mlx_video.models.section import Stated
@@ -24,11 +26,20 @@ def describe(place: Place, variant: str) -> Checkpoint:
         # Rather than call the other variant wrong: the one that was meant may be the one that cannot be read.
         raise place.own.faults[0]
     tensors = checkpoints[file]
+    own = dict.fromkeys(components_in(place.family.components, tensors.entries), tensors)
+    beside = split.find(place, file, tensors, own)
+    config = Stated(tensors.metadata["config"], str(file))  # type: ignore[arg-type]
+    if split.GEMMA in tensors.metadata:
+        config[split.GEMMA] = tensors.metadata[split.GEMMA]
+    more: dict[str, Any] = {} if beside.text_encoder is None else {"text_encoder": str(beside.text_encoder)}
     return place.checkpoint(
         file,
-        Stated(tensors.metadata["config"], str(file)),  # type: ignore[arg-type]
-        dict.fromkeys(components_in(place.family.components, tensors.entries), tensors),
+        split.whole_config(config, beside.configs),
+        {**own, **beside.tensors},
         "official",
+        configs=beside.configs,
+        layout="official split pack" if beside.tensors else "official file",
+        **more,
         version=version_of(tensors.metadata.get("model_version")),
         variant=variant_of(file.name),
         distilled_by_lora=tensors.metadata.get("distilled_by") == "lora",

@@ -1,4 +1,4 @@
-"""The configs of Lightricks' own LTX-2 and LTX-2.3 files, for packs of other converters that do not carry them.
+"""The configs of Lightricks' own LTX-2, 2.3 and 2.5 files, for packs of other converters that do not carry them.
 
 As in the files' metadata, without keys that describe training. What a pack does carry is taken in place of this, and
 every size is checked against the tensors. Knows no layout.
@@ -102,3 +102,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """By generation."""
+CONFIGS["2.5"] = {
+    **CONFIGS["2.3"],
+    "transformer": {**CONFIGS["2.3"]["transformer"], "ff_bias": False, "use_keyframes_abs_pos_embedding": True},
+}

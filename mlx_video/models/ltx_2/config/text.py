@@ -96,6 +96,8 @@ class TextConfig:
 
     def check_encoder(self, width: int, layers: int) -> None:
         """Raises UserError where a text encoder of `layers` layers, `width` wide, is not the checkpoint's own."""
+        if not self.features:
+            raise UserError(NO_PROJECTION)
         if width * (layers + 1) != self.features:
             raise UserError(
                 f"The text encoder has {layers} layers of width {width}, which gives {width * (layers + 1)} features a "
@@ -104,14 +106,18 @@ class TextConfig:
             )
 
 
+NO_PROJECTION = "The checkpoint has no text projection (text_embedding_projection.*aggregate_embed.weight)."
+
+
 def feature_width(shapes: Mapping[str, Sequence[int]]) -> int:
     """How many features a token has that a checkpoint's text projection takes, for `TextConfig.read`.
 
-    shapes: tensor name -> shape, under official names or the module's own.
+    shapes: tensor name -> shape, under official names or the module's own. 0 where they have none: those of LTX-2.5
+    come with its text encoder.
     """
     found = sorted(name for name, shape in shapes.items() if name.endswith("aggregate_embed.weight") and shape)
     if not found:
-        raise UserError("The checkpoint has no text projection (text_embedding_projection.*aggregate_embed.weight).")
+        return 0
     shape = shapes[found[0]]
     if len(shape) != 2:
         raise UserError(f"{found[0]} has the shape {tuple(shape)}; a matrix of two axes is needed.")

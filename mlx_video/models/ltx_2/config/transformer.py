@@ -45,6 +45,8 @@ class TransformerConfig:
     caption_channels: int | None
     """Width of the connectors' output where the transformer projects captions itself (LTX-2), else None."""
     rope_float64: bool
+    keyframe_embedding: bool
+    """A learned vector is added to the tokens of keyframes (LTX-2.5)."""
 
     @property
     def streams(self) -> dict[Modality, StreamConfig]:
@@ -72,7 +74,7 @@ class TransformerConfig:
             ("only_cross_attention", False), ("positional_embedding_type", "rope"), ("qk_norm", "rms_norm"),
             ("rope_type", "split"), ("share_ff", False), ("standardization_norm", "rms_norm"),
             ("upcast_attention", False), ("use_audio_video_cross_attention", True),
-            ("use_keyframes_abs_pos_embedding", False), ("use_linear_projection", False),
+            ("use_linear_projection", False),
             ("use_middle_indices_grid", True), ("use_prompt_adaln_single", True),
         ):  # fmt: skip
             s.only(key, value)
@@ -89,6 +91,7 @@ class TransformerConfig:
             text_adaln=s.flag("cross_attention_adaln", False),
             caption_channels=None if early else s.integer("caption_channels", 3840),
             rope_float64=s.only("frequencies_precision", "float32", "float64") == "float64",
+            keyframe_embedding=s.flag("use_keyframes_abs_pos_embedding", False),
         )
 
 

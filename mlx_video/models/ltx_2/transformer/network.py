@@ -1,6 +1,7 @@
-"""The two-stream diffusion transformer of LTX-2 and LTX-2.3: tokens, noise levels and text in, velocities out.
+"""The two-stream diffusion transformer of LTX-2, 2.3 and 2.5: tokens, noise levels and text in, velocities out.
 
-The generations differ by what the config says (gated attention, text AdaLN, captions projected here or before).
+The generations differ by what the config says (gated attention, text AdaLN, captions projected here or before, biases,
+an embedding of keyframes).
 Knows no schedule, no guidance formula and no latent grid.
 """
 
@@ -58,6 +59,8 @@ class Transformer(nn.Module):
                 self[_GATE_TOWARDS[modality]] = AdaLN(c.dim, 1)
             self[f"{name}scale_shift_table"] = mx.zeros((2, c.dim))
             self[f"{name}proj_out"] = nn.Linear(c.dim, c.out_channels)
+        if config.keyframe_embedding:
+            self.keyframes_abs_pos_embedding = mx.zeros((1, config.video.dim))
         self.transformer_blocks = [Block(config) for _ in range(config.layers)]
 
     @property
@@ -65,11 +68,18 @@ class Transformer(nn.Module):
         """What the network computes in: the precision of its weights."""
         return self.patchify_proj.bias.dtype
 
-    def prepare(self, contexts: Mapping[str, Context], positions: Tree, masks: Tree | None = None) -> Prepared:
+    def prepare(
+        self,
+        contexts: Mapping[str, Context],
+        positions: Tree,
+        masks: Tree | None = None,
+        keyframes: mx.array | None = None,
+    ) -> Prepared:
         """Works out what all calls of a stage share.
 
         contexts: by name, the connectors' output (1 or B, L, D) for each modality; positions: (1 or B, axes, T, 2) as
-        in `State`, whose keys say which modalities there are; masks: (1 or B, T, 1), 1 = free, all free if missing.
+        in `State`, whose keys say which modalities there are; masks: (1 or B, T, 1), 1 = free, all free if missing;
+        keyframes: (1 or B, T, 1) of the video, as in `State`; a network without an embedding of them passes over it.
         For gradients, prepare inside the function that is differentiated.
         """
         modalities = [m for m in MODALITIES if m in positions]
@@ -80,6 +90,7 @@ class Transformer(nn.Module):
             levels={m: distinct_levels((masks or {}).get(m)) for m in modalities},
             contexts={name: {m: self._caption(m, getattr(c, m)) for m in modalities} for name, c in contexts.items()},
             text={} if self.keep_text and not self.config.text_adaln else None,
+            keyframes=keyframes if self.config.keyframe_embedding else None,
         )
 
     def __call__(
@@ -103,6 +114,10 @@ class Transformer(nn.Module):
         the platform's.
         """
         embedded = {m: self[f"{PREFIX[m]}patchify_proj"](x[m].astype(self.dtype)) for m in MODALITIES if m in x}
+        if prepared.keyframes is not None and "video" in embedded:
+            # Reference: apply_keyframes_absolute_embedding.
+            added = prepared.keyframes.astype(self.dtype) * self.keyframes_abs_pos_embedding.astype(self.dtype)
+            embedded["video"] = embedded["video"] + added
         timing, output = self._time({m: _samples_first(sigma[m]) for m in embedded}, prepared)
         visits = Visits(embedded, passes, timing, prepared, still=frozenset(still), batched=batched)
         self._visit(visits, platform.flops_per_evaluation(self.dtype) if flops_limit is None else flops_limit)

@@ -31,6 +31,7 @@ class Prepared(NamedTuple):
     contexts: name -> text (B, L, D) by modality, at the stream's width.
     text: keys and values that do not depend on the noise level, filled as they are first needed, by (context, modality,
     block); None where they are not kept.
+    keyframes: (1 or B, T, 1) as in `State`, for a network that has an embedding of them.
     """
 
     rotation: dict[str, Rotation]
@@ -38,6 +39,7 @@ class Prepared(NamedTuple):
     levels: dict[str, Levels]
     contexts: dict[str, Tree]
     text: dict[tuple, KeysValues] | None
+    keyframes: mx.array | None = None
 
 
 def distinct_levels(mask: mx.array | None) -> Levels:
