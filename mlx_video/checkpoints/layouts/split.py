@@ -78,7 +78,7 @@ def with_projections(checkpoint: Checkpoint, text_encoder: Tensors) -> Checkpoin
     if file in part.tensors.paths:
         return checkpoint
     own = part._replace(tensors=connectors(checkpoint.source, file))
-    return replace(checkpoint, parts={**checkpoint.parts, "connectors": own}, weighed={})
+    return replace(checkpoint, parts={**checkpoint.parts, "connectors": own})
 
 
 def connectors(transformer: Path, text_encoder: Path) -> Tensors:
