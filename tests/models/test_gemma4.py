@@ -441,3 +441,9 @@ def test_each_generation_takes_its_own(file, tmp_path):
     named["gemma_source_checkpoint"]["gemma_version"] = "gemma4-12b-ltx-v2"
     with pytest.raises(UserError, match="gemma4-12b-ltx-v1, but the checkpoint was trained with 'gemma4-12b-ltx-v2'"):
         text.check_fits(newer, named, features=32 * 7)
+
+
+def test_it_does_not_write_prompts(file, tmp_path):
+    TextSource.open(DEFAULT, gemma3.write_gemma(tmp_path / "g")).check_writes()
+    with pytest.raises(UserError, match=r"reads prompts and cannot write them; name .* with --prompt-writer"):
+        TextSource.open(DEFAULT, file).check_writes()

@@ -86,4 +86,5 @@ _opened = functools.cache(open_checkpoint)
 def networks(folder: Path, variant: str, bits: int | None) -> Networks:
     """Of a folder that `make` has made; weighed once."""
     how: Any = None if bits is None else Quantization.of(bits)
-    return Networks.of(Loader(_opened(folder, variant), mx.bfloat16, how), TextSource.open(DEFAULT, folder / "gemma"))
+    gemma = TextSource.open(DEFAULT, folder / "gemma")
+    return Networks.of(Loader(_opened(folder, variant), mx.bfloat16, how), gemma, writer=gemma)
