@@ -37,8 +37,8 @@ def exp(x: mx.array) -> mx.array:
     return mx.power(2.0, x * math.log2(math.e))
 
 
-def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """softmax(scale queries keys^T) values, each (B, heads, T, head_dim).
+def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None = None) -> mx.array:
+    """softmax(scale queries keys^T + mask) values, each (B, heads, T, head_dim); mask: (1, 1, T, keys), or none.
 
     MLX's own is not fused here, holds the scores of all heads at once, and takes half as long again for exponentials.
     """
@@ -47,6 +47,7 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float) ->
     done = []
     for some in (slice(first, first + step) for first in range(0, heads, step)):
         scores = (queries[:, some] * scale) @ keys[:, some].swapaxes(-1, -2)
+        scores = scores if mask is None else scores + mask
         weights = exp(scores - scores.max(axis=-1, keepdims=True))
         done.append(weights @ values[:, some] / weights.sum(axis=-1, keepdims=True))
     return mx.concatenate(done, axis=1)

@@ -92,17 +92,19 @@ def test_a_transformer_that_steps_aside_comes_back_as_it_was(
     small_folder, own, generation, options, monkeypatch
 ) -> None:
     options = {**options, "lora": own} if options.get("lora") else options
-    peaks = []
+    held = []
 
     def watch(progress) -> None:
-        peaks.extend([progress.peak] if progress.phase == "upsample" and progress.peak else [])
+        # Not the peak, in which it shows little beside the upsampler's work, and more or less by threads' luck.
+        if progress.phase == "upsample" and progress.done == progress.total:
+            held.append(mx.get_active_memory())
 
     whole = latents(small_folder(generation), None, on_step=watch, **options)
     monkeypatch.setattr(Memory, "ways", property(lambda memory: iter([Ways(step_aside=True)])))
     aside = latents(small_folder(generation), None, on_step=watch, **options)
     assert whole.keys() == aside.keys()
     assert all(whole[m].tobytes() == aside[m].tobytes() for m in whole)
-    assert peaks[1] < 0.97 * peaks[0]
+    assert held[1] < 0.9 * held[0]
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

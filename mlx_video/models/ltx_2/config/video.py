@@ -12,6 +12,8 @@ from mlx_video.types import UserError
 
 MAX_CHANNELS = 1 << 14
 """Of any convolution; the widest published has 4,096."""
+DIFFUSION = "CausalDiffusionVAE"
+"""An autoencoder whose decoder is of another kind (`DiffusionDecoderConfig`); its encoder is the convolutional one."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,14 @@ class VideoVAEConfig:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> VideoVAEConfig:
-        """From a checkpoint's config; LTX-2.5's diffusion decoder and timestep conditioning are refused by name."""
+        """From a checkpoint's config; timestep conditioning is refused by name.
+
+        Where the decoder is a diffusion one (LTX-2.5), the encoder is of this kind all the same, and `decoder_blocks`
+        is empty.
+        """
         s = section(config, "vae")
-        s.only("_class_name", "CausalVideoAutoencoder")
+        if s.only("_class_name", "CausalVideoAutoencoder", DIFFUSION) == DIFFUSION:
+            return cls._read_encoder(s)
         s.only("dims", 3)
         s.only("norm_layer", "pixel_norm")
         s.only("latent_log_var", "uniform")
@@ -63,6 +70,29 @@ class VideoVAEConfig:
             # Where both are said the encoder, too, follows the plain key, as in the reference.
             encoder_padding=s.only("spatial_padding_mode", own, "zeros", "reflect"),
             decoder_padding=s.only("spatial_padding_mode", "reflect", "zeros"),
+        )
+
+    @classmethod
+    def _read_encoder(cls, whole: Section) -> VideoVAEConfig:
+        whole.only("dims", 3)
+        s = whole.part("encoder")
+        s.only("_class_name", "Encoder")
+        s.only("dims", 3)
+        s.only("norm_layer", "pixel_norm")
+        # One channel more than the mean in either form, and nobody reads it.
+        s.only("latent_log_var", "uniform", "constant")
+        padding = s.only("spatial_padding_mode", "zeros", "reflect")
+        return cls(
+            in_channels=s.only("in_channels", 3),
+            out_channels=3,
+            latent_channels=s.integer("out_channels", 128, 1, MAX_CHANNELS),
+            patch_size=s.integer("patch_size", 4, 1, 16),
+            encoder_blocks=_blocks(s, "blocks"),
+            decoder_blocks=(),
+            decoder_base_channels=s.integer("base_channels", 128, 1, MAX_CHANNELS),
+            causal_decoder=False,
+            encoder_padding=padding,
+            decoder_padding="zeros",
         )
 
 

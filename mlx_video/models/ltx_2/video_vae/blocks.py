@@ -158,6 +158,8 @@ def decoder_blocks(config: VideoVAEConfig) -> tuple[list[nn.Module], int, int]:
     Configs list them from the pixels' side. Raises UserError for a kind that is not supported.
     """
     options = {"padding": config.decoder_padding, "causal": config.causal_decoder}
+    if not config.decoder_blocks:
+        raise UserError("This checkpoint's video autoencoder has a diffusion decoder, and no convolutional one.")
     listed = list(reversed(config.decoder_blocks))
     channels = first = config.decoder_base_channels * prod(_divisor(kind, settings) for kind, settings in listed)
     if first > MAX_CHANNELS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video.models.ltx_2.config import VideoVAEConfig
+from mlx_video.models.ltx_2.config import DiffusionDecoderConfig, VideoVAEConfig
 
 STATISTICS_PREFIX = "vae.per_channel_statistics."
 RENAMES = ((r"(^|\.)mean-of-means$", r"\1mean"), (r"(^|\.)std-of-means$", r"\1std"))
@@ -23,7 +23,7 @@ class LatentStatistics(nn.Module):
     renames = RENAMES
     ignored = (r"^(?!(mean|std)$)",)
 
-    def __init__(self, config: VideoVAEConfig):
+    def __init__(self, config: VideoVAEConfig | DiffusionDecoderConfig):
         super().__init__()
         self.mean = mx.zeros((config.latent_channels,))
         self.std = mx.ones((config.latent_channels,))
