@@ -50,6 +50,8 @@ class Run:
     adapters: Adapters
     messages: tuple[str, ...]
     """What the user should know, such as a LoRA's coverage."""
+    writer: TextSource | None = None
+    """What writes the prompt out; None where it is taken as it is."""
 
     @classmethod
     def open(cls, request: Request, recipe: Recipe, runner: Runner, loader: Loader, take: Take) -> Run:
@@ -64,13 +66,16 @@ class Run:
         encoder = None
         if not embedded:
             loader.checkpoint, encoder = locate.text_encoder(runner.text_encoder, checkpoint, take)
+        writer = None
+        if encoder is not None and request.enhance_prompt:
+            writer = locate.prompt_writer(request.prompt_writer, encoder, checkpoint, take)
         for component in settings.components:
             loader.check(component, **settings.build_options(component))
         for kind in recipe.upsamplers:
             loader.check("upsampler", kind=kind)
         messages = [*settings.notes, *loras.told(settings.lora_strengths), *filter(None, [checkpoint.doubt])]
         adapters = Adapters.open(loras.own, settings, loader.checkpoint, messages.append, take)
-        return cls(settings, loader, encoder, adapters, tuple(messages))
+        return cls(settings, loader, encoder, adapters, tuple(messages), writer)
 
     def contexts(self, watch: Watch) -> dict[str, Context]:
         """The settings' prompts, encoded."""
@@ -115,7 +120,8 @@ class Generate:
         self._run = run = Run.open(request, recipe, runner, runner.loader(found), take)
         self._embedded = _embedded(run, whole=not outlines.absent)
         self.plan = make_plan(
-            generating(Networks.of(run.loader, run.encoder, run.adapters.sizes), run.settings), runner.memory
+            generating(Networks.of(run.loader, run.encoder, run.adapters.sizes, run.writer), run.settings),
+            runner.memory,
         )
         run.loader.ways = self.ways = self.plan.ways
         self._media = conditions.read(run.settings)
@@ -134,8 +140,8 @@ class Generate:
         """What each stage ends with, as a clip of that stage's size that can be stored; the last is the result."""
         noise, run, contexts = draws(self.request.seed, self._noise), self._run, self._embedded
         if run.encoder is not None:
-            if run.settings.request.enhance_prompt:
-                self._run = run = replace(run, settings=text.enhanced(run.settings, run.encoder, watch))
+            if run.writer is not None:
+                self._run = run = replace(run, settings=text.enhanced(run.settings, run.writer, watch))
             contexts = run.contexts(watch)
         inputs = self.inputs(contexts, watch)
         for stage, latents in zip(run.settings.recipe.stages, run.denoise(inputs, noise, watch), strict=True):

@@ -88,4 +88,4 @@ def networks(folder: Path, variant: str, bits: int | None) -> Networks:
     """Of a folder that `make` has made; weighed once."""
     how: Any = None if bits is None else Quantization.of(bits)
     checkpoint, encoder = locate.text_encoder(None, _opened(folder, variant))
-    return Networks.of(Loader(checkpoint, mx.bfloat16, how), encoder)
+    return Networks.of(Loader(checkpoint, mx.bfloat16, how), encoder, writer=encoder)
