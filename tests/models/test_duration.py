@@ -8,7 +8,8 @@ import pytest
 from mlx.utils import tree_map
 
 from mlx_video.models.ltx_2 import duration
-from mlx_video.models.ltx_2.duration import DurationConfig, DurationHead, frames_of
+from mlx_video.models.ltx_2.config import DurationConfig
+from mlx_video.models.ltx_2.duration import DurationHead, frames_of
 from mlx_video.types import UserError
 from mlx_video.weights import names
 from tests.support import published_25

@@ -7,15 +7,12 @@ text encoder and no file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.layers import gelu
-from mlx_video.models.section import MAX_WIDTH, section
+from mlx_video.models.ltx_2.config import DurationConfig
 from mlx_video.types import TIME_SCALE
 
 WIDTH, HEADS = 256, 4
@@ -23,24 +20,6 @@ WIDTH, HEADS = 256, 4
 a wrong number of heads."""
 BOUNDS = (1.0, 20.0)
 """Seconds; reference: `--auto-duration`."""
-
-
-@dataclass(frozen=True)
-class DurationConfig:
-    """How wide the contexts are."""
-
-    video_dim: int
-    audio_dim: int
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any]) -> DurationConfig:
-        """From the head's own file, which repeats the widths of its transformer's contexts."""
-        section(config, "duration_head")
-        s = section(config, "transformer")
-        return cls(
-            s.integer("cross_attention_dim", 4096, 1, MAX_WIDTH),
-            s.integer("audio_cross_attention_dim", 2048, 1, MAX_WIDTH),
-        )
 
 
 class Pooler(nn.Module):
