@@ -123,17 +123,17 @@ def _neighbours(checkpoint: Checkpoint) -> list[str]:
 
 
 def _text_encoder(family: Family, where: str) -> str:
-    folder = Path(where)
-    if not is_there(folder / "config.json"):
-        return where
+    path = Path(where)
     try:
-        source = TextSource.open(family, folder)
+        if not is_there(path) or not TextSource.lies_at(family, path):
+            return where
+        source = TextSource.open(family, path)
     except UserError as fault:
         return str(fault)
     config, tensors = source.config, source.tensors
     sizes = Counter(_PRECISIONS.get(entry.dtype, entry.dtype) for entry in tensors.entries.values())
     bits = f"{config.quantization['bits']} bit" if config.quantization else max(sizes, key=lambda kind: sizes[kind])
-    return f"{_size(tensors.nbytes())}  {bits}, {config.layers} layers of width {config.width}, {folder}"
+    return f"{_size(tensors.nbytes())}  {bits}, {config.layers} layers of width {config.width}, {path}"
 
 
 def _content(part: Part) -> tuple[int, str]:

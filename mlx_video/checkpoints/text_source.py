@@ -1,14 +1,23 @@
-"""A text encoder as it lies on the disk: a folder with its config, its tokenizer and its tensors; headers alone."""
+"""A text encoder as it lies on the disk: config, tokenizer and tensors, in a folder or in one file; headers alone.
+
+A single file holds its config in its metadata and the other files' bytes in tensors.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import mlx.core as mx
+import numpy as np
 
 from mlx_video.models.family import Family
+from mlx_video.reading import read_bytes, read_json
+from mlx_video.types import UserError
 from mlx_video.weights import names
-from mlx_video.weights.store import Tensors
+from mlx_video.weights.store import Tensors, read_header
 
 if TYPE_CHECKING:
     from mlx_video.checkpoints.checkpoint import Checkpoint
@@ -19,17 +28,52 @@ class TextSource(NamedTuple):
 
     text: Any
     """The family's own module for texts; see `Family.text`."""
-    folder: Path
+    path: Path
+    """A folder of Hugging Face's form, or one file."""
     config: Any
-    """As that module reads it: `width`, `layers`, `quantization`, ..."""
+    """As that module reads it: `width`, `layers`, `quantization`, `gemma_version`, ..."""
     tensors: Tensors
+    """All that are no files: the network's, towers for pictures and sounds, a checkpoint's own projections."""
+    within: Tensors | None = None
+    """Of a file: the tensors that are files, by those files' names."""
 
     @classmethod
-    def open(cls, family: Family, folder: Path) -> TextSource:
-        """Raises UserError where the folder holds no text encoder of the family, or tensors that no weights are."""
-        text, tensors = family.text(), Tensors.of_folder(folder)
+    def open(cls, family: Family, path: Path) -> TextSource:
+        """Raises UserError where at `path` is no text encoder of the family, or tensors that no weights are."""
+        text = family.text()
+        if path.is_file():
+            return cls._of_file(text, path)
+        tensors = Tensors.of_folder(path)
         tensors.check_floats(tensors.entries, float8=False)
-        return cls(text, folder, text.read_config(folder, tensors.entries), tensors)
+        return cls(text, path, text.read_config(path, tensors.entries), tensors)
+
+    @classmethod
+    def _of_file(cls, text: Any, file: Path) -> TextSource:
+        everything = Tensors([file])
+        config = text.read_embedded(file, everything.metadata, everything.entries)
+        tensors = everything.renamed(lambda name: None if name in text.WITHIN else name)
+        tensors.check_floats(tensors.entries, float8=False)
+        within = everything.renamed(text.WITHIN.get)
+        for name, entry in within.entries.items():
+            if entry.dtype not in ("U8", "I8") or len(entry.shape) != 1 or entry.nbytes > text.MAX_TOKENIZER:
+                raise UserError(
+                    f"{file} holds {name} as {entry.dtype} {list(entry.shape)}; it should be a row of at most "
+                    f"{text.MAX_TOKENIZER:,} bytes (U8)."
+                )
+        return cls(text, file, config, tensors, within)
+
+    @staticmethod
+    def lies_at(family: Family, path: Path) -> bool:
+        """Whether a folder or a file has the form of a text encoder; raises UserError for a damaged file."""
+        if path.is_dir():
+            return (path / "config.json").is_file()
+        single = path.suffix == ".safetensors" and path.is_file()
+        return single and family.text().CONFIG_KEY in read_header(path).metadata
+
+    @property
+    def gemma_version(self) -> str | None:
+        """What a checkpoint made for this very model calls it; None where checkpoints ask for no version."""
+        return self.config.gemma_version  # type: ignore[no-any-return]
 
     def check_fits(self, checkpoint: Checkpoint) -> None:
         """Raises UserError where the checkpoint was made for another one."""
@@ -39,16 +83,59 @@ class TextSource(NamedTuple):
         """The network without weights."""
         return self.text.network(self.config, self.tensors.entries)
 
+    def encoder(self, network: Any) -> Any:
+        """A network with the tokenizer that belongs to it; raises UserError where that cannot be read."""
+        return self.text.encoder(network, self.path, None if self.within is None else self.read)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The content of its config.json."""
+        if self.within is None:
+            return read_json(self.path / "config.json")
+        return dict(cast(Mapping[str, Any], self.tensors.metadata[self.text.CONFIG_KEY]))
+
+    def texts_within(self) -> dict[str, str]:
+        """The files in a single file, by name; empty for a folder. Raises UserError where one is no text."""
+        found = {}
+        for name in self.within.entries if self.within is not None else ():
+            try:
+                found[name] = (self.read(name) or b"").decode()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{self.path} has a damaged {name}: it is not UTF-8 at byte {error.start + 1}."
+                ) from None
+        return found
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a file such as config.json or tokenizer.json; None where there is none.
+
+        Of a single file config.json is what its metadata say, written anew.
+        """
+        if self.within is None:
+            file = self.path / name
+            return read_bytes(file, self.text.MAX_TOKENIZER) if file.is_file() else None
+        if name == "config.json":
+            return json.dumps(self.settings, indent=1).encode()
+        if name not in self.within:
+            return None
+        return np.array(self.within.load([name])[name].view(mx.uint8)).tobytes()
+
+    @property
+    def network_class(self) -> Any:
+        """Of `network`, for its tensors' names and its parts."""
+        return self.text.network_class(self.config)
+
     def path_of(self, name: str) -> str | None:
         """Where a tensor belongs in the network."""
-        return names.module_path(self.text.NETWORK, name)
+        return names.module_path(self.network_class, name)
 
     @property
     def what(self) -> str:
         """For messages."""
-        return f"text encoder of {self.folder}"
+        return f"text encoder of {self.path}"
 
     @property
     def files(self) -> Mapping[str, Path]:
-        """All that lies in the folder, by what messages call it."""
-        return {f"a file of the model, {file.name}": file for file in sorted(self.folder.iterdir())}
+        """All that it is made of, by what messages call it."""
+        files = [self.path] if self.within is not None else sorted(self.path.iterdir())
+        return {f"a file of the model, {file.name}": file for file in files}

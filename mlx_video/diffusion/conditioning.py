@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.diffusion.noise import draw_tokens
 from mlx_video.diffusion.tokens import latent_shape, patchify, positions, video_positions
@@ -78,6 +79,40 @@ class AppendKeyframe(NamedTuple):
             positions=mx.concatenate([state.positions, where], axis=2),
             keyframes=_marks(state, tokens.shape[1], 0.0),
         )
+
+
+class GenerateKeyframe(NamedTuple):
+    """Has the picture at pixel frame `frame` made beside the clip: a latent frame of its own, for a single pixel frame.
+
+    The video is drawn towards it, so that much can happen within eight frames. It starts from noise alone, is marked as
+    a keyframe, and is dropped at the end. Reference: KeyframeSlots (v1.2.0).
+    """
+
+    frame: int
+
+    def apply(self, state: State, shape: VideoShape) -> State:
+        """Appends a latent frame's tokens, with nothing in them."""
+        where = video_positions((1, *shape.grid[1:]), shape.fps, first=self.frame, causal=False, single=True)
+        empty = mx.zeros((1, where.shape[2], state.latent.shape[2]), mx.float32)
+        return State(
+            latent=mx.concatenate([state.latent, empty], axis=1),
+            clean=mx.concatenate([state.clean, empty], axis=1),
+            mask=mx.concatenate([state.mask, mx.ones((1, where.shape[2], 1), mx.float32)], axis=1),
+            positions=mx.concatenate([state.positions, where], axis=2),
+            keyframes=_marks(state, where.shape[2], 1.0),
+        )
+
+
+def keyframe_places(count: int, frames: int) -> list[int]:
+    """Pixel frames of `count` generated keyframes in a clip: evenly between its first and its last frame.
+
+    Rounded half to even, of places counted in float32 from the nearer end, as torch.linspace counts them. Reference:
+    evenly_spaced_keyframe_positions.
+    """
+    last, index = np.float32(frames - 1), np.arange(count + 2, dtype=np.float32)
+    step = last / np.float32(count + 1)
+    places = np.where(index < (count + 2) // 2, step * index, last - step * (np.float32(count + 1) - index))
+    return [int(place) for place in places.round()[1:-1]]
 
 
 class Freeze(NamedTuple):

@@ -28,7 +28,6 @@ from mlx_video.diffusion.tokens import positions
 from mlx_video.lending.loader import release
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_new_folder, replacing
-from mlx_video.reading import read_json
 from mlx_video.types import Listener, Tree, UserError, Watch
 from mlx_video.weights import names, quantize
 from mlx_video.weights.quantize import BITS, Quantization
@@ -112,7 +111,7 @@ class Convert:
         encoder = runner.text_encoder or locate.own_text_encoder(runner.where)
         if self._wishes.text_quantization is not None:
             self._checkpoint, source = locate.text_encoder(encoder, self._checkpoint, outlines.take)
-            encoder = str(source.folder)
+            encoder = str(source.path)
         self._place, self._encoder = place, encoder
         return ()
 
@@ -184,7 +183,8 @@ def _noted(wishes: Wishes, checkpoint: Checkpoint) -> str | None:
 def _files_of(checkpoint: Checkpoint, wishes: Wishes) -> Iterator[Path]:
     yield from checkpoint.files
     if wishes.text_quantization is not None and wishes.text_encoder is not None:
-        yield from sorted(Path(wishes.text_encoder).iterdir())
+        place = Path(wishes.text_encoder)
+        yield from sorted(place.iterdir()) if place.is_dir() else [place]
 
 
 @contextmanager
@@ -244,24 +244,27 @@ def _extras(checkpoint: Checkpoint, wishes: Wishes) -> list[_Job]:
 
 
 def _text_encoder(source: TextSource, how: Quantization, dtype: mx.Dtype | None) -> _Job:
-    """A copy of a Gemma folder with its language model's linear layers in few bits, and everything else as it is.
+    """A copy of a text encoder with its language model's linear layers in few bits, and everything else as it is.
 
-    The copy keeps Hugging Face's form and names, with `quantization` in its config.json as mlx-lm writes it, so that
-    other MLX programs read it too. Raises UserError where the folder is no Gemma 3 or is quantized already.
+    It keeps Hugging Face's form and names, with `quantization` in its config.json as mlx-lm writes it, so that other
+    MLX programs read it too; a single file becomes such a folder, of its language model alone. Raises UserError where
+    it is quantized already.
     """
-    folder = source.folder
     if source.config.quantization is not None:
-        raise UserError(f"{folder} is quantized already; leave --quantize-text-encoder out, and copy it as it is.")
+        raise UserError(f"{source.path} is quantized already; leave --quantize-text-encoder out, and copy it as it is.")
     network, tensors = source.network(), source.tensors
     pairs = names.match(network, {name: entry.shape for name, entry in tensors.entries.items()}, source.what)
     found = quantize.chosen(source.text.layers_of(network), how)
     paths = {f"model.layers.{i}.{path}" for i, some in enumerate(found) for path in some}
     layers = {name.removesuffix(".weight") for name, path in pairs.items() if path.removesuffix(".weight") in paths}
-    pending = _pending(quantize.pack(tensors.load(), layers, how), dtype)
-    values = read_json(folder / "config.json") | {"quantization": {"group_size": how.group_size, "bits": how.bits}}
-    written = {"config.json": json.dumps(values, indent=1)}
+    arrays = tensors.load()
+    if source.within is not None:
+        arrays = {name: arrays[name] for name in pairs}
+    pending = _pending(quantize.pack(arrays, layers, how), dtype)
+    values = source.settings | {"quantization": {"group_size": how.group_size, "bits": how.bits}}
+    written = {**source.texts_within(), "config.json": json.dumps(values, indent=1)}
     left_out = (*written, "model.safetensors.index.json")
-    copied = [file for file in sorted(folder.iterdir()) if file.suffix in _COPIED and file.name not in left_out]
+    copied = [file for file in source.files.values() if file.suffix in _COPIED and file.name not in left_out]
     return _Job("text encoder", TEXT_ENCODER, pending, {"format": "mlx"}, copied, written)
 
 

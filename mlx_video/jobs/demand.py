@@ -218,7 +218,9 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
 def _stage(networks: Networks, number: int, stage: Stage, settings: Settings, ways: Ways) -> Need:
     shape = settings.shape.scaled(stage.scale)
     pictures = len(settings.request.image) * shape.tokens // shape.grid[0]
-    tokens: dict[Modality, int] = {"video": shape.tokens + pictures}
+    made = settings.request.num_generated_keyframes if number == 1 else 0
+    beside = pictures + made * shape.tokens // shape.grid[0]
+    tokens: dict[Modality, int] = {"video": shape.tokens + beside}
     if "audio" in settings.modalities:
         tokens["audio"] = AudioShape.of(shape).frames
     passes = list(guidance.plan(settings.guidance if stage.guided else {}, settings.modalities).values())

@@ -23,7 +23,7 @@ from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs import embeddings_npz as contexts_npz
 from mlx_video.media.files import check_input, check_place, replacing
-from mlx_video.reading import is_there, parse_json, path_of, read_bytes, shown
+from mlx_video.reading import is_there, parse_json, path_of, shown
 from mlx_video.types import CONTEXT_TOKENS, Context, RunError, UserError
 from mlx_video.weights.store import Tensors
 from mlx_video.weights.write import Pending, write
@@ -50,11 +50,10 @@ def connectors_mark(checkpoint: Checkpoint) -> str:
 
 def encoder_mark(source: TextSource) -> str:
     """What tells one text encoder from another: its config, its tokenizer, its tensors' layout and its last norm."""
-    tensors, folder = source.tensors, source.folder
+    tensors = source.tensors
     digest = hashlib.blake2b(digest_size=12)
     for name in ("config.json", "tokenizer.json"):
-        if (folder / name).is_file():
-            digest.update(read_bytes(folder / name, source.text.MAX_TOKENIZER))
+        digest.update(source.read(name) or b"")
     digest.update(repr(sorted(tensors.entries.items())).encode())
     digest.update(_digest(tensors, [name for name in tensors.entries if name.endswith("model.norm.weight")]).encode())
     return digest.hexdigest()

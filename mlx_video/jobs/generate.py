@@ -56,7 +56,7 @@ class Run:
         """Raises UserError where request, checkpoint, text encoder and LoRAs do not go together."""
         loras = choose(request, (*runner.loras, *request.lora), recipe, loader.checkpoint, take)
         loader.checkpoint = checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
-        recipe = checkpoint.generation.recipes.get(recipe.name, recipe)
+        recipe = checkpoint.generation.recipe(recipe, request.reference_version)
         settings = resolve(loras.request, recipe, checkpoint)
         embedded = request.embedding is not None
         encoder = None

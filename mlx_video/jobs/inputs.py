@@ -15,7 +15,14 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video import platform
-from mlx_video.diffusion.conditioning import AppendKeyframe, Condition, Freeze, ReplaceFrame
+from mlx_video.diffusion.conditioning import (
+    AppendKeyframe,
+    Condition,
+    Freeze,
+    GenerateKeyframe,
+    ReplaceFrame,
+    keyframe_places,
+)
 from mlx_video.jobs.stages import Inputs
 from mlx_video.lending.finite import Origin
 from mlx_video.request import Request
@@ -94,6 +101,8 @@ def encode(
 ) -> Inputs:
     """Everything that steers the run, as arrays. Encoders are borrowed only where there is something to encode."""
     conditions = _encode_images(media, settings, loader, report) if settings.request.image else {}
+    places = keyframe_places(settings.request.num_generated_keyframes, settings.request.num_frames)
+    conditions[1, "video"] = [*conditions.get((1, "video"), ()), *map(GenerateKeyframe, places)]
     if media.heard is None:
         return Inputs(contexts, conditions)
     heard = Freeze(_encode_sound(media.heard, settings, loader, report))

@@ -130,6 +130,11 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
             f"the {recipe.name} pipeline needs its .safetensors file beside the checkpoint.",
         )  # fmt: skip
     negative = request.negative_prompt if request.negative_prompt is not None else checkpoint.family.negative_prompt
+    if request.num_generated_keyframes and not checkpoint.facts.keyframes:
+        raise UserError(
+            f"--num-generated-keyframes {request.num_generated_keyframes} needs a checkpoint that was trained with "
+            f"keyframes (LTX-2.5); {checkpoint.source.name} was not."
+        )
     steered = _steered_by_negative(request, guidance)
     _check_decoder(_made(request, recipe), checkpoint)
     settings = Settings(

@@ -37,7 +37,7 @@ def enhanced(settings: Settings, source: TextSource, watch: Watch) -> Settings:
     options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
     steps = platform.Steps(Phase.ENHANCE, asked.max_tokens or source.text.MAX_TOKENS, watch.report)
     prompt = source.text.enhance(
-        source.folder,
+        source.path,
         source.tensors.load,
         asked.prompt,
         image=asked.image[0].path if asked.image else None,

@@ -189,7 +189,7 @@ def read_text_encoder(source: TextSource, dtype: mx.Dtype, streamed: bool = Fals
         network.parts = Streamed(network, Files(tensors, ("",), "official"), source.what, dtype=dtype)
     else:
         names.assign(network, tensors.load(), source.what, dtype=dtype)
-    return source.text.encoder(network, source.folder)
+    return source.encoder(network)
 
 
 def release(network: nn.Module) -> None:
@@ -224,9 +224,8 @@ def _load(component: str, where: str, dtype: mx.Dtype) -> Any:
     else:
         path = locate.existing(where, "path")
     if component == "text_encoder":
-        inside = path if (path / "config.json").is_file() else None
-        if inside is not None:
-            return read_text_encoder(TextSource.open(DEFAULT, inside), dtype)
+        if TextSource.lies_at(DEFAULT, path):
+            return read_text_encoder(TextSource.open(DEFAULT, path), dtype)
         return read_text_encoder(locate.text_encoder(None, open_checkpoint(path, "distilled"))[1], dtype)
     if component == "upsampler":
         if path.is_file():

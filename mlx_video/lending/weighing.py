@@ -59,7 +59,7 @@ def weigh_upsampler(loader: Loader, kind: str) -> Weights:
 
 def weigh_text_encoder(source: TextSource, dtype: mx.Dtype) -> Weights:
     """A text encoder that computes in `dtype`."""
-    return weigh(source.tensors.entries, source.path_of, source.text.NETWORK.visited, dtype)
+    return weigh(source.tensors.entries, source.path_of, source.network_class.visited, dtype)
 
 
 def is_quantized(loader: Loader) -> bool:

@@ -14,11 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_video.models.section import check_depth
-from mlx_video.types import Recipe
+from mlx_video.types import Recipe, UserError
 
 if TYPE_CHECKING:
     import mlx.nn as nn
 
+MATCHED = "1.2"
+"""The version of the reference that is matched number by number."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Of a component's tensors, by name."""
 
@@ -94,6 +96,8 @@ class Generation:
     """Of a run, by option; a recipe's own go before them."""
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     """Pipelines that are another's with it, whole, by name."""
+    later: Mapping[str, Mapping[str, Recipe]] = field(default_factory=dict)
+    """By a later version of the reference, which is matched only as others describe it: its pipelines that differ."""
     config: Callable[[], Mapping[str, Any]] | None = None
     """Of its published checkpoint, for packs that do not carry one."""
     told_by: str = ""
@@ -106,6 +110,22 @@ class Generation:
         """Such as 2.3."""
         return ".".join(map(str, self.since))
 
+    def recipe(self, recipe: Recipe, reference: str | None = None) -> Recipe:
+        """A pipeline as it is with this generation, and in a later version of the reference if one is asked for.
+
+        Raises UserError where that changes nothing.
+        """
+        if reference is None or reference == MATCHED:
+            return self.recipes.get(recipe.name, recipe)
+        found = self.later.get(reference, {})
+        if recipe.name not in found:
+            users = f"only {', '.join(found)} differ" if found else "no pipeline differs"
+            raise UserError(
+                f"--reference-version {reference} has no effect in the {recipe.name} pipeline of LTX-{self.name}, "
+                f"where {users}; leave it out."
+            )
+        return found[recipe.name]
+
 
 class Facts(NamedTuple):
     """What jobs must know of a checkpoint besides its components."""
@@ -117,6 +137,8 @@ class Facts(NamedTuple):
     reflects_encoding: bool
     """Whether the video encoder pads by reflection, and has nothing to reflect in a single latent row or column."""
     reflects_decoding: bool
+    keyframes: bool
+    """Whether the transformer can make keyframes beside the clip."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,15 @@ class Request:
             None, "S", "where in --audio-file to begin, in seconds (default 0)", name="audio_start_time", hint=float
         ),
     )  # fmt: skip
+    num_generated_keyframes: int = option(
+        0, "--generated-keyframes N", "frames that are made beside the clip to steer it, evenly between its ends: more "
+        "can happen in it, for N latent frames' more work in the first stage (LTX-2.5; default {default})",
+        limits=(0, MAX_FRAMES - 2),
+    )  # fmt: skip
+    reference_version: str | None = option(
+        None, "", "whose rules count where versions of the reference differ: 1.2 (the default, matched number by "
+        "number) or 1.4 (as others describe it, unchecked: LTX-2.5's second stages)", choices=("1.2", "1.4"),
+    )  # fmt: skip
     enhance_prompt: bool = option(
         False, "", "let Gemma write the prompt out (seeing the first picture)", group="prompt enhancement"
     )
@@ -161,6 +170,7 @@ class Request:
         _check_frames(self.num_frames, self.strict_frames)
         self._check_recipe(recipe, recipes)
         self._check_images()
+        self._check_keyframes()
         self._check_sound()
         self._check_loras()
         return recipe
@@ -201,6 +211,14 @@ class Request:
                 raise UserError(f"--image {image.path} has CRF {image.crf}; it must be from 0 (off) to 51.")
             if not 0.0 <= image.strength <= 1.0:
                 raise UserError(f"--image {image.path} has strength {image.strength:g}; it must be from 0 to 1.")
+
+    def _check_keyframes(self) -> None:
+        most = self.rounded()[0].num_frames - 2
+        if self.num_generated_keyframes > max(most, 0):
+            raise UserError(
+                f"--num-generated-keyframes {self.num_generated_keyframes} is too many for a clip of {most + 2} "
+                f"frames; it must be from 0 to {max(most, 0)}."
+            )
 
     def _check_sound(self) -> None:
         if self.audio is False:
@@ -247,6 +265,8 @@ class RequestOptions(TypedDict, total=False):
     embedding: str | Path | None
     image: str | Path | ImageAt | Sequence[Any]
     audio_file: str | Path | AudioIn | tuple[str | Path, float] | None
+    num_generated_keyframes: int
+    reference_version: str | None
     enhance_prompt: bool
     max_tokens: int | None
     temperature: float | None

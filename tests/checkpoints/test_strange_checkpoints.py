@@ -193,7 +193,7 @@ def test_a_converted_folder_may_be_moved_and_its_source_removed(small_folder, tm
     shutil.rmtree(source)
     (tmp_path / "made").rename(tmp_path / "moved")
     moved = open_checkpoint(tmp_path / "moved", "distilled")
-    assert locate.text_encoder(None, moved)[1].folder == tmp_path / "moved" / "text_encoder"
+    assert locate.text_encoder(None, moved)[1].path == tmp_path / "moved" / "text_encoder"
     for component in moved.parts:
         Loader(moved).check(component)
     assert str(tmp_path) not in (tmp_path / "moved" / "mlx_video.json").read_text()
@@ -228,7 +228,7 @@ def test_the_demo_converts_to_a_folder_that_works_anywhere(tmp_path):
     convert(open_checkpoint(demo.folder(), "distilled"), tmp_path / "d")
     assert noted(tmp_path / "d") == "demo"
     found = open_checkpoint(tmp_path / "d", "distilled")
-    assert locate.text_encoder(None, found)[1].folder == demo.folder() / "gemma"
+    assert locate.text_encoder(None, found)[1].path == demo.folder() / "gemma"
 
 
 # ---------------------------------------------------------------------------------------------------- on the hub

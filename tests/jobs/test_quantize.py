@@ -19,7 +19,7 @@ from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2 import load
 from mlx_video.weights import quantize
 from mlx_video.weights.quantize import Quantization, QuantizedLinear
-from tests.support import foreign, small, wide
+from tests.support import foreign, small, small_gemma4, wide
 from tests.support.cases import error
 
 Q8, Q4 = Quantization(8, 64), Quantization(4, 32)
@@ -301,6 +301,19 @@ def test_a_quantized_text_encoder_lies_in_the_folder_and_is_used(folder, tmp_pat
     with pytest.raises(UserError, match="is quantized already"):
         convert(found, tmp_path / "again", Wishes(mx.bfloat16, text_encoder=found.text_encoder, text_quantization=Q8))
     assert not (tmp_path / "again").exists()
+
+
+def test_a_text_encoder_in_one_file_becomes_a_quantized_folder(folder, tmp_path):
+    file = small_gemma4.write_file(tmp_path / small_gemma4.NAME)
+    wishes = Wishes(text_encoder=str(file), text_quantization=Quantization(8, 32))
+    convert(open_checkpoint(folder, "distilled"), tmp_path / "out", wishes)
+    source = TextSource.open(DEFAULT, tmp_path / "out" / "text_encoder")
+    assert source.gemma_version == small_gemma4.VERSION
+    assert all(name.startswith("model.") for name in source.tensors.entries)
+    plain, few = (read_text_encoder(one, mx.float32) for one in (TextSource.open(DEFAULT, file), source))
+    assert len(layers_of(few.network)) == 6 * 7 - 2  # two layers have no v_proj
+    (expected,), (hidden,) = plain.encode(["a red ball"]), few.encode(["a red ball"])
+    assert 1e-4 < error(hidden, expected) < 5e-2
 
 
 # ------------------------------------------------------------------------------------------------ 8-bit floats

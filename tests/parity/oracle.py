@@ -1,8 +1,8 @@
 """The one command that prints every parity number: `python -m tests.parity.oracle --out FOLDER [--oracle FOLDER]`.
 
 Builds small checkpoints and recordings of the torch reference with the oracle's scripts (where it is there), runs every
-`tests/parity/oracle_*.py` comparison on them (`oracle25_*.py` on LTX-2.5's pack), prints a table, and exits with 1 if a limit is passed. Recordings that
-are there already (`--recorded FOLDER`) are used as they are.
+`tests/parity/oracle_*.py` comparison on them (`oracle25_*.py` on LTX-2.5's pack), prints a table, and exits with 1 if a
+limit is passed. Recordings that are there already (`--recorded FOLDER`) are used as they are.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_video.models.family import Component, Facts, Family, Generation
 from mlx_video.models.ltx_2 import config
-from mlx_video.models.ltx_2.recipes import NEGATIVE_PROMPT, RECIPES, RECIPES_25, REFINING
+from mlx_video.models.ltx_2.recipes import LATER_25, NEGATIVE_PROMPT, RECIPES, RECIPES_25, REFINING
 
 
 def _component(key: str, place: str, read: Any, **more: Any) -> Component:
@@ -64,7 +64,7 @@ def _check_geometry(component: str, settings: Mapping[str, Any], whose: str, **o
 def _facts(settings: Mapping[str, Any]) -> Facts:
     transformer, vae = config.TransformerConfig.read(settings), config.VideoVAEConfig.read(settings)
     reflects = (padding == "reflect" for padding in (vae.encoder_padding, vae.decoder_padding))
-    return Facts(transformer.layers, transformer.video.dim, *reflects)
+    return Facts(transformer.layers, transformer.video.dim, *reflects, transformer.keyframe_embedding)
 
 
 LTX_2 = Family(
@@ -84,6 +84,7 @@ LTX_2 = Family(
             (2, 5),
             {"steps": 30, "stg_block": 28 / 48, "image_crf": 18},
             recipes=RECIPES_25,
+            later=LATER_25,
             config=lambda: _published("2.5"),
             told_by="keyframes_abs_pos_embedding",
             whole_with="caption_proj_before_connector",

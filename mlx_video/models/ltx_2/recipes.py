@@ -84,6 +84,20 @@ RECIPES_25: dict[str, Recipe] = {
 }
 """Those that are others for LTX-2.5. Reference: DistilledPipeline, whose first stage is ancestral from 2.5 on."""
 
+
+def _second(name: str, **changes: Any) -> Recipe:
+    first, second = {**RECIPES, **RECIPES_25}[name].stages
+    return replace(RECIPES[name], stages=(first, replace(second, **changes)))
+
+
+LATER_25: dict[str, dict[str, Recipe]] = {
+    "1.4": {
+        "distilled": _second("distilled", sampler="ancestral_euler"),
+        "dev-two-stage": _second("dev-two-stage", frozen=("audio",)),
+    }
+}
+"""What later versions of the reference are said to do with LTX-2.5; their source was not to be had."""
+
 _REFINE = Stage(1.0, "refine", start="given", window=Window(chunk=17, held=3), phase="refine")
 """As a second stage does it, for the video alone: 17 latent frames are 129 frames, about what training had."""
 REFINING: dict[str, Recipe] = {

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from mlx_video.models.section import MAX_HEADS, MAX_LAYERS, MAX_POSITION, Section, check_depth, heads_of
 from mlx_video.reading import read_json, shown
@@ -30,10 +30,14 @@ MODES = {
 
 
 class Rotary(NamedTuple):
-    """Rotary positions of one kind of layer: base of the frequencies, and what they are divided by."""
+    """Rotary positions of one kind of layer."""
 
     base: float
+    """Of the frequencies."""
     divisor: float
+    """Of the frequencies."""
+    share: float = 1.0
+    """Of the pairs that are turned, from the first; the others stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class GemmaConfig:
     global_rotary: Rotary
     quantization: Mapping[str, Any] | None
     """mlx's own entry: bits, group_size, mode, and exceptions by tensor path; None for plain weights."""
+    gemma_version: ClassVar[None] = None
+    """Gemma 3 is taken as Google publishes it: no checkpoint asks for a version."""
 
     @classmethod
     def of_folder(cls, folder: Path) -> GemmaConfig:
@@ -102,18 +108,15 @@ class GemmaConfig:
             norm_eps=text.number("rms_norm_eps", 1e-6, 1e-12, 1e-2),
             query_scale=text.number("query_pre_attn_scalar", 256, 1, 1e5),
             window=text.integer("sliding_window", 4096, 1, MAX_POSITION),
-            sliding=_sliding(text, layers),
+            sliding=sliding_layers(text, layers),
             local_rotary=_rotary(text, "sliding_attention"),
             global_rotary=_rotary(text, "full_attention"),
-            quantization=_quantization(values, where),
+            quantization=packing(values, where, EXPECTED),
         )
 
     def check_names(self, names: Collection[str], where: object) -> None:
         """Raises UserError where a folder's tensors, by name, are of fewer layers than its config says."""
-        # Several spellings of prefixes are in use; what stands before the layers does not matter here.
-        found = (name.rpartition("layers.") for name in names if "vision" not in name)
-        layers = {f"layers.{rest}" for _, layer, rest in found if layer}
-        check_depth({"layers": ("num_hidden_layers", self.layers)}, layers, str(where))
+        check_layers(names, self.layers, str(where))
 
     def layer_flops(self, tokens: int) -> float:
         """Floating-point operations of one layer over a prompt of `tokens`."""
@@ -149,7 +152,16 @@ class GemmaConfig:
         )
 
 
-def _sliding(text: Section, layers: int) -> tuple[bool, ...]:
+def check_layers(names: Collection[str], layers: int, where: str) -> None:
+    """Raises UserError where tensors, by name, are of fewer layers than the config says."""
+    # Several spellings of prefixes are in use; what stands before the layers does not matter here.
+    found = (name.rpartition("layers.") for name in names if "vision" not in name and "audio" not in name)
+    there = {f"layers.{rest}" for _, layer, rest in found if layer}
+    check_depth({"layers": ("num_hidden_layers", layers)}, there, where)
+
+
+def sliding_layers(text: Section, layers: int) -> tuple[bool, ...]:
+    """For each layer whether it sees a window only: the file lists them, or gives the period."""
     kinds = text.values.get("layer_types")
     if kinds is None:
         # Older files give the period instead: its last layer sees everything.
@@ -180,7 +192,8 @@ def _rotary(text: Section, kind: str) -> Rotary:
     return Rotary(float(base), float(divisor))
 
 
-def _quantization(values: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
+def packing(values: Mapping[str, Any], where: str, expected: str) -> Mapping[str, Any] | None:
+    """How a folder's weights are packed, by its config; None for plain ones. expected: what to take instead."""
     found = values.get("quantization")
     found = values.get("quantization_config") if found is None else found
     if found is None:
@@ -189,7 +202,7 @@ def _quantization(values: Mapping[str, Any], where: str) -> Mapping[str, Any] | 
         method = found.get("quant_method") if isinstance(found, Mapping) else found
         raise UserError(
             f"{where} is quantized by {shown(method)}; supported: mlx's own (bits and group_size in config.json), "
-            f"or no quantization. {EXPECTED}."
+            f"or no quantization. {expected}."
         )
     # Beside the general ones stand exceptions, by the names of layers.
     own = {name: value for name, value in found.items() if isinstance(value, Mapping)}

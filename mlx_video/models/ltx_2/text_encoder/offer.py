@@ -1,44 +1,111 @@
-"""What the rest of the package asks of this family's text encoder; `Family.text` gives it this module."""
+"""What the rest of the package asks of this family's text encoders; `Family.text` gives it this module.
+
+Which of the two a model is, Gemma 3 or Gemma 4, follows from its own config.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig
+from mlx_video.models.ltx_2.text_encoder import gemma4_config, gemma_config
 from mlx_video.models.ltx_2.text_encoder.enhance import MAX_TOKENS, enhance
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma, TextEncoder
+from mlx_video.models.ltx_2.text_encoder.gemma4 import Gemma4
+from mlx_video.models.ltx_2.text_encoder.gemma4_config import Gemma4Config
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
-from mlx_video.models.ltx_2.text_encoder.tokens import MAX_TOKENIZER, Tokenizer
+from mlx_video.models.ltx_2.text_encoder.language_model import LanguageModel
+from mlx_video.models.ltx_2.text_encoder.tokens import MAX_TOKENIZER, Gemma4Tokenizer, Tokenizer, Written
+from mlx_video.models.section import Section
+from mlx_video.reading import parse_json, read_json, shown
+from mlx_video.types import UserError
 
-__all__ = ["CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "advice", "check_fits", "context_widths", "encoder",
-           "enhance", "layers_of", "network", "read_config"]  # fmt: skip
+__all__ = ["CONFIG_KEY", "CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "WITHIN", "advice", "check_fits",
+           "context_widths", "encoder", "enhance", "layers_of", "network", "network_class",
+           "read_config", "read_embedded"]  # fmt: skip
 
-NETWORK = Gemma
-"""The class, for its tensors' names."""
+CONFIG_KEY = "gemma_config"
+"""The metadata of a text encoder in a single file holds its config.json under this name."""
+SOURCE_KEY = "gemma_source_checkpoint"
+"""A checkpoint made for one text encoder alone says under this key which: its `gemma_version`."""
+_FILES = ("tokenizer_config.json", "processor_config.json", "generation_config.json", "chat_template.jinja")
+WITHIN = {"tokenizer_json": "tokenizer.json", **{f"hf_asset__{name}": name for name in _FILES}}
+"""Of a single file: tensor -> the file that its bytes are.
+
+Source: Lightricks' files and ltx-core 1.2.0 `gemma_assets.py`. A table, because somebody else's names might lead out of
+the folder that they are written to.
+"""
+
+Config = GemmaConfig | Gemma4Config
 
 
-def read_config(folder: Path, names: Collection[str]) -> GemmaConfig:
+def read_config(folder: Path, names: Collection[str]) -> Config:
     """Of the model in a folder of Hugging Face's form with tensors of these names; raises UserError for another."""
-    config = GemmaConfig.of_folder(folder)
+    path = folder / "config.json"
+    values = read_json(path) if path.is_file() else {}
+    config: Config
+    if values.get("model_type") in gemma4_config.KINDS:
+        config = Gemma4Config.read(values, str(folder))
+    else:
+        config = GemmaConfig.of_folder(folder)
     config.check_names(names, folder)
     return config
 
 
-def network(config: GemmaConfig, names: Collection[str] = ()) -> Gemma:
+def read_embedded(file: Path, metadata: Mapping[str, Any], names: Collection[str]) -> Config:
+    """Of the model in one file with this metadata and tensors of these names; raises UserError for another."""
+    values = metadata.get(CONFIG_KEY)
+    if not isinstance(values, Mapping):
+        raise UserError(
+            f"{file} is not a text encoder: its metadata has no {CONFIG_KEY}. {gemma4_config.EXPECTED}; "
+            f"{gemma_config.EXPECTED}, as a folder."
+        )
+    if values.get("model_type") not in gemma4_config.KINDS:
+        raise UserError(
+            f"{file} says {CONFIG_KEY}.model_type = {shown(values.get('model_type'))}; as a single file only "
+            f"Gemma 4 is read. {gemma4_config.EXPECTED}."
+        )
+    config = Gemma4Config.read(values, str(file), CONFIG_KEY)
+    config.check_names(names, file)
+    return config
+
+
+def network_class(config: Config) -> type[LanguageModel]:
+    """The class, for its tensors' names."""
+    return Gemma4 if isinstance(config, Gemma4Config) else Gemma
+
+
+def network(config: Config, names: Collection[str] = ()) -> LanguageModel:
     """Without weights; layers are quantized whose scales are among `names`."""
-    return Gemma(config, names)
+    return Gemma4(config, names) if isinstance(config, Gemma4Config) else Gemma(config, names)
 
 
-def layers_of(network: Gemma) -> list[Any]:
+def layers_of(network: LanguageModel) -> list[Any]:
     """The layers that are quantized."""
     return network.model.layers  # type: ignore[no-any-return]
 
 
-def encoder(network: Gemma, folder: Path) -> TextEncoder:
-    """With the folder's tokenizer."""
-    return TextEncoder(network, Tokenizer(folder))
+def encoder(network: LanguageModel, path: Path, read: Callable[[str], bytes | None] | None = None) -> TextEncoder:
+    """With the tokenizer in or beside a folder; where `path` is one file, `read` gives the files within it."""
+    newer = isinstance(network, Gemma4)
+    whose = "Gemma 4" if newer else "Gemma 3"
+    written = Written.of_folder(path, whose) if read is None else _embedded(path, read, whose)
+    return TextEncoder(network, Gemma4Tokenizer(written) if newer else Tokenizer(written))
+
+
+def _embedded(file: Path, read: Callable[[str], bytes | None], whose: str) -> Written:
+    rules, settings = read("tokenizer.json"), read("tokenizer_config.json")
+    if rules is None:
+        raise UserError(f"{file} has no tokenizer (the tensor tokenizer_json). {gemma4_config.EXPECTED}.")
+    try:
+        values = parse_json(settings) if settings is not None else {}
+    except ValueError as error:
+        raise UserError(f"{file} has a damaged tokenizer_config.json: it is not JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} has a damaged tokenizer_config.json: it holds no JSON object.")
+    return Written(str(file), rules, values, whose)
 
 
 def advice(generation: str) -> str:
@@ -51,8 +118,22 @@ def advice(generation: str) -> str:
     )
 
 
-def check_fits(config: GemmaConfig, settings: Mapping[str, Any], features: int) -> None:
+def check_fits(config: Config, settings: Mapping[str, Any], features: int) -> None:
     """Raises UserError where a checkpoint's connectors, with so many features, were made for another text encoder."""
+    s = Section(settings, "config")
+    wanted = s.part(SOURCE_KEY, optional=True).values.get("gemma_version")
+    # Both models are equally wide and deep at 12B, so no size tells them apart.
+    newer = wanted is not None or s.part("transformer", optional=True).flag("ff_bias", True) is False
+    if newer != isinstance(config, Gemma4Config):
+        expected = gemma4_config.EXPECTED if newer else gemma_config.EXPECTED
+        raise UserError(
+            f"The text encoder is a Gemma {3 if newer else 4}, which this checkpoint is not for. {expected}."
+        )
+    if wanted is not None and wanted != config.gemma_version:
+        raise UserError(
+            f"The text encoder is {config.gemma_version}, but the checkpoint was trained with {shown(wanted)}. "
+            f"{gemma4_config.EXPECTED}."
+        )
     TextConfig.read(settings, features=features).check_encoder(config.width, config.layers)
 
 

@@ -1,4 +1,4 @@
-"""Prompts to token ids, as Gemma 3's own tokenizer.json says; knows no network and fetches nothing.
+"""Prompts to token ids, as the text encoder's own tokenizer.json says; knows no network and fetches nothing.
 
 The file is read by the `tokenizers` library itself: it holds the whole rule (normaliser, merges, added tokens), and
 neither a class named in a config nor code from the folder takes part.
@@ -7,34 +7,64 @@ neither a class named in a config nor code from the folder takes part.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS
 from mlx_video.reading import read_bytes, read_json, shown
 from mlx_video.types import UserError
 
 MAX_TOKENIZER = 256 << 20
-"""Bytes of a tokenizer.json; Gemma 3's has 33 MB."""
+"""Bytes of a tokenizer.json; Gemma 3's has 33 MB, Gemma 4's 32."""
+
+
+class Written(NamedTuple):
+    """A tokenizer as it is written: the content of tokenizer.json and of tokenizer_config.json."""
+
+    where: str
+    """For messages: the file that the first is, or lies in."""
+    rules: bytes
+    settings: Mapping[str, Any]
+    """Of which only the name of the first token is taken."""
+    whose: str = "Gemma 3"
+
+    @classmethod
+    def of_folder(cls, folder: Path, whose: str = "Gemma 3") -> Written:
+        """From the files in or beside `folder`; raises UserError where one is absent or cannot be read."""
+        path = tokenizer_file(folder)
+        settings = path.with_name("tokenizer_config.json")
+        return cls(str(path), read_bytes(path, MAX_TOKENIZER), read_json(settings) if settings.is_file() else {}, whose)
+
+    @property
+    def first_token(self) -> str:
+        """The name of the token with which every prompt begins."""
+        token = self.settings.get("bos_token")
+        if isinstance(token, dict):
+            token = token.get("content")
+        if token is not None and not isinstance(token, str):
+            settings = Path(self.where).with_name("tokenizer_config.json")
+            raise UserError(f"{settings} says bos_token = {shown(token)}; it should be a text.")
+        return token or "<bos>"
 
 
 class Tokenizer:
     """Text to ids: stripped, beginning-of-sequence first, no end-of-sequence, at most CONTEXT_TOKENS ids."""
 
-    def __init__(self, folder: Path):
-        """Reads tokenizer.json (and, for the name of its first token, tokenizer_config.json) in or beside `folder`.
-
-        Raises UserError where the file is absent or cannot be read.
-        """
-        path = tokenizer_file(folder)
-        self.words = _read(path)
+    def __init__(self, source: Path | Written):
+        """Reads a folder, or takes what has been read. Raises UserError for what is no tokenizer."""
+        written = source if isinstance(source, Written) else Written.of_folder(source)
+        self.words = _read(written)
         """The `tokenizers` library's own."""
         # A file may ask for padding or cutting of its own.
         self.words.no_padding()
         self.words.no_truncation()
-        name = _first_token(path.with_name("tokenizer_config.json"))
+        name = written.first_token
         self._first = self.words.token_to_id(name)
         if self._first is None:
-            raise UserError(f"{path} has no token {name!r}, with which every prompt begins; it is not Gemma 3's.")
+            raise UserError(
+                f"{written.where} has no token {name!r}, with which every prompt begins; it is not {written.whose}'s."
+            )
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of `prompt`: 1 (for an empty prompt) to CONTEXT_TOKENS of them.
@@ -43,8 +73,20 @@ class Tokenizer:
         its padding.
         """
         check_text(prompt)
-        ids = self.words.encode(prompt.strip(), add_special_tokens=False).ids
-        return [self._first, *ids][:CONTEXT_TOKENS]
+        return self._begun(self.words.encode(prompt.strip(), add_special_tokens=False).ids)[:CONTEXT_TOKENS]
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        return [self._first, *ids]
+
+
+class Gemma4Tokenizer(Tokenizer):
+    """The same for Gemma 4, whose own rules put no token first: it is put there where the prompt does not begin so.
+
+    Source: the tokenizer of Lightricks' ltx-core 1.2.0 (`text_encoders/gemma/tokenizer.py`).
+    """
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        return ids if ids[:1] == [self._first] else [self._first, *ids]
 
 
 def check_text(prompt: str) -> None:
@@ -64,17 +106,18 @@ def tokenizer_file(folder: Path) -> Path:
     raise UserError(f"There is no tokenizer for the text encoder: neither {places[0]} nor {places[1]} is there.")
 
 
-def _read(path: Path):
+def _read(written: Written) -> Any:
     from tokenizers import Tokenizer as Backend
 
     try:
-        found = Backend.from_buffer(read_bytes(path, MAX_TOKENIZER))
+        found = Backend.from_buffer(written.rules)
     except ValueError as error:
-        raise UserError(f"{path} is not a tokenizer: {error}.") from error
+        raise UserError(f"{written.where} is not a tokenizer: {error}.") from error
     for part in (found.normalizer, found.pre_tokenizer, found.decoder):
         if part is not None and _has_pattern(json.loads(part.__getstate__())):
             raise UserError(
-                f"{path} cuts text by a regular expression of its own, which may never end; Gemma 3's has none."
+                f"{written.where} cuts text by a regular expression of its own, which may never end; {written.whose}'s "
+                f"has none."
             )
     return found
 
@@ -83,12 +126,3 @@ def _has_pattern(value: object) -> bool:
     """Whether a part of a tokenizer, as JSON, holds a regular expression."""
     inside: list[object] = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
     return (isinstance(value, dict) and "Regex" in value) or any(map(_has_pattern, inside))
-
-
-def _first_token(path: Path) -> str:
-    token = read_json(path).get("bos_token") if path.is_file() else None
-    if isinstance(token, dict):
-        token = token.get("content")
-    if token is not None and not isinstance(token, str):
-        raise UserError(f"{path} says bos_token = {shown(token)}; it should be a text.")
-    return token or "<bos>"
