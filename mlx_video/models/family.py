@@ -39,6 +39,8 @@ class Component(NamedTuple):
     read: Callable[..., Any]
     autoencoder: bool = False
     always_float32: bool = False
+    optional: bool = False
+    """Only some checkpoints have it, and others lack nothing."""
     stacks: str = "stacks"
     """The attribute of its config that says what stands in it so many times in a row; see `section.Stacks`."""
     measured: Callable[[Shapes], dict[str, Any]] | None = None

@@ -12,9 +12,11 @@ from mlx.utils import tree_flatten
 from mlx_video import LTXPipeline, UserError
 from mlx_video.checkpoints.hub.rules import choose
 from mlx_video.checkpoints.layouts import open_checkpoint
-from mlx_video.models.ltx_2 import load, published
-from mlx_video.models.ltx_2.family import COMPONENTS
+from mlx_video.models.ltx_2 import family, load, published
 from tests.support import foreign, real_keys, small
+
+COMPONENTS = {name: one for name, one in family.COMPONENTS.items() if not one.optional}
+"""Those that every checkpoint has."""
 
 LAYOUTS = {
     "mlx-forge": (foreign.forge, "2.3", "split MLX files"),
