@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.checkpoints import demo, locate
+from mlx_video.checkpoints.hub.models import full_name
 from mlx_video.jobs.decode import Decode
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.placeholder import Placeholder
@@ -88,7 +89,7 @@ class LTXPipeline:
         encoder = kinds.taken("text_encoder", text_encoder, str | None)
         kinds.check("low_memory", low_memory, bool | None)
         bits = kinds.taken("quantize", quantize, int | None)
-        named = kinds.taken("where", where, str)
+        named = full_name(kinds.taken("where", where, str))
         if not locate.is_hub_id(named):
             locate.existing(named, "--model-repo")
         how, memory = None if bits is None else Quantization.of(bits), Memory.of(low_memory, memory_limit)

@@ -99,8 +99,8 @@ def _of(checkpoint: Checkpoint) -> list[str]:
     lines.append(_line("all of it", _size(total)))
     absent = [
         name
-        for name in checkpoint.family.components
-        if name not in (*checkpoint.parts, "upsampler", "latent_statistics")
+        for name, component in checkpoint.family.components.items()
+        if name not in (*checkpoint.parts, "upsampler", "latent_statistics") and not component.optional
     ]
     if absent:
         lines.append(_line("without", ", ".join(name.replace("_", " ") for name in absent)))

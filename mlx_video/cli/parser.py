@@ -44,12 +44,14 @@ class Model(Talk):
     """What runs and within what; commands hand it to `LTXPipeline.from_pretrained`."""
 
     model_repo: str = option(
-        "Lightricks/LTX-2", "--weights --ltx-weights REPO|FOLDER|FILE", "Hugging Face id, converted folder, MLX pack, "
-        "official .safetensors file or its folder (default {default})",
+        "Lightricks/LTX-2", "--weights --ltx-weights REPO|FOLDER|FILE", "Hugging Face id or short name (ltx-2, "
+        "ltx-2.3, ltx-2.5), converted folder, MLX pack, official .safetensors file or its folder (default {default})",
         group="model",
     )  # fmt: skip
     text_encoder_repo: str | None = option(
-        None, "--gemma-path REPO|FOLDER|FILE", "Gemma, where it does not lie beside the checkpoint"
+        None,
+        "--gemma-path REPO|FOLDER|FILE",
+        "Gemma 3 (LTX-2.5: Gemma 4), where it does not lie beside the checkpoint",
     )
     dtype: str | None = option(
         None, "", "precision of transformer and text (default: what this machine computes best in)", choices=DTYPES

@@ -57,7 +57,9 @@ class Run:
     def open(cls, request: Request, recipe: Recipe, runner: Runner, loader: Loader, take: Take) -> Run:
         """Raises UserError where request, checkpoint, text encoder and LoRAs do not go together."""
         loras = choose(request, (*runner.loras, *request.lora), recipe, loader.checkpoint, take)
-        loader.checkpoint = checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
+        if loras.distilled != loader.checkpoint.distilled_lora:
+            loader.checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
+        checkpoint = loader.checkpoint
         recipe = checkpoint.generation.recipe(recipe, request.reference_version)
         settings = resolve(loras.request, recipe, checkpoint)
         embedded = request.embedding is not None
@@ -72,7 +74,7 @@ class Run:
         for kind in recipe.upsamplers:
             loader.check("upsampler", kind=kind)
         messages = [*settings.notes, *loras.told(settings.lora_strengths), *filter(None, [checkpoint.doubt])]
-        adapters = Adapters.open(loras.own, settings, checkpoint, messages.append, take)
+        adapters = Adapters.open(loras.own, settings, loader.checkpoint, messages.append, take)
         return cls(settings, loader, encoder, adapters, tuple(messages), writer)
 
     def contexts(self, watch: Watch) -> dict[str, Context]:

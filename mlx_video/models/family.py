@@ -39,10 +39,12 @@ class Component(NamedTuple):
     read: Callable[..., Any]
     autoencoder: bool = False
     always_float32: bool = False
+    optional: bool = False
+    """Only some checkpoints have it, and others lack nothing."""
     stacks: str = "stacks"
     """The attribute of its config that says what stands in it so many times in a row; see `section.Stacks`."""
-    measured: Callable[[Shapes], dict[str, Any]] = lambda shapes: {}
-    """What `read` must be told besides the config, which the tensors' shapes tell."""
+    measured: Callable[[Shapes], dict[str, Any]] | None = None
+    """What `read` must be told besides the config, which the tensors' shapes tell; None: nothing."""
 
     @property
     def network(self) -> type[nn.Module]:

@@ -34,6 +34,7 @@ def check(film, generation, *, sound, fps=Fraction(24), frames=9, size=(64, 64))
         assert film.sound is None
 
 
+@pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize("sound", [True, False], ids=["sound", "silent"])
 @pytest.mark.parametrize("pipeline", PIPELINES)
 @pytest.mark.parametrize("generation", GENERATIONS)

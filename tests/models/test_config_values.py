@@ -13,15 +13,16 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from mlx_video.models.ltx_2 import config
+from mlx_video.models.ltx_2 import config, family
 from mlx_video.models.ltx_2.config import feature_width
-from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig, SpeechConfig
 from mlx_video.models.section import Stated
 from mlx_video.types import UserError
 from mlx_video.weights import names
-from tests.support import real_keys, small
+from tests.support import published_25, real_keys, small
 
+COMPONENTS = {name: one for name, one in family.COMPONENTS.items() if not one.optional}
+"""Those that every checkpoint has."""
 HUGE = (10**9, 10**30, -(10**30))
 NO_NUMBERS = ("4", "", [4], {"a": 1}, True, math.nan, math.inf, -math.inf, -1)
 WRONG = {
@@ -81,6 +82,11 @@ def gemma(values: Mapping) -> None:
     SpeechConfig.read(values)
 
 
+def decoder_25(values: Mapping) -> None:
+    config.DiffusionDecoderConfig.read(values)
+    config.VideoVAEConfig.read(values)
+
+
 READERS: dict[str, tuple[Callable, Mapping]] = {
     "LTX-2": (everything, real_keys.config("2")),
     "LTX-2.3": (everything, real_keys.config("2.3")),
@@ -88,6 +94,7 @@ READERS: dict[str, tuple[Callable, Mapping]] = {
     "small LTX-2.3": (everything, small.config("2.3")),
     "upsampler": (config.UpsamplerConfig.read, {**small.UPSAMPLER_CONFIGS["2"], "spatial_scale": 2.0}),
     "gemma": (gemma, GEMMA),
+    "LTX-2.5's diffusion decoder": (decoder_25, published_25.part("vae/ltx-2.5-video-vae-bf16")[0]),
 }
 
 

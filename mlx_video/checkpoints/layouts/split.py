@@ -24,6 +24,8 @@ GEMMA = "gemma_source_checkpoint"
 PROJECTION = "text_embedding_projection."
 VIDEO = {"video_encoder": "vae.encoder.", "video_decoder": "vae.decoder.", "latent_statistics": "vae.per_channel_"}
 SOUND = {"audio_encoder": "audio_vae.encoder.", "audio_decoder": "audio_vae.decoder.", "vocoder": "vocoder."}
+PIXELS = {"diffusion_decoder": "decoder."}
+LENGTH = {"duration_head": "duration_head."}
 CONNECTORS = ("model.diffusion_model.video_embeddings_connector.", "model.diffusion_model.audio_embeddings_connector.",
               PROJECTION)  # fmt: skip
 
@@ -44,9 +46,8 @@ def find(place: Place, file: Path, main: Tensors, have: Mapping[str, object]) ->
     if "video_decoder" in have:
         return Beside({}, {}, None)
     version = version_of(main.metadata.get("model_version"))
-    files = {
-        kind: _of_version(place, kind, version, file) for kind in ("video VAE", "diffusion video VAE", "audio VAE")
-    }
+    kinds = ("video VAE", "diffusion video VAE", "audio VAE", "duration head")
+    files = {kind: _of_version(place, kind, version, file) for kind in kinds}
     tensors: dict[str, Tensors] = {}
     configs: dict[str, Stated] = {}
 
@@ -62,7 +63,9 @@ def find(place: Place, file: Path, main: Tensors, have: Mapping[str, object]) ->
     add("video VAE", VIDEO, "vae.")
     # The encoder and the statistics in it are those of the other file.
     add("diffusion video VAE", {name: VIDEO[name] for name in ("video_encoder", "latent_statistics")}, "vae.")
+    add("diffusion video VAE", PIXELS)
     add("audio VAE", SOUND)
+    add("duration head", LENGTH)
     encoder = _text_encoder(place, main)
     if encoder is not None:
         tensors["connectors"] = connectors(file, encoder)
@@ -78,7 +81,7 @@ def with_projections(checkpoint: Checkpoint, text_encoder: Tensors) -> Checkpoin
     if file in part.tensors.paths:
         return checkpoint
     own = part._replace(tensors=connectors(checkpoint.source, file))
-    return replace(checkpoint, parts={**checkpoint.parts, "connectors": own}, weighed={})
+    return replace(checkpoint, parts={**checkpoint.parts, "connectors": own})
 
 
 def connectors(transformer: Path, text_encoder: Path) -> Tensors:
@@ -89,7 +92,8 @@ def connectors(transformer: Path, text_encoder: Path) -> Tensors:
 
 def whole_config(main: Stated, configs: Mapping[str, Stated]) -> Stated:
     """The sections of all files' configs, as a single file has them; and which text encoder belongs to them."""
-    sections = {key: value for config in configs.values() for key, value in config.items()}
+    # Of two video autoencoders that of the convolutional one, which comes first.
+    sections = {key: value for config in reversed(configs.values()) for key, value in config.items()}
     return Stated({**sections, **main}, main.whose)
 
 

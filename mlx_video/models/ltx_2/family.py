@@ -36,6 +36,14 @@ COMPONENTS: dict[str, Component] = {
         _component("audio_decoder", "audio_vae.decoder:AudioDecoder", config.AudioVAEConfig.read, **_DECODER),
         # The reference keeps the vocoder in float32: in bfloat16 its spectral error grows by 40 to 90 %.
         _component("vocoder", "vocoder:Vocoder", config.VocoderConfig.read, always_float32=True),
+        _component(
+            "diffusion_decoder", "diffusion_decoder:DiffusionDecoder", config.DiffusionDecoderConfig.read,
+            measured=lambda shapes: {"gated": any(name.endswith(".gate_ctx") for name in shapes)},
+            optional=True, **_AUTOENCODER,
+        ),
+        _component(
+            "duration_head", "duration:DurationHead", config.DurationConfig.read, always_float32=True, optional=True
+        ),
         _component("upsampler", "upsampler:Upsampler", config.UpsamplerConfig.read, **_AUTOENCODER),
     )
 }  # fmt: skip

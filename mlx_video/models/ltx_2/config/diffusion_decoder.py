@@ -100,11 +100,6 @@ class DiffusionDecoderConfig:
         )
 
 
-def is_diffusion(config: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's video autoencoder has this decoder."""
-    return section(config, "vae").values.get("_class_name") == DIFFUSION
-
-
 def _stages(s: Section, head_dim: int) -> tuple[StageConfig, ...]:
     channels = _needed(s, "stage_channels", lambda v: are_integers(v, 1, MAX_CHANNELS, STAGES), "5 whole numbers")
     depths = _needed(s, "stage_depths", lambda v: are_integers(v, 1, MAX_LAYERS, STAGES), "5 whole numbers")

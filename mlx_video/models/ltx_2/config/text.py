@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_video.models.section import MAX_LAYERS, MAX_POSITION, Stacks, heads_of, section
+from mlx_video.models.section import MAX_LAYERS, MAX_POSITION, MAX_WIDTH, Stacks, heads_of, section
 from mlx_video.types import CONTEXT_TOKENS, UserError
 
 
@@ -122,3 +122,21 @@ def feature_width(shapes: Mapping[str, Sequence[int]]) -> int:
     if len(shape) != 2:
         raise UserError(f"{found[0]} has the shape {tuple(shape)}; a matrix of two axes is needed.")
     return shape[-1]
+
+
+@dataclass(frozen=True)
+class DurationConfig:
+    """The duration head: how wide the contexts are that it reads."""
+
+    video_dim: int
+    audio_dim: int
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> DurationConfig:
+        """From the head's own file, which repeats the widths of its transformer's contexts."""
+        section(config, "duration_head")
+        s = section(config, "transformer")
+        return cls(
+            s.integer("cross_attention_dim", 4096, 1, MAX_WIDTH),
+            s.integer("audio_cross_attention_dim", 2048, 1, MAX_WIDTH),
+        )

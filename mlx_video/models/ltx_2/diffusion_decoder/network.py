@@ -42,10 +42,8 @@ NOISE_LEVEL = 1.0
 class DiffusionDecoder(nn.Module):
     """Latents and noise to pixels (reference: `NADiffusionDecoder`)."""
 
-    prefixes = {
-        **dict.fromkeys(("vae.decoder.", "decoder."), ""),
-        **dict.fromkeys((STATISTICS_PREFIX, STATISTICS_PREFIX.removeprefix("vae.")), "statistics."),
-    }
+    # Of the decoder's own file, whose names lack the `vae.` of a file that holds everything.
+    prefixes = {"decoder.": "", STATISTICS_PREFIX.removeprefix("vae."): "statistics."}
     renames = RENAMES
     ignored = (r"^statistics\.(?!(mean|std)$)", r"^coarse_")
 
