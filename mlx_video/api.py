@@ -79,8 +79,8 @@ class LTXPipeline:
 
         dtype: "float16", "bfloat16" or "float32", of transformer and text; what this machine computes best in if left
         out. vae_dtype: the same of autoencoders and upsamplers (float32 on a Mac, whatever dtype says). text_encoder:
-        Gemma's folder or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`, for
-        every clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized
+        Gemma's folder, file or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`,
+        for every clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized
         need nothing. low_memory: whether networks are read from disk part by part; None does so where they do not fit.
         memory_limit: GiB that a run may take, if not what the machine has to give. Raises UserError where nothing is
         there; tensors are only described now and read when a clip needs them.

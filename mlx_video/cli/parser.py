@@ -49,7 +49,9 @@ class Model(Talk):
         group="model",
     )  # fmt: skip
     text_encoder_repo: str | None = option(
-        None, "--gemma-path REPO|FOLDER", "Gemma 3 (LTX-2.5: Gemma 4), where it does not lie beside the checkpoint"
+        None,
+        "--gemma-path REPO|FOLDER|FILE",
+        "Gemma 3 (LTX-2.5: Gemma 4), where it does not lie beside the checkpoint",
     )
     dtype: str | None = option(
         None, "", "precision of transformer and text (default: what this machine computes best in)", choices=DTYPES
