@@ -25,11 +25,13 @@ def pytest_collection_finish():
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory):
     """small_folder("2") is the folder of a whole small checkpoint, both variants, made when first asked for."""
-    from tests.support import small
+    from tests.support import small, small_pack
 
     @functools.cache
     def make(generation: str) -> Path:
         folder = tmp_path_factory.mktemp(f"ltx-{generation}-") / "small"
+        if generation == "2.5":
+            return small_pack.make(folder)
         return small.make(folder, generation, ("distilled", "dev"))
 
     return make

@@ -16,7 +16,7 @@ import mlx.nn as nn
 
 from mlx_video.models.family import Component, Facts, Family, Generation
 from mlx_video.reading import shown
-from mlx_video.types import UserError
+from mlx_video.types import UserError, amount
 from mlx_video.weights import fp8, names, quantize
 from mlx_video.weights.names import Form
 from mlx_video.weights.quantize import Quantization
@@ -142,9 +142,13 @@ class Checkpoint:
     def part(self, component: str) -> Part:
         """The tensors of `component`; raises UserError where the checkpoint has none."""
         if component not in self.parts:
-            raise UserError(
-                f"{self.source} has no {component.replace('_', ' ')}; it has {', '.join(self.parts) or 'no component'}."
-            )
+            noun, (file, size) = component.replace("_", " "), self.generation.files.get(component, ("", 0))
+            if file:
+                raise UserError(
+                    f"{self.source} has no {noun} beside it; LTX-{self.generation.name}'s is the file {file} "
+                    f"({amount(size, disk=True)}): put it there."
+                )
+            raise UserError(f"{self.source} has no {noun}; it has {', '.join(self.parts) or 'no component'}.")
         return self.parts[component]
 
     @property

@@ -100,6 +100,8 @@ class Generation:
     """By a later version of the reference, which is matched only as others describe it: its pipelines that differ."""
     config: Callable[[], Mapping[str, Any]] | None = None
     """Of its published checkpoint, for packs that do not carry one."""
+    files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Where it is published in several: a component's file by its name, and its bytes."""
     told_by: str = ""
     """Part of a tensor's name that no older generation has, for packs that state no version; empty for the first."""
     whole_with: str = ""
