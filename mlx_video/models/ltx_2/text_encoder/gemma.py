@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
-from mlx_video.models.ltx_2.text_encoder.language_model import Hidden, LanguageModel, TextRotation
+from mlx_video.models.ltx_2.text_encoder.language_model import FeedForward, Hidden, LanguageModel, TextRotation
 from mlx_video.models.ltx_2.text_encoder.tokens import Tokenizer
 from mlx_video.types import UserError
 
@@ -59,20 +59,6 @@ class Attention(nn.Module):
     def _heads(self, x: mx.array) -> mx.array:
         """(1, T, heads * head_dim) -> (1, heads, T, head_dim)."""
         return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(0, 2, 1, 3)
-
-
-class FeedForward(nn.Module):
-    """Source: Gemma3MLP."""
-
-    def __init__(self, config: GemmaConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.feed_forward, bias=False)
-        self.up_proj = nn.Linear(config.width, config.feed_forward, bias=False)
-        self.down_proj = nn.Linear(config.feed_forward, config.width, bias=False)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """(1, T, D) -> (1, T, D)."""
-        return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):

@@ -56,6 +56,20 @@ class TextRotation:
         return self._tables[tokens, dtype]
 
 
+class FeedForward(nn.Module):
+    """Source: Gemma3MLP, Gemma4UnifiedTextMLP."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.feed_forward, bias=False)
+        self.up_proj = nn.Linear(config.width, config.feed_forward, bias=False)
+        self.down_proj = nn.Linear(config.feed_forward, config.width, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(1, T, D) -> (1, T, D)."""
+        return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
+
+
 class LanguageModel(nn.Module):
     """A language model without its head: token ids to the hidden states of all layers.
 
