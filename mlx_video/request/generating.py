@@ -131,7 +131,7 @@ class Request:
         "X", "how strongly sound and picture steer each other ({recipes})", limits=SCALE
     )
     stg_blocks: tuple[int, ...] | None = _guided(
-        "N", "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in LTX-2.3)"
+        "N", "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in later ones)"
     )
     apg: bool | None = _guided("", "adaptive projected guidance in place of plain CFG (default: no)")
     skip_step: int | None = _guided(
