@@ -93,7 +93,7 @@ def connectors(transformer: Path, text_encoder: Path) -> Tensors:
 def whole_config(main: Stated, configs: Mapping[str, Stated]) -> Stated:
     """The sections of all files' configs, as a single file has them; and which text encoder belongs to them."""
     # Of two video autoencoders that of the convolutional one, which comes first.
-    sections = {key: value for config in reversed(configs.values()) for key, value in config.items()}
+    sections = {key: value for config in reversed([*configs.values()]) for key, value in config.items()}
     return Stated({**sections, **main}, main.whose)
 
 
