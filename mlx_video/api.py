@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.checkpoints import demo, locate
+from mlx_video.checkpoints.hub.models import full_name
 from mlx_video.jobs.decode import Decode
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.placeholder import Placeholder
@@ -78,8 +79,8 @@ class LTXPipeline:
 
         dtype: "float16", "bfloat16" or "float32", of transformer and text; what this machine computes best in if left
         out. vae_dtype: the same of autoencoders and upsamplers (float32 on a Mac, whatever dtype says). text_encoder:
-        Gemma's folder or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`, for
-        every clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized
+        Gemma's folder, file or id where it does not lie beside the checkpoint. lora: one or several, as in `generate`,
+        for every clip. quantize: 4 or 8 bits for the transformer's blocks, made while loading; packs that are quantized
         need nothing. low_memory: whether networks are read from disk part by part; None does so where they do not fit.
         memory_limit: GiB that a run may take, if not what the machine has to give. Raises UserError where nothing is
         there; tensors are only described now and read when a clip needs them.
@@ -88,7 +89,7 @@ class LTXPipeline:
         encoder = kinds.taken("text_encoder", text_encoder, str | None)
         kinds.check("low_memory", low_memory, bool | None)
         bits = kinds.taken("quantize", quantize, int | None)
-        named = kinds.taken("where", where, str)
+        named = full_name(kinds.taken("where", where, str))
         if not locate.is_hub_id(named):
             locate.existing(named, "--model-repo")
         how, memory = None if bits is None else Quantization.of(bits), Memory.of(low_memory, memory_limit)

@@ -47,7 +47,7 @@ class Converting:
         choices=(32, 64, 128),
     )  # fmt: skip
     text_encoder_repo: str | None = option(
-        None, "REPO|FOLDER", "noted in the folder as its text encoder (default: what lies beside the source)"
+        None, "REPO|FOLDER|FILE", "noted in the folder as its text encoder (default: what lies beside the source)"
     )
     audio: bool = option(True, "", "leave out everything for sound")
 

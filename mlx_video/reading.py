@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import re
 import reprlib
 import stat
 from itertools import pairwise
@@ -26,6 +27,7 @@ MAX_DEPTH = 64
 """How deep JSON may be nested; a checkpoint's config has 6 levels."""
 MAX_DIGITS = 40
 """Of a whole number; tokenizer configs write 10^30 for "no limit"."""
+_LONG = re.compile(rf"[0-9]{{{MAX_DIGITS}}}")
 SHOWN = 60
 """Characters of somebody else's value that a message repeats."""
 
@@ -149,8 +151,10 @@ def parse_json(raw: bytes | str) -> Any:
     except UnicodeDecodeError as error:
         raise UnfitJSON(f"it is not UTF-8 at byte {error.start + 1}") from None
     try:
+        # Python's own way of reading a number is the quick one, and right where nothing is as long as to be refused.
+        whole = _whole if _LONG.search(text) else int
         found = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_whole, parse_float=_fraction
+            text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=whole, parse_float=_fraction
         )
     except RecursionError:
         raise UnfitJSON(f"it is nested deeper than {MAX_DEPTH} levels") from None
@@ -187,17 +191,18 @@ def _fraction(text: str) -> float:
 
 
 def _check_depth(found: Any) -> None:
-    level = [found]
+    # By type, which is quick: headers have thousands of tensors, and the reader makes no other dicts and lists.
+    level = [found] if type(found) is dict or type(found) is list else []
     for _ in range(MAX_DEPTH):
-        level = [value for outer in level for value in _inside(outer)]
         if not level:
             return
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
     raise UnfitJSON(f"it is nested deeper than {MAX_DEPTH} levels")
-
-
-def _inside(value: Any) -> list[Any]:
-    found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [inner for inner in found if isinstance(inner, (dict, list))]
 
 
 def _check_text(found: Any) -> None:

@@ -17,6 +17,7 @@ from mlx_video import platform
 from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub.fetch import Take, fetch
+from mlx_video.checkpoints.hub.models import full_name
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.lending.loader import Loader
@@ -57,6 +58,11 @@ class Runner:
     memory: Memory = field(default_factory=Memory)
     vae_dtype: mx.Dtype | None = None
     _checkpoints: dict[str, Checkpoint] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Short names of published models stand for their repos."""
+        self.where = full_name(self.where)
+        self.text_encoder = None if self.text_encoder is None else full_name(self.text_encoder)
 
     def run(self, job: Job[Made], watch: Watch) -> Made:
         """What the job makes."""

@@ -1,6 +1,7 @@
 """Sets MLX up as the commands do, and lends small checkpoints that are written once and then only read."""
 
 import functools
+import gc
 import os
 from pathlib import Path
 
@@ -16,14 +17,21 @@ mx.set_default_device(mx.cpu)  # the numbers that tests hold are the CPU's; on a
 platform.prepare()
 
 
+def pytest_collection_finish():
+    """What imports have left is gone through by no collection of garbage: in small runs those were a tenth."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory):
     """small_folder("2") is the folder of a whole small checkpoint, both variants, made when first asked for."""
-    from tests.support import small
+    from tests.support import small, small_pack
 
     @functools.cache
     def make(generation: str) -> Path:
         folder = tmp_path_factory.mktemp(f"ltx-{generation}-") / "small"
+        if generation == "2.5":
+            return small_pack.make(folder)
         return small.make(folder, generation, ("distilled", "dev"))
 
     return make
@@ -61,6 +69,12 @@ def _texts(tmp_path_factory):
 def texts_are_kept(_texts, monkeypatch):
     """A prompt is encoded once a session and then kept, as users have it: for tests of something else than texts."""
     monkeypatch.setenv("MLX_VIDEO_CACHE", str(_texts))
+
+
+@pytest.fixture
+def texts_are_new(texts_are_kept, monkeypatch):
+    """Where all of a module's texts are kept: a test of what is read and told while they are encoded."""
+    monkeypatch.setenv("MLX_VIDEO_CACHE", "off")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import mlx.nn as nn
 
 from mlx_video.models.family import Component, Facts, Family, Generation
 from mlx_video.reading import shown
-from mlx_video.types import UserError
+from mlx_video.types import UserError, amount
 from mlx_video.weights import fp8, names, quantize
 from mlx_video.weights.names import Form
 from mlx_video.weights.quantize import Quantization
@@ -58,9 +58,7 @@ class Part(NamedTuple):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of what `load` gives, from the headers alone."""
-        prefixes, entries = self.prefixes, self.tensors.entries
-        own = [name for name in entries if name.startswith(prefixes)]
-        found = fp8.shapes(own, entries)
+        found = fp8.shapes(self.tensors.under(self.prefixes), self.tensors.entries)
         self.tensors.check_floats(found)
         return found
 
@@ -71,15 +69,16 @@ class Part(NamedTuple):
     @property
     def measured(self) -> dict[str, Any]:
         """What the config's reader must be told of the tensors."""
-        return self.component.measured({name: entry.shape for name, entry in self.tensors.entries.items()})
+        ask = self.component.measured
+        return {} if ask is None else ask({name: entry.shape for name, entry in self.tensors.entries.items()})
 
     def build(self, **options: Any) -> nn.Module:
         """The component's network without weights, nothing allocated; `options` go to the reader of its config.
 
         Raises UserError where the config is not sound, or says more layers than there are tensors of.
         """
-        prefixes, network = self.prefixes, self.component.network
-        own = (self.path_of(network, name) for name in self.tensors.entries if name.startswith(prefixes))
+        network = self.component.network
+        own = (self.path_of(network, name) for name in self.tensors.under(self.prefixes))
         paths = {path for path in own if path is not None}
         return self.component.build(self.settings, paths, **self.measured, **options)
 
@@ -107,8 +106,11 @@ class Checkpoint:
     """How the transformer's blocks are quantized by the pack's own account; None where it gives none."""
     faults: tuple[UserError, ...] = field(default=())
     """Files beside the checkpoint that could not be read; they matter only if something is missing."""
-    weighed: dict[tuple[Any, ...], Any] = field(default_factory=dict, compare=False, repr=False)
-    """What `lending.weighing` has weighed: headers of five thousand tensors are gone through once."""
+    known: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What has been found out of it by headers alone, each once, by what was asked: headers have five thousand tensors.
+    """
+    skeletons: dict[tuple[Any, ...], nn.Module] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Networks that were built to be looked at and have not been taken yet. No array of them is ever evaluated."""
 
     @property
     def generation(self) -> Generation:
@@ -140,9 +142,13 @@ class Checkpoint:
     def part(self, component: str) -> Part:
         """The tensors of `component`; raises UserError where the checkpoint has none."""
         if component not in self.parts:
-            raise UserError(
-                f"{self.source} has no {component.replace('_', ' ')}; it has {', '.join(self.parts) or 'no component'}."
-            )
+            noun, (file, size) = component.replace("_", " "), self.generation.files.get(component, ("", 0))
+            if file:
+                raise UserError(
+                    f"{self.source} has no {noun} beside it; LTX-{self.generation.name}'s is the file {file} "
+                    f"({amount(size, disk=True)}): put it there."
+                )
+            raise UserError(f"{self.source} has no {noun}; it has {', '.join(self.parts) or 'no component'}.")
         return self.parts[component]
 
     @property
@@ -166,6 +172,19 @@ class Checkpoint:
         network, entries = part.build(**options), part.tensors.entries
         quantize.adopt(network, entries, lambda name: part.path_of(network, name), str(self.source), self.stated)
         return network
+
+    def skeleton(self, component: str, **options: Any) -> nn.Module:
+        """As `build`, for looking at and nothing else: built once, until it is taken."""
+        key = (component, *options.items())
+        if key not in self.skeletons:
+            self.skeletons[key] = self.build(component, **options)
+        return self.skeletons[key]
+
+    def take(self, component: str, **options: Any) -> nn.Module:
+        """As `build`; what was built as a skeleton is the caller's from now on."""
+        # One step, because a clip may be decoded in another thread.
+        found = self.skeletons.pop((component, *options.items()), None)
+        return self.build(component, **options) if found is None else found
 
     def need(self, what: str, found: Any, advice: str) -> Any:
         """`found`, which must be there; an unreadable neighbour is named before something is called missing."""

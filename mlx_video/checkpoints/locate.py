@@ -92,12 +92,25 @@ def text_encoder(where: str | None, found: Checkpoint, take: Take = fetch) -> tu
     name = where if where is not None else found.need("text encoder", found.text_encoder, advice)
     if where is None and not is_there(name) and not is_hub_id(name) and name != demo.NAME:
         raise UserError(f"{found.source} names {shown(name)} as its text encoder, which is not there; {advice}")
-    folder = repos.fetch_text_encoder(name, take) if is_hub_id(name) else existing(name, "--text-encoder-repo")
-    folder = folder / "gemma" if name == demo.NAME else folder
-    source = TextSource.open(found.family, folder)
+    source = _text_source(name, "--text-encoder-repo", found, take)
     found = split.with_projections(found, source.tensors)
     source.check_fits(found)
     return found, source
+
+
+def prompt_writer(where: str | None, encoder: TextSource, found: Checkpoint, take: Take = fetch) -> TextSource:
+    """The model that writes prompts out: the one that the user names, else the text encoder itself.
+
+    Raises UserError where that is none that writes.
+    """
+    source = encoder if where is None else _text_source(where, "--prompt-writer", found, take)
+    source.check_writes()
+    return source
+
+
+def _text_source(name: str, flag: str, found: Checkpoint, take: Take) -> TextSource:
+    path = repos.fetch_text_encoder(name, take) if is_hub_id(name) else existing(name, flag)
+    return TextSource.open(found.family, path / "gemma" if name == demo.NAME else path)
 
 
 def lora(where: str, take: Take = fetch) -> Path:

@@ -79,6 +79,10 @@ class TextSource(NamedTuple):
         """Raises UserError where the checkpoint was made for another one."""
         self.text.check_fits(self.config, checkpoint.config, **checkpoint.part("connectors").measured)
 
+    def check_writes(self) -> None:
+        """Raises UserError where it is a model that only reads."""
+        self.text.check_writes(self.config, self.path)
+
     def network(self) -> Any:
         """The network without weights."""
         return self.text.network(self.config, self.tensors.entries)

@@ -44,12 +44,14 @@ class Model(Talk):
     """What runs and within what; commands hand it to `LTXPipeline.from_pretrained`."""
 
     model_repo: str = option(
-        "Lightricks/LTX-2", "--weights --ltx-weights REPO|FOLDER|FILE", "Hugging Face id, converted folder, MLX pack, "
-        "official .safetensors file or its folder (default {default})",
+        "Lightricks/LTX-2", "--weights --ltx-weights REPO|FOLDER|FILE", "Hugging Face id or short name (ltx-2, "
+        "ltx-2.3, ltx-2.5), converted folder, MLX pack, official .safetensors file or its folder (default {default})",
         group="model",
     )  # fmt: skip
     text_encoder_repo: str | None = option(
-        None, "--gemma-path REPO|FOLDER", "Gemma 3, where it does not lie beside the checkpoint"
+        None,
+        "--gemma-path REPO|FOLDER|FILE",
+        "Gemma 3 (LTX-2.5: Gemma 4), where it does not lie beside the checkpoint",
     )
     dtype: str | None = option(
         None, "", "precision of transformer and text (default: what this machine computes best in)", choices=DTYPES
@@ -242,8 +244,10 @@ def _by_recipe(row: Option) -> str:
             if option in recipe.defaults:
                 text = f"{recipe.defaults[option]:g}"
             else:
-                known = DEFAULT.generations
-                text = ", ".join(f"{one.defaults[option]:g} for LTX-{one.name}" for one in known)
+                alike: dict[str, list[str]] = {}
+                for one in DEFAULT.generations:
+                    alike.setdefault(f"{one.defaults[option]:g}", []).append(one.name)
+                text = ", ".join(f"{value} for LTX-{' and '.join(names)}" for value, names in alike.items())
             groups.setdefault(text, []).append(recipe.name)
     if len(groups) == 1:
         return f"default {next(iter(groups))}; {', '.join(next(iter(groups.values())))} only"

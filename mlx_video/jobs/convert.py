@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,8 +156,19 @@ def convert(
             "components": components,
             "quantization": None if how is None else how._asdict(),
             "config": checkpoint.config,
+            "configs": _own_configs(checkpoint, components),
         }
         (folder / MARKER).write_text(json.dumps(marker, indent=1))
+
+
+def _own_configs(checkpoint: Checkpoint, components: Collection[str]) -> dict[str, Mapping[str, Any]]:
+    """What is said of components in files of their own, and is not in the checkpoint's config."""
+    own = {name: checkpoint.part(name).settings for name in components}
+    return {
+        name: settings
+        for name, settings in own.items()
+        if any(checkpoint.config.get(key) != value for key, value in settings.items())
+    }
 
 
 def _noted(wishes: Wishes, checkpoint: Checkpoint) -> str | None:
@@ -174,8 +185,8 @@ def _noted(wishes: Wishes, checkpoint: Checkpoint) -> str | None:
     if cached:
         return cached[-1].removeprefix("models--").replace("--", "/", 1)
     log.warning(
-        "%s is not noted in the folder, which may be moved away from it: put it there as gemma/, or name it with "
-        "--text-encoder-repo in each run.", where,
+        "%s is not noted in the folder, which may be moved away from it: put it there%s, or name it with "
+        "--text-encoder-repo in each run.", where, " as gemma/" if path.is_dir() else "",
     )  # fmt: skip
     return None
 

@@ -31,6 +31,9 @@ PASSED_FASTER = 50
 """Memory passes weights so many times as fast as the disk, taken low: 100 GB/s."""
 ENCODER_BITS = 4
 SMALLER_ENCODER = "a text encoder in 4 bit (such as --text-encoder-repo mlx-community/gemma-3-12b-it-4bit)"
+SMALLER_OWN = "a text encoder in 4 bit (python -m mlx_video.convert --quantize-text-encoder 4 makes one)"
+"""Where a checkpoint was trained with a text encoder that it alone has."""
+SMALLER_WRITER = "a writer in 4 bit (such as --prompt-writer mlx-community/gemma-3-12b-it-4bit)"
 LEAST_SIDE = 2 * SPACE_SCALE
 """Pixels; some decoders take no less."""
 SILENT = 0.5
@@ -69,14 +72,19 @@ class Networks:
     """Bytes of the user's own LoRA files."""
     quantization: Quantization | None = None
     """To be made while loading, other than the loader's own."""
+    writer: TextEncoder | None = None
+    """What writes a prompt out."""
 
     @classmethod
-    def of(cls, loader: Loader, source: TextSource | None, loras: Sequence[int] = ()) -> Networks:
-        """With a text encoder."""
-        if source is None:
-            return cls(loader, None, loras)
-        encoder = TextEncoder(source.text, source.config, weigh_text_encoder(source, loader.text_dtype))
-        return cls(loader, encoder, loras)
+    def of(
+        cls, loader: Loader, source: TextSource | None, loras: Sequence[int] = (), writer: TextSource | None = None
+    ) -> Networks:
+        """With a text encoder and what writes a prompt out, where there are such."""
+        reads, writes = (
+            TextEncoder(one.text, one.config, weigh_text_encoder(one, loader.text_dtype)) if one is not None else None
+            for one in (source, writer)
+        )
+        return cls(loader, reads, loras, writer=writes)
 
     @property
     def costs(self) -> Any:
@@ -85,8 +93,17 @@ class Networks:
 
     @property
     def smaller(self) -> Networks:
-        """With a text encoder in few bits."""
-        return replace(self, encoder=self.encoder and self.encoder.quantized(self.loader.text_dtype.size))
+        """With its texts' networks in few bits."""
+        size = self.loader.text_dtype.size
+        encoder, writer = (one and one.quantized(size) for one in (self.encoder, self.writer))
+        return replace(self, encoder=encoder, writer=writer)
+
+    @property
+    def smaller_words(self) -> str:
+        """For messages: what `smaller` is."""
+        if self.encoder is None or self.encoder.config.gemma_version is None:
+            return SMALLER_ENCODER
+        return SMALLER_OWN if self.writer is None else f"{SMALLER_OWN} and {SMALLER_WRITER}"
 
     def weights(self, component: str, audio: bool = True) -> Weights:
         """The weights of a component; `audio` of False: of the transformer without its stream for sound."""
@@ -199,7 +216,7 @@ def generating(networks: Networks, settings: Settings) -> Demand:
             yield change(f" Faster: --quantize {bits}, which stays in memory.", 1.0, settings, packed)
 
     def smaller() -> Iterator[list[Change]]:
-        yield [change(SMALLER_ENCODER, 2.0, settings, networks.smaller)]
+        yield [change(networks.smaller_words, 2.0, settings, networks.smaller)]
         for ladder in _smaller(settings):
             yield [change(*step) for step in ladder]
 
@@ -212,9 +229,10 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
     costs = networks.costs
     shape, size, latents = settings.shape, networks.loader.vae_dtype.size, AudioShape.of(request.shape).frames
     if networks.encoder is not None:
-        longest = (request.max_tokens or networks.encoder.text.MAX_TOKENS) if request.enhance_prompt else 0
-        if longest:
-            yield networks.enhance(networks.encoder, longest)
+        longest = 0
+        if networks.writer is not None and request.enhance_prompt:
+            longest = request.max_tokens or networks.writer.text.MAX_TOKENS
+            yield networks.enhance(networks.writer, longest)
         yield networks.texts(networks.encoder, list(settings.prompts.values()), ways, longest)
     if "video_encoder" in used:
         cost = costs.encode_picture(config, shape.height, shape.width, size)
@@ -308,7 +326,7 @@ def encoding(networks: Networks, texts: Sequence[str]) -> Demand:
     def needs(ways: Ways, of: Networks = networks) -> list[Need]:
         return [of.texts(of.encoder, texts, ways)] if of.encoder is not None else []
 
-    smaller = Change(SMALLER_ENCODER, 1.0, lambda ways: needs(ways, networks.smaller))
+    smaller = Change(networks.smaller_words, 1.0, lambda ways: needs(ways, networks.smaller))
     return Demand(needs, "Encoding", smaller=lambda: [[smaller]])
 
 

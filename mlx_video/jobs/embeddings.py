@@ -22,6 +22,7 @@ import numpy as np
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs import embeddings_npz as contexts_npz
+from mlx_video.lending.loader import Loader
 from mlx_video.media.files import check_input, check_place, replacing
 from mlx_video.reading import is_there, parse_json, path_of, shown
 from mlx_video.types import CONTEXT_TOKENS, Context, RunError, UserError
@@ -182,6 +183,14 @@ class Cache:
         """marks: of connectors, text encoder and precision."""
         self._marks = "/".join(marks)
         self.folder = cache_folder()
+
+    @classmethod
+    def of(cls, loader: Loader, source: TextSource) -> Cache:
+        """That of a run; what marks it is read from the files only where prompts are kept at all."""
+        cache = cls()
+        if cache.folder is not None:
+            cache._marks = "/".join((connectors_mark(loader.checkpoint), encoder_mark(source), str(loader.dtype)))
+        return cache
 
     def get(self, text: str) -> Context | None:
         """The context of `text`, or None where it is not kept, or what is kept is damaged; it is then made anew."""

@@ -50,25 +50,32 @@ class Run:
     adapters: Adapters
     messages: tuple[str, ...]
     """What the user should know, such as a LoRA's coverage."""
+    writer: TextSource | None = None
+    """What writes the prompt out; None where it is taken as it is."""
 
     @classmethod
     def open(cls, request: Request, recipe: Recipe, runner: Runner, loader: Loader, take: Take) -> Run:
         """Raises UserError where request, checkpoint, text encoder and LoRAs do not go together."""
         loras = choose(request, (*runner.loras, *request.lora), recipe, loader.checkpoint, take)
-        loader.checkpoint = checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
+        if loras.distilled != loader.checkpoint.distilled_lora:
+            loader.checkpoint = replace(loader.checkpoint, distilled_lora=loras.distilled)
+        checkpoint = loader.checkpoint
         recipe = checkpoint.generation.recipe(recipe, request.reference_version)
         settings = resolve(loras.request, recipe, checkpoint)
         embedded = request.embedding is not None
         encoder = None
         if not embedded:
             loader.checkpoint, encoder = locate.text_encoder(runner.text_encoder, checkpoint, take)
+        writer = None
+        if encoder is not None and request.enhance_prompt:
+            writer = locate.prompt_writer(request.prompt_writer, encoder, checkpoint, take)
         for component in settings.components:
             loader.check(component, **settings.build_options(component))
         for kind in recipe.upsamplers:
             loader.check("upsampler", kind=kind)
         messages = [*settings.notes, *loras.told(settings.lora_strengths), *filter(None, [checkpoint.doubt])]
-        adapters = Adapters.open(loras.own, settings, checkpoint, messages.append, take)
-        return cls(settings, loader, encoder, adapters, tuple(messages))
+        adapters = Adapters.open(loras.own, settings, loader.checkpoint, messages.append, take)
+        return cls(settings, loader, encoder, adapters, tuple(messages), writer)
 
     def contexts(self, watch: Watch) -> dict[str, Context]:
         """The settings' prompts, encoded."""
@@ -114,7 +121,8 @@ class Generate:
         self._run = run = Run.open(request, recipe, runner, runner.loader(found), take)
         self._embedded = _embedded(run, whole=not outlines.absent)
         self.plan = make_plan(
-            generating(Networks.of(run.loader, run.encoder, run.adapters.sizes), run.settings), runner.memory
+            generating(Networks.of(run.loader, run.encoder, run.adapters.sizes, run.writer), run.settings),
+            runner.memory,
         )
         run.loader.ways = self.ways = self.plan.ways
         self._media = conditions.read(run.settings)
@@ -133,8 +141,8 @@ class Generate:
         """What each stage ends with, as a clip of that stage's size that can be stored; the last is the result."""
         noise, run, contexts = draws(self.request.seed, self._noise), self._run, self._embedded
         if run.encoder is not None:
-            if run.settings.request.enhance_prompt:
-                self._run = run = replace(run, settings=text.enhanced(run.settings, run.encoder, watch))
+            if run.writer is not None:
+                self._run = run = replace(run, settings=text.enhanced(run.settings, run.writer, watch))
             contexts = run.contexts(watch)
         inputs = self.inputs(contexts, watch)
         self._decoding = self._drawn(noise)

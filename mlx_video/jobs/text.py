@@ -16,7 +16,7 @@ from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs.demand import Networks, encoding
-from mlx_video.jobs.embeddings import SUFFIXES, Cache, connectors_mark, encoder_mark, save
+from mlx_video.jobs.embeddings import SUFFIXES, Cache, connectors_mark, save
 from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
@@ -55,7 +55,7 @@ def encode_prompts(
     loader: Loader, source: TextSource, prompts: Mapping[str, str], report: Listener
 ) -> dict[str, Context]:
     """Contexts of `prompts` (name -> text) under the same names; a text that occurs twice is encoded once."""
-    cache = Cache(connectors_mark(loader.checkpoint), encoder_mark(source), str(loader.dtype))
+    cache = Cache.of(loader, source)
     kept = {text: cache.get(text) for text in prompts.values()}
     contexts = {text: context for text, context in kept.items() if context is not None}
     new = [text for text, context in kept.items() if context is None]

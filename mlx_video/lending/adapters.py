@@ -59,7 +59,7 @@ class Adapters:
         """
         if not loras and not any(settings.lora_strengths):
             return cls({"user": [], "distilled": []})
-        skeleton = checkpoint.build("transformer", audio="audio" in settings.modalities)
+        skeleton = checkpoint.skeleton("transformer", audio="audio" in settings.modalities)
         own: list[tuple[_Matched, float]] = []
         for lora in loras:
             adapter = read(locate.lora(lora.path, take), header_only=None)

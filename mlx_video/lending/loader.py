@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_video import platform
 from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part
+from mlx_video.checkpoints.hub.models import full_name
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.neighbours import upsampler_part
 from mlx_video.checkpoints.text_source import TextSource
@@ -59,17 +60,21 @@ class Loader:
         A run checks all that it will borrow before it borrows the first: a decoder that does not fit would else be
         found after an hour of denoising.
         """
+        known, key = self.checkpoint.known, ("fits", component, *options.items())
+        if key in known:
+            return
         if component == "upsampler":
             part = self.upsampler(**options)
             network, options = part.build(), {}
         else:
             part = self.checkpoint.part(component)
-            network = self.checkpoint.build(component, **options)
+            network = self.checkpoint.skeleton(component, **options)
         names.match(network, part.shapes(), part.what, form=part.form)
         self.checkpoint.family.check_geometry(
             component, part.settings, str(part.tensors.paths[0]),
             **{"audio": self.checkpoint.audio, **options}, **part.measured,
         )  # fmt: skip
+        known[key] = True
 
     def dtype_of(self, component: str) -> mx.Dtype:
         """What a component computes in."""
@@ -84,7 +89,7 @@ class Loader:
 
         streamed: read it part by part whenever it is called (transformer and connectors); None: as the run's ways say.
         """
-        network = self.checkpoint.build(component, **options)
+        network = self.checkpoint.take(component, **options)
         part, transformer = self.checkpoint.part(component), component == "transformer"
         how = self.quantization if transformer else None
         dtype = self.dtype_of(component)
@@ -212,7 +217,7 @@ def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> Any
     """
     platform.prepare()
     with platform.computing():
-        return _load(component, str(path), dtype or mx.float32)
+        return _load(component, full_name(str(path)), dtype or mx.float32)
 
 
 def _load(component: str, where: str, dtype: mx.Dtype) -> Any:

@@ -91,7 +91,8 @@ class Streamed:
         self._states = {file: state_of(file) for file in files.tensors.paths}
         self._files, self._dtype, self._quantization = files, dtype, quantization
         entries = files.tensors.entries
-        arrays = self._widened(files.tensors.load(files.prefixes))
+        loaded = self._load()
+        arrays = self._widened(loaded)
         shapes = {name: array.shape for name, array in arrays.items()}
         self._places = names.places(network, shapes, what, form=files.form)
         self._names: dict[str, list[str]] = {path: [] for path in parts}
@@ -103,6 +104,7 @@ class Streamed:
             else:
                 self._names[owner] += [n for n in (name, f"{name}_scale") if n in entries]  # 8-bit floats have scales
         network.update(tree_unflatten(resident))
+        self._loaded: dict[str, mx.array] | None = {n: loaded[n] for own in self._names.values() for n in own}
         # Arrays that nobody evaluates take no memory: between visits a part is as it was built.
         self._idle = {path: (part.leaf_modules(), part.parameters()) for path, part in parts.items()}
         self.adapt: Callable[[], Sequence[lora.Terms]] = tuple
@@ -146,9 +148,8 @@ class Streamed:
 
     def _read(self) -> dict[str, _Visit]:
         # A lazy array keeps what it has read as long as anyone holds it, so each call takes new ones: 50 ms for the
-        # 5,947 tensors of LTX-2.3, most of it the file's header.
-        # Reading has a line of its own: in the one of the computations it would wait for them.
-        arrays = self._files.tensors.load(self._files.prefixes, platform.shared_stream(mx.cpu, "reading"))
+        # 5,947 tensors of LTX-2.3, most of it the file's header. The first call has those that names were told by.
+        arrays, self._loaded = self._loaded or self._load(), None
         waiting = {path: _Visit({name: arrays[name] for name in own}, []) for path, own in self._names.items()}
         for terms in self.adapt():
             for visit in waiting.values():
@@ -158,6 +159,10 @@ class Streamed:
                 if owner is not None:
                     waiting[owner].terms[-1][rest] = pairs
         return waiting
+
+    def _load(self) -> dict[str, mx.array]:
+        # Reading has a line of its own: in the one of the computations it would wait for them.
+        return self._files.tensors.load(self._files.prefixes, platform.shared_stream(mx.cpu, "reading"))
 
     def _fill(self, part: nn.Module, visit: _Visit) -> None:
         ready = []

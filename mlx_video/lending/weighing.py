@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.lending.loader import Loader
@@ -21,16 +20,17 @@ def weigh_component(
 
     quantization: to be made of the transformer's blocks while loading; the loader's own if left out.
     """
-    dtype, known = loader.dtype_of(component), loader.checkpoint.weighed
+    dtype, known = loader.dtype_of(component), loader.checkpoint.known
     how = (quantization or loader.quantization) if component == "transformer" else None
-    key = (component, audio, dtype.size, how)
+    key = ("weighs", component, audio, dtype.size, how)
     if key not in known:
         known[key] = _weigh(loader, component, audio, dtype, how)
     return known[key]
 
 
 def _weigh(loader: Loader, component: str, audio: bool, dtype: mx.Dtype, how: Quantization | None) -> Weights:
-    part, network = loader.checkpoint.part(component), _skeleton(loader, component, audio)
+    options = {"audio": audio} if component == "transformer" else {}
+    part, network = loader.checkpoint.part(component), loader.checkpoint.skeleton(component, **options)
     making = how if how and quantize.used(network) is None else None
     chosen = quantize.chosen([network.transformer_blocks[0]], making)[0] if making else ()
 
@@ -38,18 +38,9 @@ def _weigh(loader: Loader, component: str, audio: bool, dtype: mx.Dtype, how: Qu
         layer, _, leaf = path.partition("transformer_blocks.")[2].partition(".")[2].rpartition(".")
         return making.bytes_each(dtype.size) if making and leaf == "weight" and layer in chosen else None
 
-    prefixes = part.prefixes
-    entries = {n: e for n, e in part.tensors.entries.items() if n.startswith(prefixes)}
+    entries = {name: part.tensors.entries[name] for name in part.tensors.under(part.prefixes)}
     path_of = functools.partial(part.path_of, network)
     return weigh(entries, path_of, getattr(network, "visited", ()), dtype, packed)
-
-
-def _skeleton(loader: Loader, component: str, audio: bool = True) -> nn.Module:
-    known, key = loader.checkpoint.weighed, (component, audio)
-    if key not in known:
-        options = {"audio": False} if component == "transformer" and not audio else {}
-        known[key] = loader.checkpoint.build(component, **options)
-    return known[key]
 
 
 def weigh_upsampler(loader: Loader, kind: str) -> Weights:
@@ -64,4 +55,7 @@ def weigh_text_encoder(source: TextSource, dtype: mx.Dtype) -> Weights:
 
 def is_quantized(loader: Loader) -> bool:
     """Whether the transformer's blocks are quantized, or will be while loading."""
-    return loader.quantization is not None or quantize.used(_skeleton(loader, "transformer")) is not None
+    if loader.quantization is not None:
+        return True
+    checkpoint = loader.checkpoint
+    return quantize.used(checkpoint.skeleton("transformer", audio=checkpoint.audio)) is not None

@@ -43,8 +43,8 @@ class Component(NamedTuple):
     """Only some checkpoints have it, and others lack nothing."""
     stacks: str = "stacks"
     """The attribute of its config that says what stands in it so many times in a row; see `section.Stacks`."""
-    measured: Callable[[Shapes], dict[str, Any]] = lambda shapes: {}
-    """What `read` must be told besides the config, which the tensors' shapes tell."""
+    measured: Callable[[Shapes], dict[str, Any]] | None = None
+    """What `read` must be told besides the config, which the tensors' shapes tell; None: nothing."""
 
     @property
     def network(self) -> type[nn.Module]:
@@ -100,6 +100,8 @@ class Generation:
     """By a later version of the reference, which is matched only as others describe it: its pipelines that differ."""
     config: Callable[[], Mapping[str, Any]] | None = None
     """Of its published checkpoint, for packs that do not carry one."""
+    files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Where it is published in several: a component's file by its name, and its bytes."""
     told_by: str = ""
     """Part of a tensor's name that no older generation has, for packs that state no version; empty for the first."""
     whole_with: str = ""

@@ -111,6 +111,10 @@ class Request:
         None, "X", "0 always picks the likeliest word (default 0.7)", limits=(0, 5), rule="from 0 (greedy) to 5",
         needs="enhance_prompt",
     )  # fmt: skip
+    prompt_writer: str | None = option(
+        None, "FOLDER|REPO", "the instruction-tuned Gemma 3 that writes (default: the text encoder, if it can)",
+        needs="enhance_prompt",
+    )  # fmt: skip
     lora: tuple[Lora, ...] = option(
         (), "FILE|FOLDER|REPO STRENGTH", "add a LoRA, at strength 1 unless given; repeatable",
         Option(None, "FILE|FOLDER|REPO", "the same as --lora, with --lora-strength", name="lora_path"),
@@ -138,7 +142,7 @@ class Request:
         "X", "how strongly sound and picture steer each other ({recipes})", limits=SCALE
     )
     stg_blocks: tuple[int, ...] | None = _guided(
-        "N", "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in LTX-2.3)"
+        "N", "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in later ones)"
     )
     apg: bool | None = _guided("", "adaptive projected guidance in place of plain CFG (default: no)")
     skip_step: int | None = _guided(
@@ -299,6 +303,7 @@ class RequestOptions(TypedDict, total=False):
     enhance_prompt: bool
     max_tokens: int | None
     temperature: float | None
+    prompt_writer: str | Path | None
     lora: str | Path | Lora | Sequence[Any]
     distilled_lora: str | Path | None
     lora_strength_stage_1: float | None

@@ -64,7 +64,10 @@ def _is_ignored(ignored: Collection[str], path: str) -> bool:
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Path -> shape in the checkpoint's own axis order, for every parameter of the module; nothing is allocated."""
-    axes = _axes(module)
+    return _official_shapes(module, _axes(module))
+
+
+def _official_shapes(module: nn.Module, axes: Mapping[str, _Axes]) -> dict[str, _Axes]:
     result = {}
     for path, array in _parameters(module).items():
         order = axes.get(path)
@@ -78,7 +81,7 @@ def _parameters(module: nn.Module) -> dict[str, mx.array]:
     return dict(arrays)
 
 
-def _axes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def _axes(module: nn.Module) -> dict[str, _Axes]:
     found = {}
     for path, owner in module.named_modules():
         start = f"{path}." if path else ""
@@ -106,8 +109,8 @@ def _pair(
 ) -> dict[str, tuple[str, _Axes]]:
     """As `match`, with the axes that take each tensor to the official order (a native one: that leave it alone)."""
     native = form == "native"
-    wanted = {p: tuple(a.shape) for p, a in _parameters(module).items()} if native else shapes(module)
-    axes, ignored = _axes(module), getattr(module, "ignored", ())
+    axes, ignored = {} if native else _axes(module), getattr(module, "ignored", ())
+    wanted = _official_shapes(module, axes)
     pairs: dict[str, tuple[str, _Axes]] = {}
     taken: dict[str, str] = {}
     faults = []

@@ -167,11 +167,12 @@ def adopt(
     None where it is not the network's. Raises UserError, naming `where`, for what is no quantization, and where none of
     the layers is as `stated`.
     """
+    scales = [name for name in entries if name.endswith(".scales")]
+    if not scales:
+        return
     found = dict(network.named_modules())
     kinds, replaced = set(), []
-    for name in entries:
-        if not name.endswith(".scales"):
-            continue
+    for name in scales:
         path = (path_of(name) or "").removesuffix(".scales")
         layer = found.get(path)
         if not isinstance(layer, nn.Linear):

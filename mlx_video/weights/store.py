@@ -124,7 +124,8 @@ def _check(path: Path, raw: object, available: int) -> Header:
 def _check_tensor(path: Path, name: str, described: object) -> tuple[Entry, tuple[int, int]]:
     match described:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, end]} if (
-            all(type(number) is int and number >= 0 for number in (*shape, start, end))
+            {*map(type, shape), type(start), type(end)} == {int}
+            and min(start, end, *shape) >= 0
             and max(shape, default=0) < MAX_SIDE
             and len(shape) <= MAX_AXES
             and len(name) <= MAX_NAME
@@ -176,6 +177,7 @@ class Tensors:
         self.entries: dict[str, Entry] = {}
         self.metadata: dict[str, object] = {}
         self._home: dict[str, tuple[Path, str]] = {}
+        self._under: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._strange: dict[Path, str] = {}
         """By file: a tensor of a kind in NOT_LOADED."""
         for path in self.paths:
@@ -254,10 +256,16 @@ class Tensors:
         """Whether there is a tensor of that name."""
         return name in self.entries
 
+    def under(self, prefixes: Iterable[str]) -> tuple[str, ...]:
+        """The names that start with one of `prefixes`, in the files' order; gone through once."""
+        prefixes = tuple(prefixes)
+        if prefixes not in self._under:
+            self._under[prefixes] = tuple(name for name in self.entries if name.startswith(prefixes))
+        return self._under[prefixes]
+
     def nbytes(self, prefixes: Iterable[str] = ("",)) -> int:
         """Bytes on disk of the tensors under any of `prefixes`."""
-        prefixes = tuple(prefixes)
-        return sum(entry.nbytes for name, entry in self.entries.items() if name.startswith(prefixes))
+        return sum(self.entries[name].nbytes for name in self.under(prefixes))
 
     def load(self, prefixes: Iterable[str] = ("",), stream: mx.Stream | None = None) -> dict[str, mx.array]:
         """Lazy arrays of all tensors whose names start with one of `prefixes`, read on `stream` (None: MLX's own)."""

@@ -1,5 +1,6 @@
 """Packs of other converters, made from official tensors by the rules of tests/foreign.py, are the same checkpoint."""
 
+import functools
 import json
 import time
 
@@ -74,8 +75,18 @@ def test_generate_gives_the_latents_of_the_official_file(name, pack, official_la
     assert all(found[m].tobytes() == expected[m].tobytes() for m in expected)
 
 
+def weights(component, path):
+    return dict(tree_flatten(load(component, path).parameters()))
+
+
+@pytest.fixture(scope="module")
+def official_weights():
+    """What six layouts are compared with, read once."""
+    return functools.cache(weights)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_network_gets_the_very_same_weights(name, pack, small_folder):
+def test_every_network_gets_the_very_same_weights(name, pack, small_folder, official_weights):
     write, generation, layout = LAYOUTS[name]
     checkpoint = open_checkpoint(pack(name), "distilled")
     assert (checkpoint.layout, checkpoint.generation.name, checkpoint.variant) == (layout, generation, "distilled")
@@ -83,8 +94,7 @@ def test_every_network_gets_the_very_same_weights(name, pack, small_folder):
         if component == "audio_encoder" and write in WITHOUT_AUDIO_ENCODER:
             assert component not in checkpoint.parts
             continue
-        places = (pack(name), small_folder(generation))
-        ours, theirs = (dict(tree_flatten(load(component, place).parameters())) for place in places)
+        ours, theirs = weights(component, pack(name)), official_weights(component, small_folder(generation))
         assert ours.keys() == theirs.keys()
         assert all(mx.array_equal(ours[path], theirs[path]) for path in theirs), component
 

@@ -63,6 +63,7 @@ def request(*flags: str) -> Request:
         (["--enhance-prompt"], "enhance_prompt", True),
         (["--enhance-prompt", "--max-tokens", "9"], "max_tokens", 9),
         (["--enhance-prompt", "--temperature", "0"], "temperature", 0.0),
+        (["--enhance-prompt", "--prompt-writer", "a"], "prompt_writer", "a"),
         (["--audio-file", "a.wav"], "audio_file", AudioIn("a.wav", 0.0)),
         (["--audio-file", "a.wav", "--audio-start-time", "2.5"], "audio_file", AudioIn("a.wav", 2.5)),
     ],

@@ -16,6 +16,7 @@ from mlx_video.jobs.text import enhanced
 from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import Watch
+from tests.support import small_gemma
 from tests.support.readback import read
 
 SMALL = {"prompt": "a red ball", "height": 64, "width": 64, "num_frames": 9}
@@ -231,6 +232,26 @@ def test_a_placeholder_has_the_sound_that_is_given(inputs):
 
 
 # ------------------------------------------------------------------------------------------------ progress
+
+
+def test_another_model_may_write_the_prompt(folder, tmp_path, monkeypatch):
+    other, asked = small_gemma.make_gemma(tmp_path / "other", width=48), []
+
+    def write(place, load, prompt, **drawing):
+        asked.append((place, prompt, len(load())))
+        return "a red ball, at dusk"
+
+    monkeypatch.setattr(DEFAULT.text(), "enhance", write)
+    with LTXPipeline.from_pretrained(folder) as pipe:
+        named = pipe.generate(**SMALL, enhance_prompt=True, prompt_writer=other)
+        assert asked == [(other, SMALL["prompt"], len(TextSource.open(DEFAULT, other).tensors.entries))]
+        assert named.metadata["prompt"] == "a red ball, at dusk"
+        pipe.generate(**SMALL, enhance_prompt=True)
+        assert asked[1][0] == folder / "gemma"
+        with pytest.raises(UserError, match="prompt_writer has no effect without enhance_prompt"):
+            pipe.generate(**SMALL, prompt_writer=other)
+        with pytest.raises(UserError, match=r"prompt_writer=.*nowhere. is neither a file or folder here"):
+            pipe.generate(**SMALL, enhance_prompt=True, prompt_writer=tmp_path / "nowhere")
 
 
 def test_enhancement_is_reported_token_by_token(folder, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, UserError, __version__
 
+pytestmark = pytest.mark.usefixtures("texts_are_kept")
 SMALL = {"prompt": "a red ball", "height": 64, "width": 128, "num_frames": 9}
 
 

@@ -19,6 +19,7 @@ from tests.jobs.test_runs import SMALL
 from tests.support import small
 from tests.support.cases import GENERATIONS
 
+pytestmark = pytest.mark.usefixtures("texts_are_kept")
 STAGE = Stage(1.0, "distilled", frozen=("audio",), phase="retake")
 
 

@@ -12,6 +12,8 @@ from mlx_video.types import Watch
 from tests.jobs.test_runs import SMALL
 from tests.support import films, readback
 
+pytestmark = pytest.mark.usefixtures("texts_are_kept")
+
 
 @pytest.fixture(scope="module")
 def folder(small_folder):

@@ -272,7 +272,8 @@ class Recorder:
     def __init__(self):
         self.asked = []
 
-    def prepare(self, contexts, positions, masks):
+    def prepare(self, contexts, positions, masks, keyframes):
+        assert keyframes is None or not self.asked  # only the first chunk begins with a clip's first frame
         self.now = (positions["video"], masks["video"])
         return self.now
 

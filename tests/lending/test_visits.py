@@ -70,6 +70,7 @@ def test_a_run_is_bit_for_bit_that_of_whole_networks(small_folder, own, generati
     assert all(whole[m].tobytes() == parts[m].tobytes() for m in whole)
 
 
+@pytest.mark.usefixtures("texts_are_kept")
 def test_strengths_that_change_between_stages_agree(small_folder, own) -> None:
     """A whole network is given the difference of two strengths, a part that is read anew the second strength itself."""
     options = {"pipeline": "dev-two-stage-hq", "steps": 2, "lora": own}
@@ -79,6 +80,7 @@ def test_strengths_that_change_between_stages_agree(small_folder, own) -> None:
     assert all(error(plain[m], parts[m]) > 1e-3 for m in parts)
 
 
+@pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize(
     ("generation", "options"),
     [
@@ -243,6 +245,7 @@ def test_an_interrupted_call_leaves_no_part_in_memory(wide, monkeypatch) -> None
         assert call(network)
 
 
+@pytest.mark.usefixtures("texts_are_kept")
 def test_matrices_of_a_lora_do_not_stay(small_folder, own, monkeypatch) -> None:
     """They are read for each part anew, so that a LoRA as large as Lightricks' own takes no memory of its own."""
     pairs = []
@@ -303,6 +306,7 @@ def test_a_file_that_does_not_fit_is_refused_as_ever(wide, tmp_path) -> None:
         pass
 
 
+@pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize("change", ["touched", "cut short", "removed"])
 def test_a_file_that_changes_underneath_a_run_ends_it(small_folder, tmp_path, change) -> None:
     folder = shutil.copytree(small_folder("2.3"), tmp_path / "own")

@@ -24,6 +24,7 @@ from mlx_video.models.ltx_2.text_encoder.gemma_config import Rotary
 from mlx_video.models.ltx_2.text_encoder.language_model import TextRotation
 from mlx_video.models.ltx_2.text_encoder.tokens import Gemma4Tokenizer, Tokenizer, Written
 from mlx_video.types import UserError
+from mlx_video.weights import names
 from tests.models import test_text_encoder as gemma3
 from tests.models.test_text_encoder import error
 from tests.support import small_gemma4 as small
@@ -294,6 +295,24 @@ def test_the_tokenizer_may_be_written_in_signed_bytes(dtype, tmp_path):
     assert open_encoder(path).tokenizer.encode("caf\u00e9 \u96e8")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("pattern", "ends"),
+    [
+        (r"[^\n]+|[\n]+", True), (r"\n+|[^\n]+", True), (" ", True), ("(([a-z]+)+)+Z", False), ("a+a+a+b", False),
+        ("[a-z]+(?=x)", False), ("(?:a|a)*", False), (r"\s+$", False), ("[[:alpha:]&&[a]]+", False),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_may_cut_text_at_its_lines(pattern, ends):
+    rules = json.loads(small.tokenizer_files()["tokenizer.json"])
+    rules["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    written = Written("x", json.dumps(rules).encode(), {}, "Gemma 4")
+    if ends:
+        assert Gemma4Tokenizer(written).encode("a\n\nfox") == Gemma4Tokenizer(written).encode("a\n\nfox ")
+    else:
+        with pytest.raises(UserError, match=r"regular expression of its own, which may never end; Gemma 4's has none"):
+            Gemma4Tokenizer(written)
+
+
 # ------------------------------------------------------------------------------------------------ files and folders
 
 
@@ -412,6 +431,30 @@ def test_a_config_that_is_not_implemented_is_refused(text, message, tmp_path):
         TextSource.open(DEFAULT, folder)
 
 
+def test_whatever_a_config_says_is_read_or_refused():
+    text, stated, told = DEFAULT.text(), small.config(), []
+    tensors = {name: tuple(array.shape) for name, array in small.tensors().items()}
+
+    def tried(config):
+        try:
+            found = text.read_embedded(Path("x"), {"gemma_config": config}, tensors)
+            names.match(text.network(found, tensors), tensors, "text encoder")
+        except UserError as fault:
+            told.append(str(fault))
+
+    wrongs = (None, -1, 0, 1.5, 1 << 70, 1e300, "x", [], {}, [[]], {"a": 1}, True, [1, 2])
+    for wrong in wrongs:
+        for key in stated:
+            tried({**stated, key: wrong})
+        for key in stated["text_config"]:
+            tried({**stated, "text_config": {**stated["text_config"], key: wrong}})
+        for kind, rope in stated["text_config"]["rope_parameters"].items():
+            for key in ("rope_theta", "rope_type", "partial_rotary_factor", "factor"):
+                tried(small.config(rope_parameters={kind: {**rope, key: wrong}}))
+    assert len(told) > 200
+    assert all("\n" not in message and len(message) < 400 for message in told)
+
+
 @pytest.mark.parametrize("kind", ["gemma4", "gemma4_unified"])
 def test_googles_own_is_refused_with_the_right_one_named(kind, tmp_path):
     folder = small.write_folder(tmp_path / "g")
@@ -441,3 +484,9 @@ def test_each_generation_takes_its_own(file, tmp_path):
     named["gemma_source_checkpoint"]["gemma_version"] = "gemma4-12b-ltx-v2"
     with pytest.raises(UserError, match="gemma4-12b-ltx-v1, but the checkpoint was trained with 'gemma4-12b-ltx-v2'"):
         text.check_fits(newer, named, features=32 * 7)
+
+
+def test_it_does_not_write_prompts(file, tmp_path):
+    TextSource.open(DEFAULT, gemma3.write_gemma(tmp_path / "g")).check_writes()
+    with pytest.raises(UserError, match=r"reads prompts and cannot write them; name .* with --prompt-writer"):
+        TextSource.open(DEFAULT, file).check_writes()

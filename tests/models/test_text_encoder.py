@@ -7,6 +7,7 @@
 import contextlib
 import json
 import logging
+import sys
 import zlib
 from pathlib import Path
 
@@ -211,6 +212,25 @@ def test_16_bit_keeps_its_dtype_and_stays_near(folder, recorded, dtype, limit):
     assert error(hidden.astype(mx.float32), recorded["hidden0"]) < limit
     context = open_connectors("2.3")(hidden)
     assert context.video.dtype == mx.float32
+
+
+def test_encoding_a_prompt_imports_no_heavy_package(folder, monkeypatch):
+    """mlx-vlm and what it brings took more than a second of every start; only writing prompts anew needs it."""
+    for name in ("mlx_vlm", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)  # to import it is an ImportError now
+    encoder = TextEncoder.open(folder, Tensors.of_folder(folder).entries)
+    assert encoder.encode(["rain"])[0].shape[1:] == (TEXT["hidden_size"], STATES)
+
+
+def test_what_leaves_the_range_of_float16_is_cut(folder):
+    tensors = Tensors.of_folder(folder)
+    encoder = TextEncoder.open(folder, tensors.entries)
+    names.assign(encoder.network, tensors.load(), "text encoder", dtype=mx.float16)
+    norm = encoder.network.model.layers[0].post_feedforward_layernorm
+    norm.weight = mx.full(norm.weight.shape, 60_000, mx.float16)
+    hidden = np.array(encoder.encode(["rain"])[0])
+    assert np.isfinite(hidden).all()
+    assert np.abs(hidden).max() == np.finfo(np.float16).max
 
 
 def test_prompts_do_not_touch_each_other(encoder):

@@ -88,7 +88,7 @@ def main() -> int:
             start = time.perf_counter()
             module = importlib.import_module(f"tests.parity.{_PREFIX[generation == '2.5']}{part}")
             results = module.compare(where / folder, reference)
-            worst = max(results, key=lambda case: results[case][0] / results[case][1])
+            worst = max(results, key=lambda case: results[case][0] / (results[case][1] or 1e-12))
             for case, (error, limit) in results.items():
                 if args.all or case == worst or not error <= limit:
                     far = "" if error <= limit else "  TOO FAR"

@@ -16,7 +16,7 @@ from mlx_video.models.families import DEFAULT
 LIMIT = 5e-5
 
 
-def compare25_text(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+def compare(folder: Path, reference: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
     """Case -> (largest difference / largest value, of each hidden state by itself; limit). For token ids the share that
     differs, which must be 0. Through the path of a run, whole and layer by layer.
     """

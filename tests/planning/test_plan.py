@@ -1,5 +1,6 @@
 """The plan of a run: what it chooses fits, and what it says is true. Measurements: test_measured.py."""
 
+import functools
 import re
 
 import mlx.core as mx
@@ -94,9 +95,10 @@ def test_a_clip_fits_on_every_mac(real, generation, gigabytes) -> None:
         assert stage.weights < 0.1 * held
 
 
+@functools.cache
 def _transformer(folder):
-    part = open_checkpoint(folder, "distilled").part("transformer")
-    network = open_checkpoint(folder, "distilled").build("transformer")
+    checkpoint = open_checkpoint(folder, "distilled")
+    part, network = checkpoint.part("transformer"), checkpoint.build("transformer")
     return {n: e for n, e in part.tensors.entries.items() if part.path_of(network, n) is not None}
 
 
@@ -303,10 +305,8 @@ def test_plan_prints_and_makes_nothing(small_folder, capsys, tmp_path, monkeypat
 def test_autoencoders_and_upsamplers_are_counted_in_their_own_type(real, generation) -> None:
     """In float32 twice the weights and twice the work of bfloat16, beside a transformer that is in bfloat16 anyway."""
     with macs.mac(64):
-        loaders = [
-            Loader(open_checkpoint(real[generation], "distilled"), mx.bfloat16, vae_dtype=dtype)
-            for dtype in (None, mx.bfloat16)
-        ]
+        checkpoint = open_checkpoint(real[generation], "distilled")
+        loaders = [Loader(checkpoint, mx.bfloat16, vae_dtype=dtype) for dtype in (None, mx.bfloat16)]
         wide, narrow = map(Networks, loaders)
         assert wide.loader.vae_dtype == mx.float32
         for component in ("video_encoder", "video_decoder", "audio_encoder", "audio_decoder"):

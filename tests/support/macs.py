@@ -16,17 +16,16 @@ from unittest import mock
 import mlx.core as mx
 
 from mlx_video import platform
+from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.layouts import open_checkpoint
-from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs.demand import Networks, generating
 from mlx_video.jobs.settings import resolve
 from mlx_video.lending.loader import Loader
-from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.planning.plan import Memory, Plan, make_plan
 from mlx_video.request import Request
 from mlx_video.weights.quantize import Quantization
-from tests.support import real_gemma, real_keys, small, sparse
+from tests.support import published_25, real_gemma, real_keys, small, sparse
 
 SIZES = (16, 24, 32, 48, 64, 96, 128)
 """GB of memory that are sold."""
@@ -57,8 +56,10 @@ def mac(gigabytes: int, architecture: str | None = "applegpu_g16s") -> Iterator[
 
 
 def make(folder: Path, generation: str) -> Path:
-    """Writes a folder with both variants, the upsampler, the distilled LoRA and Gemma 3 12B, all holes."""
+    """Writes a folder with both variants, the upsampler, the distilled LoRA and the text encoder, all holes."""
     folder.mkdir(parents=True)
+    if generation == "2.5":
+        return published_25.write(folder)
     distilled = sparse.make(folder, generation)
     (folder / distilled.name.replace("distilled", "dev")).symlink_to(distilled.name)
     config, tensors = real_keys.upsamplers(generation)["spatial_x2"]
@@ -86,4 +87,5 @@ _opened = functools.cache(open_checkpoint)
 def networks(folder: Path, variant: str, bits: int | None) -> Networks:
     """Of a folder that `make` has made; weighed once."""
     how: Any = None if bits is None else Quantization.of(bits)
-    return Networks.of(Loader(_opened(folder, variant), mx.bfloat16, how), TextSource.open(DEFAULT, folder / "gemma"))
+    checkpoint, encoder = locate.text_encoder(None, _opened(folder, variant))
+    return Networks.of(Loader(checkpoint, mx.bfloat16, how), encoder, writer=encoder)

@@ -184,13 +184,21 @@ def _rounded(array: np.ndarray, dtype: mx.Dtype) -> mx.array:
 
 
 def tensors(generation: str, variant: str, seed: int = 0) -> dict[str, mx.array]:
-    """The checkpoint's tensors: bfloat16, tables float32; only the transformer's part differs between variants."""
+    """The checkpoint's tensors: bfloat16, tables float32; only the transformer's part differs between variants.
+
+    Drawn once, and kept as NumPy's, so that nothing of them is in the memory that tests measure.
+    """
     result = {}
     for name, shape in recorded()[generation]["checkpoint"].items():
         own = f"{variant}/" if name.startswith((DIT, "text_embedding_projection.")) else ""
-        array = value(f"{generation}/{own}{name}", tuple(shape), seed)
-        result[name] = _rounded(array, mx.float32 if "scale_shift_table" in name else mx.bfloat16)
+        array = _drawn(f"{generation}/{own}{name}", tuple(shape), seed)
+        result[name] = mx.array(array).astype(mx.float32 if "scale_shift_table" in name else mx.bfloat16)
     return result
+
+
+@cache
+def _drawn(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return value(name, shape, seed).astype(np.float32)
 
 
 def lora_tensors(generation: str, seed: int = 0, rank: int = 4) -> dict[str, mx.array]:

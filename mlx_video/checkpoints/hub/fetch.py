@@ -18,14 +18,14 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from mlx_video.checkpoints.hub.models import MODELS
 from mlx_video.checkpoints.hub.rules import Choice, Chosen, Listing, check_names
 from mlx_video.types import Listener, Phase, Progress, UserError, amount
 
 log = logging.getLogger(__name__)
 
 KNOWN = (
-    "Lightricks/LTX-2",
-    "Lightricks/LTX-2.3",
+    *(model.repo for model in MODELS.values()),
     "google/gemma-3-12b-it",
     "google/gemma-3-12b-it-qat-q4_0-unquantized",
 )

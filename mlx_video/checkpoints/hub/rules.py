@@ -48,7 +48,7 @@ _RULES = {
     "video VAE": r"ltx-[\d.]+-video-vae-conv-bf16",
     "diffusion video VAE": r"ltx-[\d.]+-video-vae-bf16",
     "audio VAE": r"ltx-[\d.]+-audio-vae-bf16",
-    "duration head": r"ltx-[\d.]+-\d+b-duration-head-bf16",
+    "duration head": r"ltx-[\d.]+-(?:\d+b-)?duration-head-bf16",
 }
 """Lightricks' names, before an optional version; `-fp8` and the like are other files."""
 _WORDS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, version_of
-from mlx_video.checkpoints.layouts.neighbours import Place, text_encoder_beside
+from mlx_video.checkpoints.layouts.neighbours import Place
 from mlx_video.models.section import Stated
 from mlx_video.reading import is_there, shown
 from mlx_video.types import UserError
@@ -23,6 +23,8 @@ FOLDERS = {
     "audio_encoder": "audio_vae/encoder",
     "vocoder": "vocoder",
     "latent_statistics": "vae/statistics",
+    "diffusion_decoder": "vae/diffusion_decoder",
+    "duration_head": "duration_head",
 }
 """Where a converted folder keeps each component."""
 
@@ -36,10 +38,12 @@ def describe(place: Place, variant: str) -> Checkpoint:
     """The checkpoint in the folder, which holds one variant."""
     path, marker = place.path, place.json(MARKER)
     config: Any = marker.get("config")
+    configs: Any = marker.get("configs", {})
     components: Any = marker.get("components")
     stated, variant_said, encoder = (marker.get(key) for key in ("quantization", "variant", "text_encoder"))
     for key, fine in (
         ("config", isinstance(config, dict)),
+        ("configs", isinstance(configs, dict) and all(isinstance(one, dict) for one in configs.values())),
         ("components", isinstance(components, list) and all(name in list(FOLDERS) for name in components)),
         ("variant", variant_said in (None, "distilled", "dev")),
         ("text_encoder", encoder is None or (isinstance(encoder, str) and encoder != "")),
@@ -60,11 +64,12 @@ def describe(place: Place, variant: str) -> Checkpoint:
         "native",
         stated,
         path / MARKER,
+        configs={name: Stated(one, str(path / MARKER)) for name, one in configs.items()},
         version=version_of(marker.get("model_version")),
         variant=variant_said,
         layout="folder of mlx_video.convert",
         distilled_by_lora=marker.get("distilled_by") == "lora",
-        text_encoder=text_encoder_beside(path) or _named(path, encoder),
+        text_encoder=place.text_encoder or _named(path, encoder),
     )
 
 

@@ -85,11 +85,20 @@ class Place:
             },
             "upsamplers": self.all.upsamplers,
             "distilled_lora": self.all.distilled_lora,
-            "text_encoder": text_encoder_beside(self.folder),
+            "text_encoder": self.text_encoder,
             "stated": None if quantization is None else Quantization.read(quantization, str(stated_by)),
             "faults": tuple(self.all.faults),
         }
         return Checkpoint(family=self.family, source=source, config=config, **{**fields, **own})
+
+    @property
+    def text_encoder(self) -> str | None:
+        """The text encoder in the folder: Gemma's own folder under a known name, or a file with everything in it."""
+        for name in TEXT_ENCODER_FOLDERS:
+            if (self.folder / name / "config.json").is_file():
+                return str(self.folder / name)
+        file = _latest(self.all.of("text encoder"))
+        return None if file is None else str(file)
 
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in a file of the folder, empty where there is none; UserError where it cannot be read."""
@@ -195,14 +204,6 @@ def _upsampler(path: Path, tensors: Tensors) -> Part:
     if not isinstance(config, Mapping) or "initial_conv.weight" not in tensors:
         raise UserError(f"{path} is not a latent upsampler: its metadata has no upsampler config.")
     return Part(FAMILY.components["upsampler"], tensors, "official", Stated(config, str(path)))
-
-
-def text_encoder_beside(folder: Path) -> str | None:
-    """Gemma's folder in `folder`, if it is there under a known name."""
-    for name in TEXT_ENCODER_FOLDERS:
-        if (folder / name / "config.json").is_file():
-            return str(folder / name)
-    return None
 
 
 def variant_of(name: str) -> str | None:

@@ -75,13 +75,18 @@ def find(place: Place, file: Path, main: Tensors, have: Mapping[str, object]) ->
 def with_projections(checkpoint: Checkpoint, text_encoder: Tensors) -> Checkpoint:
     """The checkpoint with the projections of its text encoder's file, where that has them and is not its own."""
     part = checkpoint.parts.get("connectors")
-    if part is None or part.form != "official" or not any(name.startswith(PROJECTION) for name in text_encoder.entries):
+    if part is None or part.form != "official" or not _projects(text_encoder):
         return checkpoint
     [file] = text_encoder.paths
-    if file in part.tensors.paths:
+    own = part.tensors.paths
+    if file in own or (own == [checkpoint.source] and _projects(part.tensors)):
         return checkpoint
-    own = part._replace(tensors=connectors(checkpoint.source, file))
-    return replace(checkpoint, parts={**checkpoint.parts, "connectors": own}, weighed={})
+    both = part._replace(tensors=connectors(checkpoint.source, file))
+    return replace(checkpoint, parts={**checkpoint.parts, "connectors": both})
+
+
+def _projects(tensors: Tensors) -> bool:
+    return any(name.startswith(PROJECTION) for name in tensors.entries)
 
 
 def connectors(transformer: Path, text_encoder: Path) -> Tensors:

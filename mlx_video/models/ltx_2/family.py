@@ -49,6 +49,18 @@ COMPONENTS: dict[str, Component] = {
 }  # fmt: skip
 
 
+_VIDEO_25 = "ltx-2.5-video-vae-conv-bf16.safetensors", 1_452_269_922
+_SOUND_25 = "ltx-2.5-audio-vae-bf16.safetensors", 364_866_540
+FILES_25: dict[str, tuple[str, int]] = {
+    **dict.fromkeys(("video_encoder", "video_decoder", "latent_statistics"), _VIDEO_25),
+    **dict.fromkeys(("audio_encoder", "audio_decoder", "vocoder"), _SOUND_25),
+    "connectors": ("gemma4-12b-with-proj-ltx-2.5-bf16.safetensors", 26_263_860_594),
+    "diffusion_decoder": ("ltx-2.5-video-vae-bf16.safetensors", 1_472_223_346),
+    "duration_head": ("ltx-2.5-duration-head-bf16.safetensors", 3_843_690),
+}
+"""Of the split pack that LTX-2.5 is published as, with their bytes."""
+
+
 def _published(generation: str) -> Mapping[str, Any]:
     from mlx_video.models.ltx_2.published import CONFIGS
 
@@ -84,6 +96,7 @@ LTX_2 = Family(
             (2, 5),
             {"steps": 30, "stg_block": 28 / 48, "image_crf": 18},
             recipes=RECIPES_25,
+            files=FILES_25,
             later=LATER_25,
             config=lambda: _published("2.5"),
             told_by="keyframes_abs_pos_embedding",

@@ -70,6 +70,7 @@ COMPANIONS = {
     "audio_start_time": ("--audio-file", "{sound}"),
     "max_tokens": ("--enhance-prompt",),
     "temperature": ("--enhance-prompt", "--max-tokens", "4"),
+    "prompt_writer": ("--enhance-prompt", "--max-tokens", "4"),
     "lora_strength": ("--lora-path", "{lora}"),
     "group_size": ("--quantize", "8"),
 }

@@ -1,23 +1,22 @@
 """Gemma 3 as a text encoder: the hidden states of all layers for a prompt's real tokens.
 
-The layers are mlx-vlm's. Four things are done here instead, because mlx-vlm's own way gives other numbers than the
-reference's (transformers): the embeddings' scale (mlx-vlm rounds it to bfloat16 in every precision), the norms (it adds
-the 1 of 1 + weight in the weight's precision), the rotary positions (it counts from the first token, the reference from
-the first pad, and the frequencies differ in the last bit), and which layers slide (the file may list them one by one).
-Knows no files: names and shapes meet in `weights.names`.
+The layers are written here and not mlx-vlm's, which takes more than a second to import and gives other numbers than the
+reference (transformers): its embeddings' scale is rounded to bfloat16 in every precision, its norms add the 1 of
+1 + weight in the weight's precision, its rotary positions count from the first token, the reference's from the first
+pad, and its frequencies differ in the last bit. Knows no files: names and shapes meet in `weights.names`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map
 
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
-from mlx_video.models.ltx_2.text_encoder.language_model import Hidden, LanguageModel, TextRotation
+from mlx_video.models.ltx_2.text_encoder.language_model import FeedForward, Hidden, LanguageModel, TextRotation
 from mlx_video.models.ltx_2.text_encoder.tokens import Tokenizer
 from mlx_video.types import UserError
 
@@ -37,6 +36,67 @@ class Norm(nn.Module):
         return mx.fast.rms_norm(x.astype(mx.float32), scale, self.eps).astype(x.dtype)
 
 
+class Attention(nn.Module):
+    """Grouped queries with normalised queries and keys. Source: Gemma3Attention."""
+
+    def __init__(self, config: GemmaConfig, rope: TextRotation):
+        """rope: shared by all layers of a kind."""
+        super().__init__()
+        self.rope, self.head_dim, self.scale = rope, config.head_dim, config.query_scale**-0.5
+        self.q_proj = nn.Linear(config.width, config.heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.width, config.key_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.width, config.key_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
+        self.q_norm, self.k_norm = Norm(config.head_dim, config.norm_eps), Norm(config.head_dim, config.norm_eps)
+
+    def __call__(self, x: mx.array, mask: Any) -> mx.array:
+        """x (1, T, D) -> (1, T, D); mask: as in `mx.fast.scaled_dot_product_attention`."""
+        q, k, v = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = self.rope(self.q_norm(q)), self.rope(self.k_norm(k))
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
+        return self.o_proj(y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
+
+    def _heads(self, x: mx.array) -> mx.array:
+        """(1, T, heads * head_dim) -> (1, heads, T, head_dim)."""
+        return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(0, 2, 1, 3)
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, with norms before and after each. Source: Gemma3DecoderLayer."""
+
+    def __init__(self, config: GemmaConfig, rope: TextRotation):
+        super().__init__()
+        self.self_attn = Attention(config, rope)
+        self.mlp = FeedForward(config.width, config.feed_forward)
+        self.input_layernorm = Norm(config.width, config.norm_eps)
+        self.post_attention_layernorm = Norm(config.width, config.norm_eps)
+        self.pre_feedforward_layernorm = Norm(config.width, config.norm_eps)
+        self.post_feedforward_layernorm = Norm(config.width, config.norm_eps)
+
+    def __call__(self, x: mx.array, mask: Any) -> mx.array:
+        """x (1, T, D) -> (1, T, D)."""
+        x = _bounded(x)
+        x = _bounded(x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), mask)))
+        return _bounded(x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x))))
+
+
+def _bounded(x: mx.array) -> mx.array:
+    """In float16, whose range Gemma's activations leave, cut at its largest number; else as it is."""
+    most = mx.finfo(mx.float16).max
+    return mx.clip(x, -most, most) if x.dtype == mx.float16 else x
+
+
+class Body(nn.Module):
+    """The parts by the names that files have for them."""
+
+    def __init__(self, config: GemmaConfig):
+        super().__init__()
+        near, far = (TextRotation(config.head_dim, kind) for kind in (config.local_rotary, config.global_rotary))
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
+        self.layers = [Layer(config, near if sliding else far) for sliding in config.sliding]
+        self.norm = Norm(config.width, config.norm_eps)
+
+
 class Gemma(LanguageModel):
     """Gemma 3's language model without its head: token ids to the hidden states of all layers."""
 
@@ -44,23 +104,8 @@ class Gemma(LanguageModel):
 
     def __init__(self, config: GemmaConfig, names: Collection[str] = ()):
         """The network with unloaded weights. `names` are the file's tensors, by which quantized layers are known."""
-        from mlx_vlm.models.gemma3.language import Gemma3Model, RMSNorm
-
         super().__init__(config)
-        self.model = Gemma3Model(config.as_mlx_vlm())
-        self.model.update_modules(
-            tree_map(
-                lambda m: Norm(m.weight.size, m.eps) if isinstance(m, RMSNorm) else m,
-                self.model.leaf_modules(),
-                is_leaf=nn.Module.is_module,
-            )
-        )
-        near, far = (
-            TextRotation(config.head_dim, config.local_rotary),
-            TextRotation(config.head_dim, config.global_rotary),
-        )
-        for layer, sliding in zip(self.model.layers, config.sliding, strict=True):
-            layer.self_attn.rope = near if sliding else far
+        self.model = Body(config)
         if config.quantization is not None:
             self.quantize(config.quantization, names)
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.ltx_2.text_encoder.gemma4_config import Gemma4Config, Heads
-from mlx_video.models.ltx_2.text_encoder.language_model import LanguageModel, TextRotation
+from mlx_video.models.ltx_2.text_encoder.language_model import FeedForward, LanguageModel, TextRotation
 
 
 class Norm(nn.Module):
@@ -74,20 +74,6 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(0, 2, 1, 3)
 
 
-class FeedForward(nn.Module):
-    """Source: Gemma4UnifiedTextMLP."""
-
-    def __init__(self, config: Gemma4Config):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.feed_forward, bias=False)
-        self.up_proj = nn.Linear(config.width, config.feed_forward, bias=False)
-        self.down_proj = nn.Linear(config.feed_forward, config.width, bias=False)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """(1, T, D) -> (1, T, D)."""
-        return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
-
-
 class Layer(nn.Module):
     """Attention and feed-forward with norms before and after each, times `layer_scalar`.
 
@@ -97,7 +83,7 @@ class Layer(nn.Module):
     def __init__(self, config: Gemma4Config, kind: Heads, rope: TextRotation):
         super().__init__()
         self.self_attn = Attention(config, kind, rope)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config.width, config.feed_forward)
         self.input_layernorm = Norm(config.width, config.norm_eps)
         self.post_attention_layernorm = Norm(config.width, config.norm_eps)
         self.pre_feedforward_layernorm = Norm(config.width, config.norm_eps)

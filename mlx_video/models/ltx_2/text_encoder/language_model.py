@@ -1,4 +1,5 @@
-"""What Gemma 3 and Gemma 4 do alike as text encoders: the walk through the layers, positions, masks, packed weights.
+"""What Gemma 3 and Gemma 4 do alike as text encoders: the walk through the layers, positions, masks, feed-forward,
+packed weights.
 
 The reference runs 1024 tokens, pads on the left and masked. Here only the prompt's own tokens run, at the positions
 that they would have. Knows no files: names and shapes meet in `weights.names`.
@@ -54,6 +55,20 @@ class TextRotation:
             cos, sin = (mx.array(f(angles).astype(np.float32)).astype(dtype) for f in (np.cos, np.sin))
             self._tables[tokens, dtype] = cos, sin
         return self._tables[tokens, dtype]
+
+
+class FeedForward(nn.Module):
+    """Source: Gemma3MLP, Gemma4UnifiedTextMLP."""
+
+    def __init__(self, width: int, inside: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inside, bias=False)
+        self.up_proj = nn.Linear(width, inside, bias=False)
+        self.down_proj = nn.Linear(inside, width, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(1, T, D) -> (1, T, D)."""
+        return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
 
 
 class LanguageModel(nn.Module):

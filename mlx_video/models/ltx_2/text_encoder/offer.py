@@ -23,7 +23,7 @@ from mlx_video.reading import parse_json, read_json, shown
 from mlx_video.types import UserError
 
 __all__ = ["CONFIG_KEY", "CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "WITHIN", "advice", "check_fits",
-           "context_widths", "encoder", "enhance", "layers_of", "network", "network_class",
+           "check_writes", "context_widths", "encoder", "enhance", "layers_of", "network", "network_class",
            "read_config", "read_embedded"]  # fmt: skip
 
 CONFIG_KEY = "gemma_config"
@@ -135,6 +135,19 @@ def check_fits(config: Config, settings: Mapping[str, Any], features: int) -> No
             f"{gemma4_config.EXPECTED}."
         )
     TextConfig.read(settings, features=features).check_encoder(config.width, config.layers)
+
+
+def check_writes(config: Config, path: Path) -> None:
+    """Raises UserError where the model at `path` cannot write a prompt out.
+
+    Lightricks trained its Gemma 4 to be read by connectors, and says that it must not generate.
+    """
+    if isinstance(config, Gemma4Config):
+        raise UserError(
+            f"{path} is LTX-2.5's text encoder, which reads prompts and cannot write them; name an instruction-tuned "
+            f"Gemma 3 with --prompt-writer (google/gemma-3-4b-it, google/gemma-3-12b-it), or leave --enhance-prompt "
+            f"out."
+        )
 
 
 def context_widths(settings: Mapping[str, Any], features: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ neither a class named in a config nor code from the folder takes part.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from mlx_video.types import UserError
 
 MAX_TOKENIZER = 256 << 20
 """Bytes of a tokenizer.json; Gemma 3's has 33 MB, Gemma 4's 32."""
+_CHARACTERS = r"(?:\[\^?(?:\\[nrts]|[^\[\]\\&-])+\]|\\[nrts]|[\w ])[+*]?"
+_ONE_AT_A_TIME = re.compile(rf"{_CHARACTERS}(?:\|{_CHARACTERS})*")
+"""Regular expressions that look at no character twice: runs of one set of characters, or of another, such as lines."""
 
 
 class Written(NamedTuple):
@@ -114,7 +118,7 @@ def _read(written: Written) -> Any:
     except ValueError as error:
         raise UserError(f"{written.where} is not a tokenizer: {error}.") from error
     for part in (found.normalizer, found.pre_tokenizer, found.decoder):
-        if part is not None and _has_pattern(json.loads(part.__getstate__())):
+        if part is not None and _may_not_end(json.loads(part.__getstate__())):
             raise UserError(
                 f"{written.where} cuts text by a regular expression of its own, which may never end; {written.whose}'s "
                 f"has none."
@@ -122,7 +126,8 @@ def _read(written: Written) -> Any:
     return found
 
 
-def _has_pattern(value: object) -> bool:
-    """Whether a part of a tokenizer, as JSON, holds a regular expression."""
+def _may_not_end(value: object) -> bool:
+    """Whether a part of a tokenizer, as JSON, holds a regular expression that is not known to end soon."""
     inside: list[object] = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return (isinstance(value, dict) and "Regex" in value) or any(map(_has_pattern, inside))
+    pattern = value.get("Regex") if isinstance(value, dict) else None
+    return (pattern is not None and not _ONE_AT_A_TIME.fullmatch(str(pattern))) or any(map(_may_not_end, inside))
