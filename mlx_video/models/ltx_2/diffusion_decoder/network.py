@@ -8,8 +8,8 @@ What is kept, at 768 x 512 and any length: each of the 8 last blocks its 11 last
 that lie between the first and the last of them. A frame is 128 x 192 x 256 values, 25 MB in float32: with a step of 8
 frames and what waits for it 170 of them, 4.3 GB, and no more for a longer clip. Layer by layer over the whole clip
 (the activations and the context) would hold 2 x 121 frames, 6.1 GB, and grow; tiles that cannot see each other, as the
-reference has them, need blending over 160 pixels and 40 frames, and give other numbers. Pictures too large for the stream go in parts with a margin (`parts.py`), which changes no number
-either. Knows no files and no 8 bit.
+reference has them, need blending over 160 pixels and 40 frames, and give other numbers. Pictures too large for the
+stream go in parts with a margin (`parts.py`), which changes no number either. Knows no files and no 8 bit.
 """
 
 from __future__ import annotations
