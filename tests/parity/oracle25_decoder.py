@@ -17,8 +17,9 @@ from mlx_video.models.ltx_2.diffusion_decoder import DiffusionDecoder
 from mlx_video.models.ltx_2.diffusion_decoder.blocks import Block
 from mlx_video.models.ltx_2.diffusion_decoder.network import Beginning
 from mlx_video.models.ltx_2.diffusion_decoder.parts import Part, parts
-from mlx_video.models.ltx_2.duration import DurationHead, frames_of
+from mlx_video.models.ltx_2.duration import DurationHead
 from mlx_video.models.ltx_2.video_vae import VideoEncoder
+from mlx_video.types import frames_of
 from mlx_video.weights import names
 from mlx_video.weights.store import Tensors
 
