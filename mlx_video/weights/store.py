@@ -234,6 +234,26 @@ class Tensors:
                 f"save it as {', '.join(FLOATS)}."
             )
 
+    @classmethod
+    def joined(cls, *views: Tensors) -> Tensors:
+        """Several views as one; of metadata the first view's go before. Raises UserError where two have a name."""
+        whole = cls(())
+        for view in views:
+            for name, entry in view.entries.items():
+                if name in whole.entries:
+                    raise UserError(
+                        f"Tensor {name!r} stands both in {whole._home[name][0]} and in {view._home[name][0]}."
+                    )
+                whole.entries[name], whole._home[name] = entry, view._home[name]
+            whole.metadata = {**view.metadata, **whole.metadata}
+            whole._strange.update(view._strange)
+        whole.paths = list(dict.fromkeys(path for view in views for path in view.paths))
+        return whole
+
+    def files_of(self, prefix: str) -> set[Path]:
+        """The files that hold the tensors whose names begin so."""
+        return {self._home[name][0] for name in self.under((prefix,))}
+
     def renamed(self, rename: Callable[[str], str | None]) -> Tensors:
         """The same tensors under other names; those that `rename` gives None are left out.
 

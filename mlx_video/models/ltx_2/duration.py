@@ -25,18 +25,27 @@ BOUNDS = (1.0, 20.0)
 class Pooler(nn.Module):
     """One learned query that attends to all tokens (reference: `AttentionPooler`, torch's MultiheadAttention)."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: bool = False) -> None:
+        """apart: with three projections in place of the one that holds them all."""
         super().__init__()
         self.query_tokens = mx.zeros((1, WIDTH))
         self.cross_attn = nn.Module()
-        self.cross_attn.in_proj_weight = mx.zeros((3 * WIDTH, WIDTH))
-        self.cross_attn.in_proj_bias = mx.zeros((3 * WIDTH,))
+        if apart:
+            for name in ("q_proj", "k_proj", "v_proj"):
+                self.cross_attn[name] = nn.Linear(WIDTH, WIDTH)
+        else:
+            self.cross_attn.in_proj_weight = mx.zeros((3 * WIDTH, WIDTH))
+            self.cross_attn.in_proj_bias = mx.zeros((3 * WIDTH,))
         self.cross_attn.out_proj = nn.Linear(WIDTH, WIDTH)
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """(B, T, 256) -> (B, 256)."""
         own = self.cross_attn
-        weights, biases = mx.split(own.in_proj_weight, 3), mx.split(own.in_proj_bias, 3)
+        if "q_proj" in own:
+            layers = own.q_proj, own.k_proj, own.v_proj
+            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        else:
+            weights, biases = mx.split(own.in_proj_weight, 3), mx.split(own.in_proj_bias, 3)
         query = mx.broadcast_to(self.query_tokens, (len(tokens), 1, WIDTH))
         q, k, v = (
             (x @ weight.T + bias).reshape(*x.shape[:2], HEADS, -1).swapaxes(1, 2)
@@ -57,7 +66,7 @@ class DurationHead(nn.Module):
         self.audio_input_proj = nn.Linear(config.audio_dim, WIDTH)
         self.video_modality_emb = mx.zeros((WIDTH,))
         self.audio_modality_emb = mx.zeros((WIDTH,))
-        self.attention_pooler = Pooler()
+        self.attention_pooler = Pooler(config.apart)
         self.mlp_hidden = nn.Linear(WIDTH, WIDTH)
         self.mlp_out = nn.Linear(WIDTH, 1)
 
