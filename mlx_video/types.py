@@ -351,6 +351,8 @@ DTYPES = ("float16", "bfloat16", "float32")
 """What networks compute in."""
 TILINGS = ("auto", "none", "default", "aggressive", "conservative")
 
+VIDEO_DECODERS = ("conv", "diffusion")
+
 
 class Phase(StrEnum):
     """What a run does, as its reports and its plan call it. A recipe's stages are numbered: see `numbered`."""

@@ -20,7 +20,7 @@ def _stage(recipe: Recipe, stage: Stage) -> str:
     elif "steps" in recipe.defaults:
         steps = str(recipe.defaults["steps"])
     else:
-        steps = " or ".join(str(one.defaults["steps"]) for one in LTX_2.generations)
+        steps = " or ".join(dict.fromkeys(str(one.defaults["steps"]) for one in LTX_2.generations))
     return f"{size}: {steps} steps" + ("" if stage.sampler == "euler" else f" of {stage.sampler}")
 
 

@@ -244,8 +244,10 @@ def _by_recipe(row: Option) -> str:
             if option in recipe.defaults:
                 text = f"{recipe.defaults[option]:g}"
             else:
-                known = DEFAULT.generations
-                text = ", ".join(f"{one.defaults[option]:g} for LTX-{one.name}" for one in known)
+                alike: dict[str, list[str]] = {}
+                for one in DEFAULT.generations:
+                    alike.setdefault(f"{one.defaults[option]:g}", []).append(one.name)
+                text = ", ".join(f"{value} for LTX-{' and '.join(names)}" for value, names in alike.items())
             groups.setdefault(text, []).append(recipe.name)
     if len(groups) == 1:
         return f"default {next(iter(groups))}; {', '.join(next(iter(groups.values())))} only"

@@ -16,7 +16,7 @@ from mlx_video.checkpoints.hub.fetch import Take
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import described
 from mlx_video.checkpoints.text_source import TextSource
-from mlx_video.diffusion.noise import NamedNoise, draws
+from mlx_video.diffusion.noise import DECODING, NamedNoise, draws, seeded
 from mlx_video.jobs import embeddings, text
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
@@ -98,6 +98,7 @@ class Generate:
     _run: Run
     _media: conditions.Media
     _embedded: dict[str, Context]
+    _decoding: Noise | None = None
     plan: Plan
     ways: Ways
 
@@ -144,8 +145,20 @@ class Generate:
                 self._run = run = replace(run, settings=text.enhanced(run.settings, run.writer, watch))
             contexts = run.contexts(watch)
         inputs = self.inputs(contexts, watch)
+        self._decoding = self._drawn(noise)
         for stage, latents in zip(run.settings.recipe.stages, run.denoise(inputs, noise, watch), strict=True):
             yield self._clip(latents, stage)
+
+    def _drawn(self, noise: NamedNoise) -> Noise | None:
+        """What a diffusion decoder makes the result of, where that was handed in."""
+        settings, loader = self._run.settings, self._run.loader
+        if settings.request.video_decoder != "diffusion" or self._noise is None:
+            return None
+        part = loader.checkpoint.part("diffusion_decoder")
+        shape = loader.checkpoint.family.costs().diffuse_noise(part.settings, settings.shape.grid)
+        array, own = noise(DECODING, shape), seeded(settings.request.seed)
+        # The clips of earlier stages are smaller.
+        return lambda name, wanted: array if wanted == shape else own(name, wanted)
 
     def inputs(self, contexts: Mapping[str, Context], watch: Watch) -> Inputs:
         """What the run starts from and is steered by."""
@@ -155,10 +168,11 @@ class Generate:
         settings, loader, media = self._run.settings, self._run.loader, self._media
         request, made = settings.request, settings.shape.scaled(stage.scale)
         shown = request.shape.scaled(stage.scale)
-        look = Look.cut(shown, made, latents, media.sound, tiling=request.tiling, stream=request.stream)
+        look = Look.cut(shown, made, latents, media.sound, tiling=request.tiling, stream=request.stream,
+                       decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
         files = conditions.files_of(request)
         metadata = described(settings, loader.checkpoint)
-        return Clip(latents, look, metadata, Decoders(loader), given=media.sound, inputs=files)
+        return Clip(latents, look, metadata, Decoders(loader, self._decoding), given=media.sound, inputs=files)
 
 
 def _embedded(run: Run, *, whole: bool) -> dict[str, Context]:

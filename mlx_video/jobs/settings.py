@@ -70,7 +70,8 @@ class Settings:
             "audio_encoder": sound,
             "transformer": True,
             "latent_statistics": bool(self.recipe.upsamplers),
-            "video_decoder": True,
+            "video_decoder": self.request.video_decoder != "diffusion",
+            "diffusion_decoder": self.request.video_decoder == "diffusion",
             "audio_decoder": "audio" in self.modalities and not sound,
             "vocoder": "audio" in self.modalities and not sound,
         }
@@ -136,7 +137,7 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
             f"keyframes (LTX-2.5); {checkpoint.source.name} was not."
         )
     steered = _steered_by_negative(request, guidance)
-    _check_decoder(_made(request, recipe), checkpoint)
+    _check_decoder(_made(request, recipe), request, checkpoint)
     settings = Settings(
         request=request,
         recipe=recipe,
@@ -203,7 +204,19 @@ def _check_variant(recipe: Recipe, checkpoint: Checkpoint) -> None:
         )
 
 
-def _check_decoder(shape: VideoShape, checkpoint: Checkpoint) -> None:
+def _check_decoder(shape: VideoShape, request: Request, checkpoint: Checkpoint) -> None:
+    has = {"conv": "video_decoder" in checkpoint.parts, "diffusion": "diffusion_decoder" in checkpoint.parts}
+    if request.video_decoder == "diffusion":
+        if not has["diffusion"]:
+            raise UserError(
+                f"--video-decoder diffusion needs LTX-2.5's diffusion video VAE; {checkpoint.source.name} has none "
+                f"beside it. Put its .safetensors file there, or use --video-decoder conv."
+            )
+        return
+    if has["diffusion"] and not has["conv"]:
+        raise UserError(
+            f"{checkpoint.source.name} has no convolutional video decoder beside it; use --video-decoder diffusion."
+        )
     # A decoder that pads by reflection has nothing to reflect in a single latent row or column.
     reflects = checkpoint.facts.reflects_decoding
     for name, side in (("height", shape.height), ("width", shape.width)):

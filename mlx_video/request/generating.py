@@ -13,7 +13,18 @@ from typing import Any, Literal, TypedDict
 
 from mlx_video.request import options
 from mlx_video.request.options import Option, flag, option, options_of
-from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, AudioIn, ImageAt, Lora, Recipe, UserError, VideoShape
+from mlx_video.types import (
+    SPACE_SCALE,
+    TILINGS,
+    TIME_SCALE,
+    VIDEO_DECODERS,
+    AudioIn,
+    ImageAt,
+    Lora,
+    Recipe,
+    UserError,
+    VideoShape,
+)
 
 MAX_SIDE = 8192
 """Pixels; four times the extent that the position tables were trained for."""
@@ -131,7 +142,7 @@ class Request:
         "X", "how strongly sound and picture steer each other ({recipes})", limits=SCALE
     )
     stg_blocks: tuple[int, ...] | None = _guided(
-        "N", "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in LTX-2.3)"
+        "N", "blocks that spatio-temporal guidance perturbs (default 29 of 48 in LTX-2, 28 of 48 in later ones)"
     )
     apg: bool | None = _guided("", "adaptive projected guidance in place of plain CFG (default: no)")
     skip_step: int | None = _guided(
@@ -144,6 +155,10 @@ class Request:
     tiling: str = option(
         "auto", "", "decode in tiles to save memory (default {default})", group="output", choices=TILINGS
     )
+    video_decoder: str | None = option(
+        None, "", "what makes pictures of latents: conv (the default), or diffusion, which takes longer (LTX-2.5)",
+        choices=VIDEO_DECODERS,
+    )  # fmt: skip
     stream: bool = option(False, "", "decode in short spans, so that frames leave as they are made")
 
     @property
@@ -177,7 +192,21 @@ class Request:
         self._check_keyframes()
         self._check_sound()
         self._check_loras()
+        self._check_decoder()
         return recipe
+
+    def _check_decoder(self) -> None:
+        if self.video_decoder != "diffusion":
+            return
+        if self.tiling not in ("auto", "none"):
+            raise UserError(
+                f"--tiling {self.tiling} is of the convolutional decoder; with --video-decoder diffusion it is auto or "
+                f"none."
+            )
+        if self.stream:
+            raise UserError(
+                "--stream has no effect with --video-decoder diffusion, whose frames leave as they are made anyway."
+            )
 
     def _check_text(self) -> None:
         if self.embedding is None and not self.prompt.strip():
@@ -290,6 +319,7 @@ class RequestOptions(TypedDict, total=False):
     skip_step: int | None
     guidance_batch: bool | None
     tiling: str
+    video_decoder: str | None
     stream: bool
 
 

@@ -72,6 +72,7 @@ def repos(small_folder, upscale_folder):
             **{name: upscale_folder("2.3") / name for name in others},
         },
         "Lightricks/LTX-2-19b-LoRA-Camera-Control-Dolly-Out": {"camera.safetensors": two / small.LORAS["2"]},
+        "Lightricks/LTX-2.5": played_hub.repo_of(small_folder("2.5")),
         "google/gemma-3-12b-it": played_hub.repo_of(newer / "gemma"),
         "mlx-community/gemma-3-12b-it-4bit": played_hub.repo_of(two / "gemma"),
     }
