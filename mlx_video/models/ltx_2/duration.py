@@ -43,13 +43,13 @@ class Pooler(nn.Module):
         own = self.cross_attn
         if "q_proj" in own:
             layers = own.q_proj, own.k_proj, own.v_proj
-            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+            projections = [(layer.weight, layer.bias) for layer in layers]
         else:
-            weights, biases = mx.split(own.in_proj_weight, 3), mx.split(own.in_proj_bias, 3)
+            projections = list(zip(mx.split(own.in_proj_weight, 3), mx.split(own.in_proj_bias, 3), strict=True))
         query = mx.broadcast_to(self.query_tokens, (len(tokens), 1, WIDTH))
         q, k, v = (
             (x @ weight.T + bias).reshape(*x.shape[:2], HEADS, -1).swapaxes(1, 2)
-            for x, weight, bias in zip((query, tokens, tokens), weights, biases, strict=True)
+            for x, (weight, bias) in zip((query, tokens, tokens), projections, strict=True)
         )
         found = mx.fast.scaled_dot_product_attention(q, k, v, scale=(WIDTH // HEADS) ** -0.5)
         return own.out_proj(found.reshape(len(tokens), WIDTH))

@@ -119,9 +119,7 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
                 "default_num_inference_steps": 1,
             },
         }},
-        "duration_head": {
-            "transformer": {"cross_attention_dim": 4096, "audio_cross_attention_dim": 2048}, "duration_head": {},
-        },
+        "duration_head": {"duration_head": {}},
     },
 }  # fmt: skip
-"""By generation and component: of those whose files state their own."""
+"""By generation and component, of those whose files state their own: the sections in which they differ."""
