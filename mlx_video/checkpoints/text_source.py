@@ -18,7 +18,7 @@ from mlx_video.checkpoints import text_pack
 from mlx_video.models.family import Family
 from mlx_video.reading import read_bytes, read_json
 from mlx_video.types import UserError
-from mlx_video.weights import names
+from mlx_video.weights import names, widen
 from mlx_video.weights.store import Tensors, read_header
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class TextSource(NamedTuple):
             return cls._of_pack(text, file, text_pack.bare(everything))
         config = text.read_embedded(file, everything.metadata, everything.entries)
         tensors = everything.renamed(lambda name: None if name in text.WITHIN else name)
-        tensors.check_floats(tensors.entries, float8=False)
+        tensors.check_floats(widen.shapes(tensors.entries, tensors.entries, file), float8=False)
         within = everything.renamed(text.WITHIN.get)
         for name, entry in within.entries.items():
             if entry.dtype not in ("U8", "I8") or len(entry.shape) != 1 or entry.nbytes > text.MAX_TOKENIZER:
@@ -88,6 +88,10 @@ class TextSource(NamedTuple):
     def single(self) -> bool:
         """Whether its tensors are those of one file, not of a folder in Hugging Face's form."""
         return self.text.CONFIG_KEY in self.tensors.metadata
+
+    def load(self, packed_as: mx.Dtype = mx.float32) -> dict[str, mx.array]:
+        """The tensors by name, lazily; packed whole numbers as what they stand for."""
+        return widen.widen(self.tensors.load(), self.tensors.entries, packed_as)
 
     @property
     def gemma_version(self) -> str | None:

@@ -208,7 +208,7 @@ class Tensors:
         """Raises UserError where a tensor of `names` is of no kind that weights are: whole numbers, bools, 64 bit.
 
         Packed weights of few bits, told by the scales beside them, are 32-bit whole numbers, their scales perhaps of 8
-        bit. float8: whether the reader takes 8-bit floats.
+        bit; those with ComfyUI's mark beside them are of 8 bit. float8: whether the reader takes 8-bit floats.
         """
         names = list(names)
         for path in dict.fromkeys(self._home[name][0] for name in names):
@@ -218,7 +218,8 @@ class Tensors:
             layer, _, leaf = name.rpartition(".")
             packed = leaf == "weight" and f"{layer}.scales" in self.entries
             scale = leaf == "scales" and f"{layer}.weight" in self.entries
-            kinds = ("U32",) if packed else (*FLOATS, "U8") if scale else plain
+            marked = leaf == "weight" and f"{layer}.comfy_quant" in self.entries
+            kinds = ("U32",) if packed else (*FLOATS, "U8") if scale else (*plain, "I8") if marked else plain
             if self.entries[name].dtype not in kinds:
                 raise UserError(
                     f"{self._home[name][0]}: tensor {name!r} is {self.entries[name].dtype}; it should be "
