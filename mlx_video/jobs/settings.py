@@ -68,6 +68,7 @@ class Settings:
             "connectors": self.request.embedding is None,
             "video_encoder": bool(self.request.image),
             "audio_encoder": sound,
+            "duration_head": self.request.seconds is not None,
             "transformer": True,
             "latent_statistics": bool(self.recipe.upsamplers),
             "video_decoder": self.request.video_decoder != "diffusion",
@@ -135,6 +136,12 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
         raise UserError(
             f"--num-generated-keyframes {request.num_generated_keyframes} needs a checkpoint that was trained with "
             f"keyframes (LTX-2.5); {checkpoint.source.name} was not."
+        )
+    if request.seconds is not None and "duration_head" not in checkpoint.parts:
+        file, _ = checkpoint.generation.files.get("duration_head", ("", 0))
+        raise UserError(
+            f"--auto-duration needs LTX-2.5's duration head, and {checkpoint.source.name} has none; "
+            + (f"put {file} beside it, or say --num-frames." if file else "say --num-frames.")
         )
     steered = _steered_by_negative(request, guidance)
     _check_decoder(_made(request, recipe), request, checkpoint)
