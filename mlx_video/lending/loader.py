@@ -200,7 +200,7 @@ def read_text_encoder(source: TextSource, dtype: mx.Dtype, streamed: bool = Fals
     if streamed:
         network.parts = Streamed(network, Files(tensors, ("",), "official"), source.what, dtype=dtype)
     else:
-        names.assign(network, tensors.load(), source.what, dtype=dtype)
+        names.assign(network, source.load(), source.what, dtype=dtype)
     return source.encoder(network)
 
 
