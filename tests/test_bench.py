@@ -125,3 +125,9 @@ def test_a_packs_transformer_has_its_first_blocks(tmp_path):
     checkpoint = open_checkpoint(weights._holes(tmp_path, "2.5", 2), "distilled")
     names.match(checkpoint.build("transformer"), checkpoint.part("transformer").shapes(), "transformer")
     assert len(checkpoint.build("transformer").transformer_blocks) == 2
+
+
+def test_the_newer_generations_convolutional_networks_need_no_rows_of_their_own():
+    ours, before = published_25.config(), real_keys.config("2.3")
+    for part in ("vae", "audio_vae", "vocoder"):
+        assert ours[part] == before[part]
