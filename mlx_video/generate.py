@@ -60,13 +60,15 @@ def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
         description=f"Make a video with sound from a prompt.\n\npipelines:\n{pipelines}\n\n"
         f"{EXAMPLES.format(name=name)}",
     )
-    return parser.take_prompt().take("generate", Outputs, Request, Model, **{"sound_beside": False, **defaults})
+    parser.take_prompt().take("generate", Outputs, Request, Model, **{"sound_beside": False, **defaults})
+    # Whether a model was named matters where --again names one.
+    parser.set_defaults(model_repo=defaults.get("model_repo"))
+    return parser
 
 
 def request_of(args: argparse.Namespace) -> Request:
     """The request that the flags describe; raises UserError where two of them contradict."""
-    said = _given(args)
-    before = _before(args, said)
+    before = _before(args, said=_given(args))
     _spread_lora_strength(args)
     asked = {**demo.defaults(args.model_repo), **before, **_given(args)}
     if args.image or not before.get("image"):
@@ -89,18 +91,19 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def _before(args: argparse.Namespace, said: Mapping[str, Any]) -> dict[str, Any]:
     """The request that `--again` names, and its model for `args` where they name none."""
+    plain = {row.name: row.default for row in options_of(Model)}
     if args.again is None:
+        args.model_repo = args.model_repo or plain["model_repo"]
         return {}
     from mlx_video.jobs import again
 
     found = again.read(args.again, without=said)
     for note in found.notes:
         cli.say(note)
-    plain = {row.name: row.default for row in options_of(Model)}
     for name, value in found.model.items():
-        if getattr(args, name) == plain[name]:
+        if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.model_repo == plain["model_repo"] and "model_repo" not in found.model:
+    if args.model_repo is None:
         raise UserError(
             f"--again {args.again} was made by {found.made_by}, a file of somebody's own; name it with --model-repo."
         )
