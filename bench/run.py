@@ -17,12 +17,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from bench import block, codecs, generations, memory, networks, phases, reading, steps, weights
+from bench import block, codecs, diffusion, generations, memory, networks, phases, reading, steps, weights
 from bench.measure import alternate, clock, multiply, table
 from mlx_video import platform
 from mlx_video.cpu import linux_blas
 
-PARTS = ["blas", "block", "generations", "steps", "codecs", "networks", "reading", "weights", "phases", "memory"]
+PARTS = [
+    "blas", "block", "generations", "steps", "codecs", "networks", "diffusion", "reading", "weights", "phases", "memory"
+]  # fmt: skip
 
 
 def blas() -> str:
@@ -83,6 +85,8 @@ def main(argv: list[str] | None = None) -> None:
         print(codecs.report(args.rounds), flush=True)
     if "networks" in args.only:
         print(networks.report(args.rounds), flush=True)
+    if "diffusion" in args.only:
+        print(diffusion.report(args.rounds), flush=True)
     if "reading" in args.only:
         print(reading.report(args.rounds), flush=True)
     if "weights" in args.only:

@@ -109,19 +109,21 @@ class Runner:
         text_encoder: bool = True,
         lora: bool = True,
         upsamplers: tuple[str, ...] = (),
+        parts: tuple[str, ...] = (),
         take: Take = fetch,
     ) -> Checkpoint:
         """The checkpoint that `recipe` runs on; fetched if it is on the hub, and described once.
 
         lora: False where the distilled one comes from elsewhere; upsamplers: kinds that are needed besides the recipe's
-        own; take: how files on the hub are had.
+        own; parts: files of a split pack that not every run takes; take: how files on the hub are had.
         """
         wanted = text_encoder and self.text_encoder is None
-        key = "/".join((recipe.name, *upsamplers, *(["text"] if wanted else []), *([] if lora else ["other LoRA"])))
+        brought = [*(["text"] if wanted else []), *([] if lora else ["other LoRA"])]
+        key = "/".join((recipe.name, *upsamplers, *parts, *brought))
         found = self._checkpoints.get(key)
         if found is None:
             path = locate.checkpoint(
-                self.where, recipe, text_encoder=wanted, lora=lora, upsamplers=upsamplers, take=take
+                self.where, recipe, text_encoder=wanted, lora=lora, upsamplers=upsamplers, parts=parts, take=take
             )
             found = self._checkpoints[key] = open_checkpoint(path, recipe.variant)
         return found

@@ -9,6 +9,7 @@ One legend for axis letters, used in every docstring:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -119,6 +120,18 @@ class VideoShape(NamedTuple):
     def scaled(self, scale: float) -> VideoShape:
         """The same clip with height and width times `scale`."""
         return self._replace(height=round(self.height * scale), width=round(self.width * scale))
+
+
+def frames_of(seconds: float, fps: float, bounds: tuple[float, float]) -> int:
+    """A clip of about so many seconds, in frames: 1 + 8k of them, within `bounds` (seconds) as far as those have any.
+
+    Rounded, kept within the rounded bounds, then down to the next 1 + 8k; up instead where that is below the least,
+    and the most itself where that is above it. Halves are rounded to even. Source: ltx_core duration_head.
+    """
+    least, most = (round(bound * fps) for bound in bounds)
+    frames = max(least, min(round(seconds * fps), most))
+    below = (frames - 1) // TIME_SCALE * TIME_SCALE + 1
+    return below if below >= least else min(math.ceil((least - 1) / TIME_SCALE) * TIME_SCALE + 1, most)
 
 
 class AudioShape(NamedTuple):
@@ -350,6 +363,8 @@ class Recipe:
 DTYPES = ("float16", "bfloat16", "float32")
 """What networks compute in."""
 TILINGS = ("auto", "none", "default", "aggressive", "conservative")
+
+VIDEO_DECODERS = ("conv", "diffusion")
 
 
 class Phase(StrEnum):

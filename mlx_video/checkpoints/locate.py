@@ -55,16 +55,18 @@ def checkpoint(
     text_encoder: bool = True,
     lora: bool = True,
     upsamplers: Collection[str] = (),
+    parts: Collection[str] = (),
     take: Take = fetch,
 ) -> Path:
     """The checkpoint that `--model-repo` names; of a Hugging Face repo, what `recipe` needs of it.
 
     text_encoder: False where the run takes its contexts or its text encoder from elsewhere; lora: False where it takes
-    the distilled LoRA from elsewhere; upsamplers: kinds that are needed besides the recipe's own.
+    the distilled LoRA from elsewhere; upsamplers: kinds that are needed besides the recipe's own; parts: files of a
+    split pack that not every run takes.
     """
     if is_hub_id(where):
         kinds, brought = tuple(dict.fromkeys((*recipe.upsamplers, *upsamplers))), lora and recipe.distilled_lora
-        return repos.fetch_checkpoint(where, recipe.variant, kinds, brought, text_encoder, take)
+        return repos.fetch_checkpoint(where, recipe.variant, kinds, brought, text_encoder, parts, take)
     return existing(where, "--model-repo")
 
 

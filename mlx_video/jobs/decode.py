@@ -6,11 +6,13 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_video import platform
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import model_of
+from mlx_video.diffusion.noise import DECODING, seeded
 from mlx_video.jobs.demand import Networks, decoding
 from mlx_video.jobs.result import Clip, Look, Sound
 from mlx_video.lending.finite import Origin
@@ -18,7 +20,7 @@ from mlx_video.lending.loader import Loader, parameter_bytes
 from mlx_video.lending.visits import Ways
 from mlx_video.media.video import ENCODED_BYTES
 from mlx_video.planning.plan import make_plan
-from mlx_video.types import SPACE_SCALE, Listener, Phase, Progress, UserError, Watch
+from mlx_video.types import SPACE_SCALE, Listener, Noise, Phase, Progress, UserError, Watch
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
@@ -33,9 +35,9 @@ def to_uint8(frames: mx.array) -> mx.array:
 class Decoders:
     """Decodes with a checkpoint's own decoders, borrowed for as long as frames are asked for."""
 
-    def __init__(self, loader: Loader):
-        """loader: lends them, in its ways."""
-        self._loader = loader
+    def __init__(self, loader: Loader, noise: Noise | None = None):
+        """loader: lends them, in its ways; noise: what a diffusion decoder begins with (None: a look's seed says)."""
+        self._loader, self._noise = loader, noise
 
     def frames(self, latent: mx.array, look: Look, report: Listener) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 of a normalised latent (1, 128, F, H, W), as they are made.
@@ -55,16 +57,13 @@ class Decoders:
 
     def _decoded(self, latent: mx.array, look: Look, report: Listener) -> Generator[np.ndarray, None, None]:
         loader, done, total = self._loader, 0, look.shape.frames
-        origin = Origin.of(loader, "video_decoder")
+        component = "diffusion_decoder" if look.decoder == "diffusion" else "video_decoder"
+        origin = Origin.of(loader, component)
         platform.peak_memory()
-        with loader.borrow("video_decoder") as decoder:
-            grid = (latent.shape[2], latent.shape[3], latent.shape[4])
-            outside = ENCODED_BYTES * grid[1] * grid[2] * SPACE_SCALE**2
+        with loader.borrow(component) as decoder:
+            outside = ENCODED_BYTES * latent.shape[3] * latent.shape[4] * SPACE_SCALE**2
             room = loader.ways.beside(parameter_bytes(decoder), outside)
-            plan = loader.checkpoint.family.costs().tiles(
-                loader.checkpoint.config, look.tiling, grid, room, stream=look.stream, size=loader.vae_dtype.size
-            )
-            for chunk in decoder.decode_frames(latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype), plan):
+            for chunk in self._chunks(decoder, latent, look, room):
                 origin.check("decoding the video", chunk)
                 for frame in np.array(to_uint8(chunk)):
                     done += 1
@@ -72,6 +71,18 @@ class Decoders:
                     yield frame
                     if done == total:
                         return
+
+    def _chunks(self, decoder: nn.Module, latent: mx.array, look: Look, room: int) -> Iterator[mx.array]:
+        """Pixels (frames, height, width, 3) in [-1, 1]; room: bytes that the work may take."""
+        loader, costs = self._loader, self._loader.checkpoint.family.costs()
+        grid, size = (latent.shape[2], latent.shape[3], latent.shape[4]), loader.vae_dtype.size
+        latent = latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype)
+        if look.decoder == "diffusion":
+            settings = loader.checkpoint.part("diffusion_decoder").settings
+            noise = (self._noise or seeded(look.seed))(DECODING, costs.diffuse_noise(settings, grid))
+            return decoder.decode_frames(latent, noise, costs.diffuse_pieces(settings, look.tiling, grid, room, size))
+        plan = costs.tiles(loader.checkpoint.config, look.tiling, grid, room, stream=look.stream, size=size)
+        return decoder.decode_frames(latent, plan)
 
     def sound(self, latent: mx.array, report: Listener) -> Sound:
         """Waveform (2, S) float32 in [-1, 1] and its rate, of a normalised latent (1, 8, T, 16)."""
@@ -113,10 +124,10 @@ class Decode:
                 f"{versions[1]}) decodes others; open it with its own model."
             )
         heard = ("audio_decoder", "vocoder") if self._clip.look.sound == "latents" else ()
-        for component in ("video_decoder", *heard):
-            loader.check(component)
         look, (frames, rows, columns) = self._clip.look, self._clip.latents["video"].shape[2:]
-        demand = decoding(Networks(loader), (frames, rows, columns), look.tiling, look.stream)
+        for component in ("diffusion_decoder" if look.decoder == "diffusion" else "video_decoder", *heard):
+            loader.check(component)
+        demand = decoding(Networks(loader), (frames, rows, columns), look.tiling, look.stream, look.decoder)
         loader.ways = self.ways = make_plan(demand, runner.memory).ways
         return ()
 

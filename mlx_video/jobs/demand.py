@@ -158,8 +158,10 @@ class Networks:
         texts = self.costs.contexts(loader.checkpoint.config, len(settings.prompts), loader.dtype.size)
         return Need(Phase.UPSAMPLE, own.whole + beside, round(cost.work + texts), read=own.read + again)
 
-    def decode(self, grid: Grid, tiling: str, ways: Ways, stream: bool) -> Need:
+    def decode(self, grid: Grid, tiling: str, ways: Ways, stream: bool, decoder: str = "conv") -> Need:
         """Decoding a video of latent `grid` (F, H, W)."""
+        if decoder == "diffusion":
+            return self._diffuse(grid, tiling, ways)
         config, size = self.loader.checkpoint.config, self.loader.vae_dtype.size
         outside = ENCODED_BYTES * grid[1] * grid[2] * SPACE_SCALE**2
         room = ways.beside(self.weights("video_decoder").whole, outside)
@@ -174,6 +176,23 @@ class Networks:
             told = f"The video is decoded in overlapping tiles: whole pictures would take {{without}}. {SEAMS}"
             return need._replace(told=told, without=round(cost("none")[1].work))
         return need._replace(told=f"--tiling {tiling} decodes the video in overlapping tiles. {SEAMS}" if tiled else "")
+
+    def _diffuse(self, grid: Grid, tiling: str, ways: Ways) -> Need:
+        settings, size = self.loader.checkpoint.part("diffusion_decoder").settings, self.loader.vae_dtype.size
+        outside = ENCODED_BYTES * grid[1] * grid[2] * SPACE_SCALE**2
+        room = ways.beside(self.weights("diffusion_decoder").whole, outside)
+        pieces = self.costs.diffuse_pieces(settings, tiling, grid, room, size)
+        cost = self.costs.diffuse_video(settings, pieces, grid, size)
+        need = self.simple(Phase.DECODE, "diffusion_decoder", cost)._replace(outside=outside)
+        count = pieces.rows * pieces.columns
+        if count == 1:
+            return need
+        at_once = self.costs.diffuse_pieces(settings, "none", grid, room, size)
+        whole = self.costs.diffuse_video(settings, at_once, grid, size)
+        told = (
+            f"The video is decoded in {count} parts of the picture, without seams: whole ones would take {{without}}."
+        )
+        return need._replace(told=told, without=round(whole.work))
 
 
 def _one_by_one(*steps: Need) -> Need:
@@ -230,7 +249,7 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
             networks.simple(Phase.WAVEFORM, "audio_decoder", costs.convert_sound(config, latents, size, decoding=True)),
             networks.simple(Phase.WAVEFORM, "vocoder", wave),
         )
-    yield networks.decode(shape.grid, request.tiling, ways, request.stream)
+    yield networks.decode(shape.grid, request.tiling, ways, request.stream, request.video_decoder or "conv")
 
 
 def _stage(networks: Networks, number: int, stage: Stage, settings: Settings, ways: Ways) -> Need:
@@ -311,11 +330,11 @@ def encoding(networks: Networks, texts: Sequence[str]) -> Demand:
     return Demand(needs, "Encoding", smaller=lambda: [[smaller]])
 
 
-def decoding(networks: Networks, grid: Grid, tiling: str, stream: bool) -> Demand:
+def decoding(networks: Networks, grid: Grid, tiling: str, stream: bool, decoder: str = "conv") -> Demand:
     """Latents of `grid`, to frames."""
 
     def needs(ways: Ways, mode: str = tiling) -> list[Need]:
-        return [networks.decode(grid, mode, ways, stream)]
+        return [networks.decode(grid, mode, ways, stream, decoder)]
 
     tiled = Change("tiling='auto'", 1.0, lambda ways: needs(ways, "auto"))
     return Demand(needs, "Decoding", smaller=lambda: [[tiled]], strict=True)

@@ -11,12 +11,14 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
+
 from mlx_video.checkpoints import demo, locate
 from mlx_video.checkpoints.hub.fetch import Take
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import described
 from mlx_video.checkpoints.text_source import TextSource
-from mlx_video.diffusion.noise import NamedNoise, draws
+from mlx_video.diffusion.noise import DECODING, NamedNoise, draws, seeded
 from mlx_video.jobs import embeddings, text
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
@@ -33,7 +35,7 @@ from mlx_video.models.families import RECIPES
 from mlx_video.planning.plan import Plan, make_plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request
-from mlx_video.types import Context, Noise, Recipe, Stage, Tree, Watch
+from mlx_video.types import Context, Noise, Recipe, Stage, Tree, Watch, frames_of
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
@@ -98,6 +100,7 @@ class Generate:
     _run: Run
     _media: conditions.Media
     _embedded: dict[str, Context]
+    _decoding: Noise | None = None
     plan: Plan
     ways: Ways
 
@@ -111,12 +114,17 @@ class Generate:
         self.request, notes = self.request.rounded()
         for note in notes:
             watch.say(note)
+        if self.request.seconds is not None:
+            # What is looked at beforehand is the longest that the prompt may ask for.
+            self.request = replace(self.request, num_frames=self.request.lengths[1])
 
     def open(self, runner: Runner, outlines: Outlines) -> tuple[str, ...]:
         """Raises UserError where request, checkpoint, inputs and memory do not go together."""
         request, recipe, take = self.request, self._recipe, outlines.take
         brought = brings_distilled(request, (*runner.loras, *request.lora), recipe)
-        found = runner.checkpoint(recipe, text_encoder=request.embedding is None, lora=not brought, take=take)
+        found = runner.checkpoint(
+            recipe, text_encoder=request.embedding is None, lora=not brought, parts=_own_files(request), take=take
+        )
         self._run = run = Run.open(request, recipe, runner, runner.loader(found), take)
         self._embedded = _embedded(run, whole=not outlines.absent)
         self.plan = make_plan(
@@ -143,9 +151,35 @@ class Generate:
             if run.writer is not None:
                 self._run = run = replace(run, settings=text.enhanced(run.settings, run.writer, watch))
             contexts = run.contexts(watch)
+        if self.request.seconds is not None:
+            self._run = run = self._lasting(run, contexts["positive"], watch)
         inputs = self.inputs(contexts, watch)
+        self._decoding = self._drawn(noise)
         for stage, latents in zip(run.settings.recipe.stages, run.denoise(inputs, noise, watch), strict=True):
             yield self._clip(latents, stage)
+
+    def _lasting(self, run: Run, context: Context, watch: Watch) -> Run:
+        """The run as long as the prompt asks for; sound or not, both contexts tell (reference: 1.2.0's pipelines)."""
+        request = self.request
+        assert request.seconds is not None
+        with run.loader.borrow("duration_head") as head:
+            seconds = head.seconds(context.video.astype(mx.float32), context.audio.astype(mx.float32))
+        frames = frames_of(seconds, request.fps, request.seconds)
+        watch.say(f"The prompt asks for {seconds:.1f} seconds: the clip has {frames} frames.")
+        settings = replace(run.settings, request=replace(run.settings.request, num_frames=frames))
+        self.request, self._media = settings.request, conditions.read(settings)
+        return replace(run, settings=settings)
+
+    def _drawn(self, noise: NamedNoise) -> Noise | None:
+        """What a diffusion decoder makes the result of, where that was handed in."""
+        settings, loader = self._run.settings, self._run.loader
+        if settings.request.video_decoder != "diffusion" or self._noise is None:
+            return None
+        part = loader.checkpoint.part("diffusion_decoder")
+        shape = loader.checkpoint.family.costs().diffuse_noise(part.settings, settings.shape.grid)
+        array, own = noise(DECODING, shape), seeded(settings.request.seed)
+        # The clips of earlier stages are smaller.
+        return lambda name, wanted: array if wanted == shape else own(name, wanted)
 
     def inputs(self, contexts: Mapping[str, Context], watch: Watch) -> Inputs:
         """What the run starts from and is steered by."""
@@ -155,10 +189,17 @@ class Generate:
         settings, loader, media = self._run.settings, self._run.loader, self._media
         request, made = settings.request, settings.shape.scaled(stage.scale)
         shown = request.shape.scaled(stage.scale)
-        look = Look.cut(shown, made, latents, media.sound, tiling=request.tiling, stream=request.stream)
+        look = Look.cut(shown, made, latents, media.sound, tiling=request.tiling, stream=request.stream,
+                       decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
         files = conditions.files_of(request)
         metadata = described(settings, loader.checkpoint)
-        return Clip(latents, look, metadata, Decoders(loader), given=media.sound, inputs=files)
+        return Clip(latents, look, metadata, Decoders(loader, self._decoding), given=media.sound, inputs=files)
+
+
+def _own_files(request: Request) -> tuple[str, ...]:
+    """What a run takes of a repo besides what every run does, as `hub.rules` names it."""
+    wanted = {"diffusion video VAE": request.video_decoder == "diffusion", "duration head": request.seconds is not None}
+    return tuple(kind for kind, used in wanted.items() if used)
 
 
 def _embedded(run: Run, *, whole: bool) -> dict[str, Context]:

@@ -40,6 +40,7 @@ from mlx_video.types import (
     TILINGS,
     TIME_SCALE,
     VIDEO_CHANNELS,
+    VIDEO_DECODERS,
     Listener,
     Modality,
     Progress,
@@ -91,6 +92,9 @@ class Look:
     """Frames a second where they are known as a fraction."""
     tiling: str = "auto"
     stream: bool = False
+    decoder: str = "conv"
+    seed: int = 0
+    """Of the noise that a diffusion decoder makes pictures of."""
     sound: Heard = None
     """Decoded, as the user gave it, as it is in the source, or none."""
     source: str | None = None
@@ -117,6 +121,8 @@ class Look:
             raise ValueError(f"shape {list(self.shape)}")
         if self.tiling not in TILINGS:
             raise ValueError(f"tiling {self.tiling!r}")
+        if self.decoder not in VIDEO_DECODERS:
+            raise ValueError(f"decoder {self.decoder!r}")
         if self.sound == "latents" and "audio" not in latents:
             raise ValueError("sound")
 

@@ -68,9 +68,11 @@ class Settings:
             "connectors": self.request.embedding is None,
             "video_encoder": bool(self.request.image),
             "audio_encoder": sound,
+            "duration_head": self.request.seconds is not None,
             "transformer": True,
             "latent_statistics": bool(self.recipe.upsamplers),
-            "video_decoder": True,
+            "video_decoder": self.request.video_decoder != "diffusion",
+            "diffusion_decoder": self.request.video_decoder == "diffusion",
             "audio_decoder": "audio" in self.modalities and not sound,
             "vocoder": "audio" in self.modalities and not sound,
         }
@@ -135,8 +137,14 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
             f"--num-generated-keyframes {request.num_generated_keyframes} needs a checkpoint that was trained with "
             f"keyframes (LTX-2.5); {checkpoint.source.name} was not."
         )
+    if request.seconds is not None and "duration_head" not in checkpoint.parts:
+        file, _ = checkpoint.generation.files.get("duration_head", ("", 0))
+        raise UserError(
+            f"--auto-duration needs LTX-2.5's duration head, and {checkpoint.source.name} has none; "
+            + (f"put {file} beside it, or say --num-frames." if file else "say --num-frames.")
+        )
     steered = _steered_by_negative(request, guidance)
-    _check_decoder(_made(request, recipe), checkpoint)
+    _check_decoder(_made(request, recipe), request, checkpoint)
     settings = Settings(
         request=request,
         recipe=recipe,
@@ -203,7 +211,19 @@ def _check_variant(recipe: Recipe, checkpoint: Checkpoint) -> None:
         )
 
 
-def _check_decoder(shape: VideoShape, checkpoint: Checkpoint) -> None:
+def _check_decoder(shape: VideoShape, request: Request, checkpoint: Checkpoint) -> None:
+    has = {"conv": "video_decoder" in checkpoint.parts, "diffusion": "diffusion_decoder" in checkpoint.parts}
+    if request.video_decoder == "diffusion":
+        if not has["diffusion"]:
+            raise UserError(
+                f"--video-decoder diffusion needs LTX-2.5's diffusion video VAE; {checkpoint.source.name} has none "
+                f"beside it. Put its .safetensors file there, or use --video-decoder conv."
+            )
+        return
+    if has["diffusion"] and not has["conv"]:
+        raise UserError(
+            f"{checkpoint.source.name} has no convolutional video decoder beside it; use --video-decoder diffusion."
+        )
     # A decoder that pads by reflection has nothing to reflect in a single latent row or column.
     reflects = checkpoint.facts.reflects_decoding
     for name, side in (("height", shape.height), ("width", shape.width)):

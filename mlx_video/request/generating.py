@@ -6,6 +6,8 @@ recipe (then the checkpoint's generation) supplies them later.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,19 @@ from typing import Any, Literal, TypedDict
 
 from mlx_video.request import options
 from mlx_video.request.options import Option, flag, option, options_of
-from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, AudioIn, ImageAt, Lora, Recipe, UserError, VideoShape
+from mlx_video.types import (
+    SPACE_SCALE,
+    TILINGS,
+    TIME_SCALE,
+    VIDEO_DECODERS,
+    AudioIn,
+    ImageAt,
+    Lora,
+    Recipe,
+    UserError,
+    VideoShape,
+    frames_of,
+)
 
 MAX_SIDE = 8192
 """Pixels; four times the extent that the position tables were trained for."""
@@ -27,6 +41,7 @@ MAX_START = 1e6
 MAX_LORA = 10.0
 SCALE = (0, 100)
 """Of a guidance."""
+_NUMBER = r"\d{1,6}(?:\.\d{1,6})?"
 CALLING = ("noise", "on_step", "on_preview", "on_message")
 """Keywords of `LTXPipeline.generate` that say how it runs, not what it makes."""
 
@@ -80,6 +95,10 @@ class Request:
         Option(
             None, "S", "where in --audio-file to begin, in seconds (default 0)", name="audio_start_time", hint=float
         ),
+    )  # fmt: skip
+    auto_duration: str | None = option(
+        None, "MIN:MAX", "let the prompt decide how long the clip is, within so many seconds, such as 2:8, in place of "
+        "--num-frames (LTX-2.5)",
     )  # fmt: skip
     num_generated_keyframes: int = option(
         0, "--generated-keyframes N", "frames that are made beside the clip to steer it, evenly between its ends: more "
@@ -144,6 +163,10 @@ class Request:
     tiling: str = option(
         "auto", "", "decode in tiles to save memory (default {default})", group="output", choices=TILINGS
     )
+    video_decoder: str | None = option(
+        None, "", "what makes pictures of latents: conv (the default), or diffusion, which takes longer (LTX-2.5)",
+        choices=VIDEO_DECODERS,
+    )  # fmt: skip
     stream: bool = option(False, "", "decode in short spans, so that frames leave as they are made")
 
     @property
@@ -162,6 +185,21 @@ class Request:
         told = f"--num-frames {self.num_frames} is made {near}: a clip has 1 + 8k frames (--strict-frames refuses)."
         return replace(self, num_frames=near), (told,)
 
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Between which lengths the prompt decides; None where the number of frames is given."""
+        found = None if self.auto_duration is None else re.fullmatch(rf"({_NUMBER}):({_NUMBER})", self.auto_duration)
+        return None if found is None else (float(found[1]), float(found[2]))
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Frames that the clip has at least and at most."""
+        if self.seconds is None:
+            frames = self.rounded()[0].num_frames
+            return frames, frames
+        least, most = (frames_of(seconds, self.fps, self.seconds) for seconds in self.seconds)
+        return least, most
+
     def check(self, recipes: Mapping[str, Recipe]) -> Recipe:
         """Checks every value against the chosen recipe and returns that recipe; raises UserError at the first fault."""
         options.check(self)
@@ -173,11 +211,26 @@ class Request:
         _check_multiple("--width", self.width)
         _check_frames(self.num_frames, self.strict_frames)
         self._check_recipe(recipe, recipes)
+        self._check_duration()
         self._check_images()
         self._check_keyframes()
         self._check_sound()
         self._check_loras()
+        self._check_decoder()
         return recipe
+
+    def _check_decoder(self) -> None:
+        if self.video_decoder != "diffusion":
+            return
+        if self.tiling not in ("auto", "none"):
+            raise UserError(
+                f"--tiling {self.tiling} is of the convolutional decoder; with --video-decoder diffusion it is auto or "
+                f"none."
+            )
+        if self.stream:
+            raise UserError(
+                "--stream has no effect with --video-decoder diffusion, whose frames leave as they are made anyway."
+            )
 
     def _check_text(self) -> None:
         if self.embedding is None and not self.prompt.strip():
@@ -204,10 +257,29 @@ class Request:
             listed = " ".join(map(str, blocks)) or "()"
             raise UserError(f"--stg-blocks {listed} must name at least one block, and each block once.")
 
+    def _check_duration(self) -> None:
+        if self.auto_duration is None:
+            return
+        said, seconds = f"--auto-duration {self.auto_duration}", self.seconds
+        if seconds is None:
+            raise UserError(f"{said} should be two numbers of seconds, the least and the most, such as 2:8.")
+        if not 1 / self.fps <= seconds[0] <= seconds[1]:
+            raise UserError(f"{said} should begin with the shorter length, a frame at least, such as 2:8.")
+        if seconds[1] * self.fps > MAX_FRAMES:
+            raise UserError(
+                f"{said} goes beyond {MAX_FRAMES} frames; at {self.fps:g} frames a second the most is "
+                f"{math.floor(MAX_FRAMES / self.fps)} seconds."
+            )
+        fixed = {"--num-frames": self.num_frames != Request.num_frames, "--audio-file": self.audio_file is not None,
+                 "--placeholder": self.placeholder}  # fmt: skip
+        for other, given in fixed.items():
+            if given:
+                raise UserError(f"--auto-duration and {other} exclude each other; leave one of them out.")
+
     def _check_images(self) -> None:
         taken: dict[int, str] = {}
         for image in self.image:
-            index = image.index(self.rounded()[0].num_frames)
+            index = image.index(self.lengths[0])
             if index in taken:
                 raise UserError(f"--image {image.path} and --image {taken[index]} both ask for frame {index}.")
             taken[index] = image.path
@@ -217,7 +289,7 @@ class Request:
                 raise UserError(f"--image {image.path} has strength {image.strength:g}; it must be from 0 to 1.")
 
     def _check_keyframes(self) -> None:
-        most = self.rounded()[0].num_frames - 2
+        most = self.lengths[0] - 2
         if self.num_generated_keyframes > max(most, 0):
             raise UserError(
                 f"--num-generated-keyframes {self.num_generated_keyframes} is too many for a clip of {most + 2} "
@@ -269,6 +341,7 @@ class RequestOptions(TypedDict, total=False):
     embedding: str | Path | None
     image: str | Path | ImageAt | Sequence[Any]
     audio_file: str | Path | AudioIn | tuple[str | Path, float] | None
+    auto_duration: str | None
     num_generated_keyframes: int
     reference_version: str | None
     enhance_prompt: bool
@@ -290,6 +363,7 @@ class RequestOptions(TypedDict, total=False):
     skip_step: int | None
     guidance_batch: bool | None
     tiling: str
+    video_decoder: str | None
     stream: bool
 
 

@@ -116,12 +116,37 @@ def test_a_file_of_a_pack_brings_the_others(small_folder) -> None:
     assert checkpoint.text_encoder == str(small_folder("2.5") / small_pack.TEXT_ENCODER)
 
 
+@pytest.mark.parametrize("place", [small_pack.TEXT_ENCODER, small_pack.VIDEO, small_pack.DURATION, "vae"])
+def test_another_part_than_the_transformer_is_told_from_it(small_folder, place) -> None:
+    with pytest.raises(UserError, match=r"is a part of LTX-2.5's pack, its .*; name the pack's folder"):
+        open_checkpoint(small_folder("2.5") / place, "distilled")
+
+
 def test_files_side_by_side_are_a_pack_too(small_folder, tmp_path) -> None:
     for file in small_folder("2.5").rglob("*.safetensors"):
         (tmp_path / file.name).symlink_to(file)
     flat, nested = (open_checkpoint(folder, "distilled") for folder in (tmp_path, small_folder("2.5")))
     assert set(flat.parts) == set(nested.parts)
     assert flat.text_encoder is not None
+
+
+def test_in_a_folder_that_generations_share_each_takes_its_own(small_folder, tmp_path) -> None:
+    """As ComfyUI's `models` is one; other families' files are there, too."""
+    folders = {"loras": ("lora",), "latent_upscale_models": ("upscaler",)}
+    for file in (*small_folder("2.5").rglob("*.safetensors"), *small_folder("2.3").glob("*.safetensors")):
+        kind = next((name for name, words in folders.items() if words[0] in file.name), "diffusion_models")
+        place = tmp_path / (file.parent.name if file.parent.name in (*folders, "vae", "text_encoders") else kind)
+        place.mkdir(exist_ok=True)
+        (place / file.name).symlink_to(file)
+    mx.save_safetensors(
+        str(tmp_path / "loras" / "wan-distilled-lora.safetensors"), {"a.lora_A.weight": mx.zeros((1, 1))}
+    )
+    for generation, name in (("2.3", "ltx-2.3-22b-dev"), ("2.5", "ltx-2.5-22b-dev-transformer-bf16")):
+        found = open_checkpoint(tmp_path / "diffusion_models" / f"{name}.safetensors", "dev")
+        beside = [found.distilled_lora, found.upsampler.tensors.paths[0]]
+        assert found.generation.name == generation
+        assert all(file.name.startswith(f"ltx-{generation}-") for file in beside), beside
+        assert generation == "2.3" or found.text_encoder == str(tmp_path / small_pack.TEXT_ENCODER)
 
 
 @pytest.mark.parametrize(

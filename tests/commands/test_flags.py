@@ -29,6 +29,8 @@ def request(*flags: str) -> Request:
         (["--output-audio", "a.wav"], "audio", True),
         (["--strict-frames"], "strict_frames", True),
         (["--placeholder"], "placeholder", True),
+        (["--auto-duration", "2:8"], "auto_duration", "2:8"),
+        (["--video-decoder", "diffusion"], "video_decoder", "diffusion"),
         (["--num-generated-keyframes", "3"], "num_generated_keyframes", 3),
         (["--generated-keyframes", "2"], "num_generated_keyframes", 2),
         (["--reference-version", "1.4"], "reference_version", "1.4"),

@@ -72,6 +72,7 @@ def repos(small_folder, upscale_folder):
             **{name: upscale_folder("2.3") / name for name in others},
         },
         "Lightricks/LTX-2-19b-LoRA-Camera-Control-Dolly-Out": {"camera.safetensors": two / small.LORAS["2"]},
+        "Lightricks/LTX-2.5": played_hub.repo_of(small_folder("2.5")),
         "google/gemma-3-12b-it": played_hub.repo_of(newer / "gemma"),
         "mlx-community/gemma-3-12b-it-4bit": played_hub.repo_of(two / "gemma"),
     }
@@ -118,7 +119,9 @@ def made_small(command: str, words: list[str]) -> list[str]:
     steps = ["--steps", "2"] if guided else []
     blocks = ["--stg-blocks", "1"] if "--stg-blocks" in words else []
     start = ["--audio-start-time", "0.1"] if "--audio-start-time" in words else []
-    return [*words, *SMALLER, *steps, *blocks, *start]
+    # Both words of --num-frames come last.
+    size = SMALLER[:-2] if "--auto-duration" in words else SMALLER
+    return [*words, *size, *steps, *blocks, *start]
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line}" for page, line in LINES])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mlx_video.models.ltx_2.config import DiffusionDecoderConfig, VideoVAEConfig
-from mlx_video.models.ltx_2.diffusion_decoder import DiffusionDecoder, attention, blocks, neighbourhood
+from mlx_video.models.ltx_2.diffusion_decoder import DiffusionDecoder, attention, blocks, neighbourhood, plan
 from mlx_video.models.ltx_2.diffusion_decoder.parts import margin, parts
+from mlx_video.models.ltx_2.diffusion_decoder.plan import Pieces
 from mlx_video.models.ltx_2.video_vae import VideoDecoder, VideoEncoder
 from mlx_video.types import UserError
 from mlx_video.weights import names
@@ -153,6 +154,19 @@ def test_attention_to_the_neighbourhood(monkeypatch, window, block, room):
     assert error(found, np.moveaxis(cases.neighbourhood(q, k, v, window), 3, 0)) < ROUNDING
 
 
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_attention_as_a_gpu_computes_it(monkeypatch, dtype):
+    monkeypatch.setenv("MLX_VIDEO_CPU_FORMS", "off")
+    sides, window = (4, 5, 11), (3, 3, 5)
+    q, k, v = (mx.random.normal((2, *sides, 8), key=mx.random.key(i)).astype(dtype) for i in range(3))
+    reaches = [neighbourhood.reach(range(n), size, n) for n, size in zip(sides, window, strict=True)]
+    found = neighbourhood.attend(q, k, v, reaches, 8**-0.5)
+    given = (np.moveaxis(np.array(x.astype(mx.float32), np.float64), 0, 3) for x in (q * 8**-0.5, k, v))
+    assert found.dtype == dtype
+    wanted = np.moveaxis(cases.neighbourhood(*given, window), 3, 0)
+    assert error(found.astype(mx.float32), wanted) < (2e-6 if dtype == mx.float32 else 2e-2)
+
+
 def test_scores_never_exceed_a_lot(monkeypatch):
     sides, seen = (4, 12, 40), []
     inner = neighbourhood._softmax
@@ -230,6 +244,68 @@ def test_parts_of_a_canvas_that_is_larger_than_the_clip(decoded):
         rows, columns = part.place(canvas)
         found[:, :, rows, columns] = np.array(mx.concatenate(list(network.pieces(latent, noise, None, part)), axis=1))
     assert error(found, whole) < ROUNDING
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("pieces", [Pieces(2), Pieces(4, 1, 2), Pieces(3, 2, 2)])
+def test_frames_of_a_clip_are_the_same_whatever_the_pieces(decoded, pieces):
+    network, _, latent, noise, wanted = decoded
+    chunks = list(network.decode_frames(mx.array(latent), mx.array(noise).transpose(0, 4, 1, 2, 3), pieces))
+    assert len(chunks) > 1
+    assert error(mx.concatenate(chunks), wanted) < LIMIT
+
+
+def test_one_clip_at_a_time(decoded):
+    with pytest.raises(ValueError, match="one clip at a time, not 2"):
+        list(decoded[0].decode_frames(mx.zeros((2, *GRID, 8)), mx.zeros((2, 3, 9, 32, 40)), Pieces()))
+
+
+PUBLISHED = (16, 16, 24)
+"""The latent of 768 x 512 with 121 frames."""
+
+
+def test_memory_is_planned_and_does_not_grow_with_the_clip():
+    from tests.support import published_25
+
+    config = DiffusionDecoderConfig.read(published_25.part("vae/ltx-2.5-video-vae-bf16")[0])
+    noise = 12 * (8 * 15 + 1) * 512 * 768
+    short, long = (plan.peak_bytes(config, (frames, 16, 24), Pieces(4), 4) for frames in (16, 160))
+    assert short < 7.5 * 2**30
+    assert long - short == 12 * 8 * 144 * 512 * 768  # the noise alone
+    assert plan.plan_pieces(config, PUBLISHED, 16 << 30, 4) == Pieces(8)
+    smaller = plan.plan_pieces(config, PUBLISHED, 5 << 30, 4)
+    assert smaller.rows * smaller.columns > 1
+    assert noise < plan.peak_bytes(config, PUBLISHED, smaller, 4) <= 5 << 30
+    # What cannot fit gets the smallest there is; the plan of the run then refuses.
+    assert plan.plan_pieces(config, PUBLISHED, 1, 4).step == 1
+    whole, parted = (plan.operations(config, PUBLISHED, pieces) for pieces in (Pieces(8), Pieces(8, 2, 2)))
+    assert 1.3e14 < whole < parted < 3 * whole
+
+
+@pytest.mark.parametrize("pieces", [Pieces(8), Pieces(2)])
+def test_the_peak_is_about_what_is_planned(monkeypatch, pieces):
+    # Lots and bands as small beside the activations as they are at full size.
+    monkeypatch.setattr(neighbourhood, "LOT_BYTES", 4 << 20)
+    monkeypatch.setattr(blocks, "BAND_BYTES", 6 << 20)
+    settings = copy.deepcopy(cases.SETTINGS)
+    settings["vae"]["decoder"]["stage_channels"] = [128, 128, 64, 64, 64]
+    network, _ = make(settings)
+    mx.eval(network.parameters())
+    grid = (4, 8, 10)
+    latent, noise = (mx.array(x) for x in drawn(network, grid))
+    mx.eval(latent, noise)
+    mx.clear_cache()
+    before = mx.get_active_memory() - noise.nbytes
+    mx.reset_peak_memory()
+    for pixels in network.pieces(latent, noise, pieces.step):
+        mx.eval(pixels)
+    measured = mx.get_peak_memory() - before
+    planned = plan.peak_bytes(network.config, grid, pieces, 4)
+    # Wide, because MLX takes memory ahead of what it computes, by timing: 35 to 50 MiB were seen in one case. At the
+    # published windows and an eighth of the width the ratio was 1.1 to 1.4 (`python -m bench.run --only diffusion`).
+    assert 0.6 < planned / measured < 2.0
 
 
 # ------------------------------------------------------------------------------------------ configs

@@ -85,7 +85,7 @@ def _sound(folder: Path, reference: Mapping[str, np.ndarray]) -> Cases:
 
 def _upsamplers(folder: Path, reference: Mapping[str, np.ndarray]) -> Cases:
     statistics = load("latent_statistics", folder)
-    for kind, part in Place(folder).own.upsamplers.items():
+    for kind, part in Place(folder).own.upsamplers().items():
         network, name = load("upsampler", part.tensors.paths[0]), kind.replace(" ", "_")
         for case in ("f3", "f1"):
             start = f"upsamplers/{name}/{case}"

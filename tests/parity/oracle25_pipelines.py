@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "distilled_t2v": {},
     "distilled_i2v": {"images": [(0, 1.0)]},
     "distilled_i2v_strength0.8_keyframe8": {"images": [(0, 0.8), (8, 1.0)]},
-    "distilled_generated_keyframes2_diffusion_vae": {"num_generated_keyframes": 2},
+    "distilled_generated_keyframes2_diffusion_vae": {"num_generated_keyframes": 2, "video_decoder": "diffusion"},
     "distilled_t2v_ancestral_stage2": {"reference_version": "1.4"},
     "one_stage_t2v": {"pipeline": "dev", **GUIDANCE},
     "one_stage_i2v": {"pipeline": "dev", **GUIDANCE, "images": [(0, 1.0)]},

@@ -21,15 +21,17 @@ def fetch_checkpoint(
     upsamplers: Collection[str] = ("spatial x2",),
     lora: bool = False,
     text_encoder: bool = True,
+    parts: Collection[str] = (),
     take: Take = fetch,
 ) -> Path:
     """Fetches a model and returns its folder.
 
     variant: "distilled" or "dev"; upsamplers: with those of these kinds; lora: with the distilled LoRA; text_encoder:
-    with the one in the repo, if it has one. take: how its files are had. Raises UserError.
+    with the one in the repo, if it has one; parts: with these kinds of files, too. take: how its files are had. Raises
+    UserError.
     """
     larger = ["upsampler" if kind == "spatial x2" else kind for kind in upsamplers]
-    kinds = ["checkpoint", *larger, *(["lora"] if lora else [])]
+    kinds = ["checkpoint", *larger, *(["lora"] if lora else []), *parts]
     heads: list[str] = []
 
     def choose_from(files: Collection[str]) -> list[str]:

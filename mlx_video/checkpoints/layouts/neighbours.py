@@ -32,6 +32,7 @@ SPLIT_PARTS = ("text encoder", "video VAE", "diffusion video VAE", "audio VAE", 
 """What stands in files of its own in a split pack, besides the transformer with its connectors."""
 OLDER = "LTX-Video 0.9.x (an older family, not read yet)"
 NO_CONFIGS: Mapping[str, Stated] = MappingProxyType({})
+NO_PARTS: Mapping[str, Part] = MappingProxyType({})
 _OFFICIAL_BLOCKS = "model.diffusion_model.transformer_blocks."
 _BLOCKS = re.compile(r"(transformer\.)?transformer_blocks\.")
 
@@ -71,20 +72,22 @@ class Place:
         quantization: object = None,
         stated_by: Path | None = None,
         configs: Mapping[str, Stated] = NO_CONFIGS,
+        inside: Mapping[str, Part] = NO_PARTS,
         **own: Any,
     ) -> Checkpoint:
         """The checkpoint in `source`, with what lies beside it; `own`: the other fields of a `Checkpoint`.
 
         tensors: of each component, in `form`; quantization: as the file `stated_by` states it; configs: of components
-        whose files state their own.
+        whose files state their own; inside: upsamplers that it has itself.
         """
         components = self.family.components
+        own_name = f"ltx-{self.family.generation(str(own.get('version', ''))).name}-"
         fields = {
             "parts": {
                 name: Part(components[name], found, form, configs.get(name, config)) for name, found in tensors.items()
             },
-            "upsamplers": self.all.upsamplers,
-            "distilled_lora": self.all.distilled_lora,
+            "upsamplers": {**inside, **self.all.upsamplers(own_name)},
+            "distilled_lora": self.all.distilled_lora(own_name),
             "text_encoder": self.text_encoder,
             "stated": None if quantization is None else Quantization.read(quantization, str(stated_by)),
             "faults": tuple(self.all.faults),
@@ -128,17 +131,15 @@ class Files(NamedTuple):
         """The files of one kind."""
         return {file: tensors for file, (found, tensors) in self.found.items() if found == kind}
 
-    @property
-    def upsamplers(self) -> dict[str, Part]:
-        """The upsamplers in official form, the latest of each kind."""
+    def upsamplers(self, own_name: str = "") -> dict[str, Part]:
+        """The upsamplers in official form, the latest of each kind; those whose names begin with `own_name` first."""
         found = {kind: self.of(kind) for kind in UPSAMPLER_KINDS}
-        latest = {kind: _latest(files) for kind, files in found.items()}
+        latest = {kind: _latest(files, own_name) for kind, files in found.items()}
         return {kind: _upsampler(file, found[kind][file]) for kind, file in latest.items() if file is not None}
 
-    @property
-    def distilled_lora(self) -> Path | None:
-        """The distilled LoRA."""
-        return _latest(file for file in self.of("lora") if "distilled" in file.name)
+    def distilled_lora(self, own_name: str = "") -> Path | None:
+        """The distilled LoRA, with the same preference."""
+        return _latest((file for file in self.of("lora") if "distilled" in file.name), own_name)
 
 
 def kind_of(tensors: Tensors) -> str:
@@ -212,6 +213,11 @@ def variant_of(name: str) -> str | None:
     return "distilled" if "distilled" in name else "dev" if "dev" in name else None
 
 
+def is_packed(file: Path) -> bool:
+    """Whether a file's name says that it has fewer bits than another of that name, which is to be taken first."""
+    return any(word in file.name for word in ("fp8", "int8", "nvfp4", "fp4"))
+
+
 def repo_name(folder: Path) -> str:
     """The folder's name; in Hugging Face's cache, where folders are named after commits, that of the repo."""
     return folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
@@ -228,6 +234,7 @@ def _files_in(folder: Path) -> list[Path]:
     return [file for place in places for file in sorted(place.glob("*.safetensors"))]
 
 
-def _latest(files: Iterable[Path]) -> Path | None:
-    # Later versions sort later by name: "...-x2-1.1" after "...-x2-1.0".
-    return max(files, key=lambda file: file.name, default=None)
+def _latest(files: Iterable[Path], own_name: str = "") -> Path | None:
+    # Later versions sort later by name: "...-x2-1.1" after "...-x2-1.0". Folders that several generations share have
+    # files of others, too.
+    return max(files, key=lambda file: (file.name.startswith(own_name), file.name), default=None)

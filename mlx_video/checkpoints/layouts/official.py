@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, version_of
 from mlx_video.checkpoints.layouts import split
-from mlx_video.checkpoints.layouts.neighbours import Place, variant_of
+from mlx_video.checkpoints.layouts.neighbours import Place, is_packed, variant_of
 from mlx_video.models.family import Component
 from mlx_video.models.section import Stated
 
@@ -21,7 +21,7 @@ def recognise(place: Place) -> bool:
 def describe(place: Place, variant: str) -> Checkpoint:
     """The checkpoint at `place`, of `variant` and in 16 bit where a folder has several."""
     checkpoints = place.own.of("checkpoint")
-    file = min(checkpoints, key=lambda file: (variant_of(file.name) != variant, "fp8" in file.name, file.name))
+    file = min(checkpoints, key=lambda file: (variant_of(file.name) != variant, is_packed(file), file.name))
     if variant_of(file.name) not in (variant, None) and place.own.faults:
         # Rather than call the other variant wrong: the one that was meant may be the one that cannot be read.
         raise place.own.faults[0]

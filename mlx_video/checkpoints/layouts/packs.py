@@ -93,7 +93,7 @@ def describe_files(place: Place, variant: str) -> Checkpoint:
         version=version,
         variant=variant_of(file.name) or manifest.get("variant") or variant_of(repo_name(place.folder)),
         layout="unified MLX file" if whole else "split MLX files",
-        upsamplers={**_upsamplers(place.family, views), **place.all.upsamplers},
+        inside=_upsamplers(place.family, views),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlx_video.checkpoints.checkpoint import Checkpoint, version_of
-from mlx_video.checkpoints.layouts.neighbours import Place
+from mlx_video.checkpoints.layouts.neighbours import Place, is_packed
 from mlx_video.models.family import numbers_of
 from mlx_video.models.section import Stated
 from mlx_video.types import UserError
@@ -131,4 +131,4 @@ def _text_encoder(place: Place, main: Tensors) -> Path | None:
         return isinstance(config, Mapping) and config.get("gemma_version") == wanted
 
     files = place.all.of("text encoder")
-    return max(files, key=lambda path: (fits(files[path]), path.name), default=None)
+    return max(files, key=lambda path: (fits(files[path]), not is_packed(path), path.name), default=None)

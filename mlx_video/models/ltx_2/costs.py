@@ -22,11 +22,15 @@ from mlx_video.models.ltx_2.audio_vae.blocks import TILE_ELEMENTS
 from mlx_video.models.ltx_2.config import (
     CONTEXT_TOKENS,
     AudioVAEConfig,
+    DiffusionDecoderConfig,
     TextConfig,
     TransformerConfig,
     UpsamplerConfig,
     VideoVAEConfig,
 )
+from mlx_video.models.ltx_2.diffusion_decoder.canvas import Canvas
+from mlx_video.models.ltx_2.diffusion_decoder.plan import Pieces, operations, plan_pieces
+from mlx_video.models.ltx_2.diffusion_decoder.plan import peak_bytes as diffusion_bytes
 from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.transformer.block import step_operations
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
@@ -194,6 +198,24 @@ def decode_video(settings: Config, tiling: Tiling, grid: Grid, size: int) -> Cos
     channels = VideoVAEConfig.read(settings).decoder_base_channels
     each = DECODER_FLOPS * (channels / PUBLISHED_CHANNELS) ** 2
     return Cost(peak_bytes(tiling, grid, channels, size), each * TIME_SCALE * SPACE_SCALE**2 * math.prod(grid))
+
+
+def diffuse_noise(settings: Config, grid: Grid) -> tuple[int, int, int, int, int]:
+    """The shape of the noise that the diffusion decoder makes a video of `grid` of, by its own file's config."""
+    return 1, 3, *Canvas.of(DiffusionDecoderConfig.read(settings), grid).size
+
+
+def diffuse_pieces(settings: Config, mode: str, grid: Grid, room: int, size: int) -> Pieces:
+    """How much the diffusion decoder makes at a time where it may take `room` bytes; mode "none": as is fastest."""
+    if mode == "none":
+        return Pieces()
+    return plan_pieces(DiffusionDecoderConfig.read(settings), grid, room, size)
+
+
+def diffuse_video(settings: Config, pieces: Pieces, grid: Grid, size: int) -> Cost:
+    """The diffusion decoder over latents of `grid`, its noise included."""
+    config = DiffusionDecoderConfig.read(settings)
+    return Cost(diffusion_bytes(config, grid, pieces, size), operations(config, grid, pieces))
 
 
 # ------------------------------------------------------------------------------------------------ sound

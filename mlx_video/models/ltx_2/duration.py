@@ -1,4 +1,4 @@
-"""How long the clip should be that a prompt asks for: LTX-2.5's duration head, and the number of frames that follows.
+"""How long the clip should be that a prompt asks for: LTX-2.5's duration head. `types.frames_of` makes frames of it.
 
 It reads the connectors' outputs for the positive prompt, of one modality or both, all tokens and no mask. Knows no
 text encoder and no file.
@@ -6,20 +6,15 @@ text encoder and no file.
 
 from __future__ import annotations
 
-import math
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.layers import gelu
 from mlx_video.models.ltx_2.config import DurationConfig
-from mlx_video.types import TIME_SCALE
 
 WIDTH, HEADS = 256, 4
 """Neither is in any config; reference: class defaults of `DurationPredictor`. Shapes tell a wrong width, and nothing
 a wrong number of heads."""
-BOUNDS = (1.0, 20.0)
-"""Seconds; reference: `--auto-duration`."""
 
 
 class Pooler(nn.Module):
@@ -79,15 +74,3 @@ class DurationHead(nn.Module):
     def seconds(self, video: mx.array | None, audio: mx.array | None) -> float:
         """Of the first sample."""
         return float(self(video, audio)[0].item())
-
-
-def frames_of(seconds: float, fps: float, bounds: tuple[float, float] = BOUNDS) -> int:
-    """A clip of about so many seconds, in frames: 1 + 8k of them, within `bounds` (seconds) as far as those have any.
-
-    Rounded, kept within the rounded bounds, then down to the next 1 + 8k; up instead where that is below the least,
-    and the most itself where that is above it. Halves are rounded to even. Source: ltx_core duration_head.
-    """
-    least, most = (round(bound * fps) for bound in bounds)
-    frames = max(least, min(round(seconds * fps), most))
-    below = (frames - 1) // TIME_SCALE * TIME_SCALE + 1
-    return below if below >= least else min(math.ceil((least - 1) / TIME_SCALE) * TIME_SCALE + 1, most)

@@ -84,9 +84,9 @@ class Block(nn.Module):
     def _bands(self, x: mx.array, queries: int) -> list[range]:
         batch, frames, rows, columns, dim = x.shape
         window, wide = self.attn.window, columns + 2 * self.attn.margin
-        # Keys and values, each normed, turned and laid out; the feed-forward's two wide arrays and their product.
-        seen = batch * min(frames, queries + window[0]) * wide * dim * 5 * x.itemsize
-        own = batch * queries * columns * dim * 14 * x.itemsize
+        keys, own = row_bytes(dim, self.attn.head_dim, x.itemsize)
+        seen = batch * min(frames, queries + window[0]) * wide * keys
+        own *= batch * queries * columns
         fitting = (BAND_BYTES - seen * min(window[1], rows)) // (seen + own)
         work = TOKEN_FLOPS * batch * queries * columns * dim**2
         most = max(1, min(fitting, int(platform.flops_per_evaluation(x.dtype) / work)))
@@ -101,6 +101,15 @@ class Block(nn.Module):
 
     def _gated(self, name: str, x: mx.array) -> mx.array:
         return x * self[name] if name in self else x
+
+
+def row_bytes(dim: int, head_dim: int, size: int) -> tuple[int, int]:
+    """Bytes that a token makes on its way through a block: as one that is seen, and as one that is computed.
+
+    Keys and values, each normed, turned and laid out, with their table of angles; and the feed-forward's wide arrays.
+    All of them, for MLX takes memory ahead of what is computed, and how far ahead is a matter of timing.
+    """
+    return 9 * dim * size + 16 * head_dim, 22 * dim * size
 
 
 def _cut(x: mx.array, first: int, box: Box) -> mx.array:

@@ -24,6 +24,9 @@ hold 2.1 times as many, those of 8 x 8 x 8 queries 4.4 times. Smaller blocks cop
 LOT_BYTES = 256 << 20
 """Of keys, values and (on a CPU) scores that are gathered at a time; two lots may be on their way at once."""
 
+SCORES_HELD = 6
+"""Arrays of scores in a lot on a CPU: MLX takes memory for all steps of a softmax before it has done the first."""
+
 
 class Reach(NamedTuple):
     """What queries in a row along one axis see: each `size` keys, query i those from `starts[i]` on."""
@@ -148,12 +151,15 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, reaches: Sequenc
 
 def _room(queries: mx.array, axes: Sequence[_Axis]) -> int:
     """How many blocks go at a time."""
-    count, dim = len(queries), queries.shape[-1]
     block, slab = prod(axis.size for axis in axes), prod(axis.seen for axis in axes)
-    each = count * 2 * (slab + block) * dim * queries.itemsize
-    if platform.cpu_forms():
-        each += count * block * slab * 3 * 4  # scores, their exponentials, and one more while they are made
+    each = block_bytes(len(queries), block, slab, queries.shape[-1], queries.itemsize)
     return max(1, LOT_BYTES // each)
+
+
+def block_bytes(count: int, block: int, slab: int, dim: int, size: int) -> int:
+    """Of a block of so many queries and its slab of keys, with `count` samples and heads of `dim` values."""
+    copied = count * 2 * (slab + block) * dim * size
+    return copied + count * block * slab * SCORES_HELD * 4 if platform.cpu_forms() else copied
 
 
 def _lot(

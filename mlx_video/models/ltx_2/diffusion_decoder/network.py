@@ -4,12 +4,12 @@ Four stages of attention to the neighbourhood enlarge the latent to a context; a
 All layers but attention work on single tokens, and attention sees few frames, so a clip goes through all of it as a
 stream (`passage.py`), and the numbers are those of the whole clip at once, whatever the size of a piece.
 
-What is kept, at 768 x 512 and any length: each of the 8 last blocks its 10 last frames and the step's, and contexts of
-the 40 frames that lie between the first and the last of them. A frame is 128 x 192 x 256 values, 25 MB in float32: 160
-of them with steps of 4 frames, 4.0 GB. Going layer by layer over the whole clip instead (the activations and the
-context) would hold 2 x 121 frames, 6.1 GB, and grow with the clip; the reference's tiles blend 160 pixels of tiles that
-cannot see each other. Pictures too large for the stream go in parts with a margin (`parts.py`), which changes no number
-either. Knows no files and no 8 bit.
+What is kept, at 768 x 512 and any length: each of the 8 last blocks its 11 last frames, and contexts of the 35 frames
+that lie between the first and the last of them. A frame is 128 x 192 x 256 values, 25 MB in float32: with a step of 8
+frames and what waits for it 170 of them, 4.3 GB, and no more for a longer clip. Layer by layer over the whole clip
+(the activations and the context) would hold 2 x 121 frames, 6.1 GB, and grow; tiles that cannot see each other, as the
+reference has them, need blending over 160 pixels and 40 frames, and give other numbers. Pictures too large for the
+stream go in parts with a margin (`parts.py`), which changes no number either. Knows no files and no 8 bit.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mlx_video.models.ltx_2.diffusion_decoder.blocks import (
 from mlx_video.models.ltx_2.diffusion_decoder.canvas import Canvas
 from mlx_video.models.ltx_2.diffusion_decoder.parts import Part
 from mlx_video.models.ltx_2.diffusion_decoder.passage import Contexts, DiffusionPassage, Passage, Until
+from mlx_video.models.ltx_2.diffusion_decoder.plan import Pieces
 from mlx_video.models.ltx_2.video_vae.patches import patchify, unpatchify
 from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
 from mlx_video.models.ltx_2.video_vae.stream import Piece, Stream, Through
@@ -108,6 +109,12 @@ class DiffusionDecoder(nn.Module):
             if done == canvas.frames:
                 return
 
+    def decode_frames(self, latent: mx.array, noise: mx.array, pieces: Pieces) -> Iterator[mx.array]:
+        """See `frames.decode_frames`."""
+        from mlx_video.models.ltx_2.diffusion_decoder.frames import decode_frames
+
+        return decode_frames(self, latent, noise, pieces)
+
     def _prepare(self) -> None:
         rows = self.shared_adaln(self.t_embedder(NOISE_LEVEL * self.config.timestep_multiplier))
         for block in self.diff_blocks:
@@ -120,13 +127,17 @@ class DiffusionDecoder(nn.Module):
             latent[:, i : i + 1] for i in [*range(latent.shape[1]), *[latent.shape[1] - 1] * self.config.appended]
         )
         pieces: Iterator[Piece] = (Piece(self._enter(frame), i == count) for i, frame in enumerate(frames, 1))
+        limit = 1
         for i, (blocks, upsample) in enumerate(zip(self.det_stages, self.upsamples, strict=True)):
             if i == len(self.det_stages) - 1:
                 # From here on the picture goes in parts; before, it is small.
                 pieces = Through(lambda x, _: part.cells(x), pieces, None)
+            # As many frames at a time as a latent frame has become: at the clip's end each block gives more than it is
+            # given, and without a limit all of that would come through at once.
             for block in blocks:
-                pieces = Through(Passage(block), pieces, None)
-            pieces = Through(upsample, pieces, None)
+                pieces = Through(Passage(block, limit), pieces, limit)
+            pieces = Through(upsample, pieces, limit)
+            limit *= upsample.factors[0]
         return Until(pieces, canvas.size[0])
 
     def _enter(self, latent: mx.array) -> mx.array:
