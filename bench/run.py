@@ -23,7 +23,7 @@ from mlx_video import platform
 from mlx_video.cpu import linux_blas
 
 PARTS = [
-    "blas", "block", "generations", "steps", "codecs", "networks", "diffusion", "reading", "weights", "phases", "memory"
+    "blas", "block", "generations", "steps", "codecs", "networks", "diffusion", "reading", "weights", "phases", "memory",
 ]  # fmt: skip
 
 
