@@ -16,6 +16,7 @@ from mlx_video.jobs.settings import resolve
 from mlx_video.jobs.stages import Denoising
 from mlx_video.lending.loader import load
 from mlx_video.media import image
+from mlx_video.models.ltx_2.duration import DurationHead
 from mlx_video.models.ltx_2.recipes import LATER_25, RECIPES
 from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.request import Request
@@ -161,6 +162,18 @@ def test_the_published_loras_rank_and_alpha_scale_nothing(folder, tmp_path):
         down, up = (np.array(tensors[f"{layer}.lora_{part}.weight"].astype(mx.float32)) for part in "AB")
         weight = f"{layer.removeprefix('diffusion_model.')}.weight"
         assert error(after[weight], np.array(before[weight]) + 0.25 * (up @ down)) < 1e-6, layer
+
+
+@pytest.mark.usefixtures("texts_are_kept")
+def test_the_prompt_tells_how_long_the_clip_is_and_not_what_is_steered_away_from(folder, monkeypatch):
+    heard, seconds = [], DurationHead.seconds
+    monkeypatch.setattr(DurationHead, "seconds", lambda *given: (heard.append(seconds(*given)), heard[-1])[1])
+    how = {"pipeline": "dev", "height": 64, "width": 64, "steps": 1, "auto_duration": "0.1:0.4"}
+    with LTXPipeline.from_pretrained(folder, dtype="float32") as pipe:
+        for prompt, negative in (("a red ball", "rain"), ("a red ball", "blue square"), ("slow music", "rain")):
+            pipe.generate(**how, prompt=prompt, negative_prompt=negative)
+    first, other_negative, other_prompt = heard
+    assert first == other_negative != other_prompt
 
 
 def test_no_bias_but_the_videos_feed_forwards_is_gone(folder):
