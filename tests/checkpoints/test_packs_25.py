@@ -216,6 +216,13 @@ def test_a_quantized_pack_is_ours_quantized(own_pack, small_folder, tmp_path):
     assert same(latents(own_pack(bits=8)), latents(tmp_path / "ours"))
 
 
+def test_a_pack_is_converted_like_the_official_one(pack, official_latents, tmp_path):
+    from mlx_video import convert
+
+    assert convert.main(["--source", str(pack()), "-o", str(tmp_path / "ours"), "--quiet"]) == 0
+    assert same(latents(tmp_path / "ours", text_encoder=pack()), official_latents)
+
+
 def test_gates_may_be_packed_too_and_the_text_encoder_alone(own_pack):
     folder = own_pack(bits=8, gates=True)
     lines = "\n".join(describe(folder))

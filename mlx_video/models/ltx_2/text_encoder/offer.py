@@ -134,8 +134,8 @@ def check_fits(config: Config, settings: Mapping[str, Any], features: int) -> No
         )
     if wanted is not None and wanted != config.gemma_version:
         raise UserError(
-            f"The text encoder is {config.gemma_version}, but the checkpoint was trained with {shown(wanted)}. "
-            f"{gemma4_config.EXPECTED}."
+            f"The text encoder is {config.gemma_version}, but the checkpoint was trained with {shown(wanted)} "
+            f"({SOURCE_KEY}.gemma_version). {gemma4_config.EXPECTED}."
         )
     TextConfig.read(settings, features=features).check_encoder(config.width, config.layers)
 
