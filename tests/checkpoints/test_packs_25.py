@@ -257,6 +257,21 @@ def test_a_file_that_is_not_there_is_named(file, expected, own_pack):
         LTXPipeline.from_pretrained(folder).generate(**ONE)
 
 
+@pytest.mark.parametrize("file", ["audio_vae.safetensors", "vae_decoder_conv.safetensors"])
+def test_a_file_that_cannot_be_read_is_named_and_not_called_missing(file, own_pack):
+    folder = own_pack()
+    (folder / file).write_bytes((folder / file).read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{file} is truncated"):
+        LTXPipeline.from_pretrained(folder).generate(**ONE)
+
+
+def test_a_pack_without_its_transformer_says_so(own_pack):
+    folder = own_pack()
+    (folder / "transformer-distilled.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has a part of LTX-2.5's pack \(duration_head.safetensors, .*no transformer"):
+        open_checkpoint(folder, "distilled")
+
+
 def test_without_its_encoder_a_pack_has_that_of_the_other_autoencoder(own_pack, small_folder):
     folder = own_pack()
     (folder / "vae_encoder_conv.safetensors").unlink()
