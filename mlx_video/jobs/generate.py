@@ -190,8 +190,8 @@ class Generate:
         request, made = settings.request, stage.of(settings.shape)
         shown = stage.of(request.shape)
         latents = {m: a[:, :, : shown.grid[0]] if m == "video" else a for m, a in latents.items()}
-        look = Look.cut(shown, made, latents, media.sound, tiling=request.tiling, stream=request.stream,
-                       decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
+        look = Look.cut(shown, made, latents, media.sound, rate=settings.rate(stage), tiling=request.tiling,
+                       stream=request.stream, decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
         files = conditions.files_of(request)
         metadata = described(settings, loader.checkpoint)
         return Clip(latents, look, metadata, Decoders(loader, self._decoding), given=media.sound, inputs=files)

@@ -85,7 +85,7 @@ class Placeholder:
         latents: Tree = {"video": noise("placeholder/video", latent_shape(shape))}
         if "audio" in settings.modalities:
             latents["audio"] = noise("placeholder/audio", latent_shape(AudioShape.of(shape)))
-        look = Look.cut(settings.shown, shape, latents, given)
+        look = Look.cut(settings.shown, shape, latents, given, rate=settings.rate(self._recipe.stages[-1]))
         files = conditions.files_of(request)
         return Clip(
             latents, look, described(settings, None), _Squares(request.seed, shape.seconds), given=given, inputs=files

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.diffusion.segments import LENGTHS, Segments, Tile
+from mlx_video.media.video import frame_rate
 from mlx_video.request import Request
 from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, Stage, UserError, VideoShape
 
@@ -58,6 +60,10 @@ class Settings:
     def decoded(self) -> VideoShape:
         """The result as it is decoded: in the size that is made, but as long as it is shown."""
         return self.recipe.stages[-1].of(self.shape)._replace(frames=self.shown.frames)
+
+    def rate(self, stage: Stage) -> Fraction | None:
+        """Exact frames a second of a stage that has more of them than were asked for; None: as the number says."""
+        return frame_rate(self.request.fps) * stage.rate if stage.rate > 1 else None
 
     def tiles(self, stage: Stage) -> list[Tile]:
         """Those that a stage with keyframes is made in; empty for others."""

@@ -4,12 +4,14 @@ tests/parity/record_dfr.py wrote the numbers, with the draws of our seeds.
 """
 
 from dataclasses import replace
+from fractions import Fraction
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import ImageAt, LTXPipeline, Request, UserError
+from mlx_video import ImageAt, LTXPipeline, Request, UserError, generate
+from mlx_video.diffusion.conditioning import AppendKeyframe, ReplaceFrame
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.result import Clip
 from mlx_video.jobs.stages import Denoising
@@ -18,6 +20,7 @@ from mlx_video.types import Watch
 from tests.jobs.dfr_cases import CASES, EVERY, FIXTURE
 from tests.support import small_pack
 from tests.support.cases import error
+from tests.support.readback import read
 
 pytestmark = pytest.mark.usefixtures("texts_are_kept")
 LIMIT = 1e-4
@@ -148,3 +151,55 @@ def test_a_missing_file_is_named(without, said, tmp_path):
             pipe.plan(request)
         if without == small_pack.TEMPORAL:
             pipe.plan(replace(request, temporal_upsample_rounds=0))
+
+
+@pytest.mark.parametrize("more", [(), ("--placeholder",), ("--video-decoder", "diffusion", "--width", "96")])
+def test_as_a_command(more, small_folder, tmp_path):
+    size = ["-H", "64", "-W", "64", "-n", "9", "--fps", "23.98", *more]
+    options = [*size, "--temporal-upsample-rounds", "2", "--quiet"]
+    where = ["--model-repo", str(small_folder("2.5")), "-o", str(tmp_path / "a.mp4")]
+    assert generate.main(["-p", "a red ball", "--pipeline", "dfr", *options, *where]) == 0
+    film = read(tmp_path / "a.mp4")
+    width = 96 if "--width" in more else 64
+    assert (film.frames, film.size, film.fps) == (33, (64, width), Fraction(96000, 1001))
+    samples, rate = film.sound
+    assert samples == round(33 * 1001 / 96000 * rate)
+    assert film.metadata["temporal_upsample_rounds"] == 2
+
+
+def test_every_draw_has_a_name(small_folder):
+    drawn = {}
+
+    def noise(name, shape):
+        drawn[name] = mx.random.normal(shape, key=mx.random.key(len(drawn)))
+        return drawn[name]
+
+    with LTXPipeline.from_pretrained(small_folder("2.5"), dtype="float32") as pipe:
+        asked = {**SMALL, "num_frames": 41, "audio": False, "temporal_upsample_rounds": 1}
+        first = pipe.generate(**asked, noise=noise)
+        own = [name for name in drawn if not name.endswith("/appended")]
+        assert {f"{name}/appended" for name in own} | set(own) == set(drawn)
+        injected = [f"stage3/{tile}/sde/{step}/video" for tile in (0, 1) for step in (0, 1, 2)]
+        assert sorted(own) == sorted(["stage1/video", "stage2/video", "stage3/0/video", "stage3/1/video", *injected])
+        again = pipe.generate(**asked, noise=drawn)
+    assert mx.array_equal(first.latents["video"], again.latents["video"])
+
+
+def test_a_picture_within_the_clip_stays_at_its_time(small_folder, inputs, monkeypatch):
+    """The reference keeps its frame's number where frames are doubled, so that it comes at half its time, then less."""
+    seen, plain = [], Denoising._begin
+
+    def begin(self, stage, name, shapes, steered, *given):
+        guides = [one for one in steered["video"] if isinstance(one, AppendKeyframe | ReplaceFrame)]
+        seen.extend((name, getattr(one, "frame", 0)) for one in guides if one.strength == 0.5)
+        return plain(self, stage, name, shapes, steered, *given)
+
+    monkeypatch.setattr(Denoising, "_begin", begin)
+    picture = ImageAt(str(inputs / "picture.png"), 36, 0.5)
+    asked = {**SMALL, "num_frames": 41, "temporal_upsample_rounds": 2, "audio": False}
+    with LTXPipeline.from_pretrained(small_folder("2.5"), dtype="float32") as pipe:
+        pipe.generate(**asked, image=picture)
+    # In the last round tiles begin at frames 0, 0, 48, 96, and end at 48, 96, 144, 192.
+    assert seen == [("stage1", 36), ("stage2", 36), ("stage3/1", 72), ("stage4/2", 96), ("stage4/3", 48)]
+    with pytest.raises(UserError, match="frames 0 to 40"):
+        Request(**asked, image=(replace(picture, frame=41),)).check(RECIPES)
