@@ -21,7 +21,12 @@ from mlx_video.models.ltx_2.transformer.adaln import Modulation
 from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, Block, BlockInputs, Crossing, Skips
 from mlx_video.models.ltx_2.transformer.prepared import place
 from mlx_video.types import MODALITIES, Tree
-from tests.support import real_keys
+from tests.support import published_25, real_keys
+
+
+def published(generation: str) -> dict[str, Any]:
+    """A fresh copy of the config of a generation's published checkpoint; of LTX-2.5's several files, all of theirs."""
+    return published_25.config() if generation == "2.5" else real_keys.config(generation)
 
 
 def flops(config: TransformerConfig, tokens: dict[str, int]) -> float:
@@ -46,7 +51,7 @@ def flops(config: TransformerConfig, tokens: dict[str, int]) -> float:
 
 def place_block(generation: str, tokens: dict[str, int]) -> tuple[TransformerConfig, Block, dict[str, Any]]:
     """A block of random weights and all that a call of it takes; nothing is computed yet."""
-    config = TransformerConfig.read(real_keys.config(generation))
+    config = TransformerConfig.read(published(generation))
     dtype = platform.compute_dtype()
     mx.random.seed(0)
     block = Block(config)

@@ -35,7 +35,8 @@ CASES = [
     ("audio_decoder", "2.3", (1, 8, 13, 16)),
     ("vocoder", "2.3", (1, 2, 49, 64)),
 ]
-"""Component, generation and input; the last two are half a second of sound, with its bandwidth extension."""
+"""Component, generation and input; the last two are half a second of sound, with its bandwidth extension. LTX-2.5's are
+2.3's."""
 PIECES = (1, 2, 4, None)
 LONG = (1, 5, 4, 4, 128)
 

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from bench import block, codecs, diffusion, memory, networks, phases, reading, steps, weights
+from bench import block, codecs, diffusion, generations, memory, networks, phases, reading, steps, weights
 from bench.measure import alternate, clock, multiply, table
 from mlx_video import platform
 from mlx_video.cpu import linux_blas
 
-PARTS = ["blas", "block", "steps", "codecs", "networks", "diffusion", "reading", "weights", "phases", "memory"]
+PARTS = [
+    "blas", "block", "generations", "steps", "codecs", "networks", "diffusion", "reading", "weights", "phases", "memory",
+]  # fmt: skip
 
 
 def blas() -> str:
@@ -50,7 +52,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--generation", choices=["2", "2.3"], default="2.3", help="of the block")
+    parser.add_argument("--generation", choices=["2", "2.3", "2.5"], default="2.3", help="of the block")
     parser.add_argument("--tokens", nargs="*", type=int, default=[384], help="video tokens of the block")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -75,6 +77,8 @@ def main(argv: list[str] | None = None) -> None:
         print(blas(), flush=True)
     if "block" in args.only:
         print(block.report(args.generation, args.tokens, args.rounds), flush=True)
+    if "generations" in args.only:
+        print(generations.report(args.tokens[0], args.rounds), flush=True)
     if "steps" in args.only:
         print(steps.report(args.rounds), flush=True)
     if "codecs" in args.only:

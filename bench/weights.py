@@ -31,7 +31,7 @@ from mlx_video.jobs.convert import Wishes, block_errors, convert
 from mlx_video.lending.loader import Loader
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.write import Pending, write
-from tests.support import real_keys, sparse
+from tests.support import published_25, real_keys, sparse
 
 _INSIDE = "model.diffusion_model."
 REST = ("vae.", "audio_vae.", "vocoder.", "text_embedding_projection.", f"{_INSIDE}video_emb", f"{_INSIDE}audio_emb")
@@ -40,7 +40,7 @@ GROUPS = (32, 64, 128)
 
 def loading(folder: Path, generation: str, blocks: int, bits: int) -> list[str]:
     """Opens a transformer, gives it its weights (quantized to `bits`, 16 leaves them) and reads all of it."""
-    path = sparse.make(folder, generation, blocks=blocks, without=REST)
+    path = _holes(folder, generation, blocks)
     start = time.perf_counter()
     checkpoint = open_checkpoint(path, "distilled")
     how = None if bits == 16 else Quantization(bits)
@@ -54,6 +54,20 @@ def loading(folder: Path, generation: str, blocks: int, bits: int) -> list[str]:
     source = checkpoint.part("transformer").tensors.nbytes()
     times = [f"{seconds:.2f}" for seconds in (ready - start, read - ready)]
     return [f"transformer, {bits} bit", f"{source / 1e9:.2f}", f"{size / 1e9:.2f}", f"{peak / size:.2f}", *times]
+
+
+def _holes(folder: Path, generation: str, blocks: int) -> Path:
+    """A transformer's file of its first blocks; of LTX-2.5 the one of its pack that it has for itself."""
+    if generation != "2.5":
+        return sparse.make(folder, generation, blocks=blocks, without=REST)
+    metadata = published_25.metadata(published_25.TRANSFORMER)
+    metadata["config"]["transformer"]["num_layers"] = blocks
+    path = folder / f"{Path(published_25.TRANSFORMER).name}.safetensors"
+    tensors = sparse.first_blocks(dict(published_25.tensors(published_25.TRANSFORMER)), blocks)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(REST)}
+    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    sparse.write(path, kept, said)
+    return path
 
 
 def converting(folder: Path, generation: str, blocks: int, bits: int) -> list[str]:

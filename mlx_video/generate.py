@@ -22,7 +22,7 @@ from mlx_video.checkpoints import demo
 from mlx_video.cli.parser import Model, given
 from mlx_video.models.families import RECIPES
 from mlx_video.request import Request
-from mlx_video.request.options import flag, option
+from mlx_video.request.options import flag, option, options_of
 from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
 NAME = "mlx_video.generate"
@@ -42,6 +42,10 @@ class Outputs:
     output_path: str = option("output.mp4", "--output -o FILE", "the video (default {default})", group="output")
     output_audio: str | None = option(None, "FILE.wav", "the sound by itself, too")
     save_frames: bool = option(False, "", "every frame as a PNG, in a folder named after the video")
+    metadata: bool = option(True, "", "leave the settings out of what is written")
+    again: str | None = option(
+        None, "FILE", "make what this package has written once more: its settings, but for those given here",
+    )  # fmt: skip
 
 
 def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
@@ -56,20 +60,54 @@ def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
         description=f"Make a video with sound from a prompt.\n\npipelines:\n{pipelines}\n\n"
         f"{EXAMPLES.format(name=name)}",
     )
-    return parser.take_prompt().take("generate", Outputs, Request, Model, **{"sound_beside": False, **defaults})
+    parser.take_prompt().take("generate", Outputs, Request, Model, **{"sound_beside": False, **defaults})
+    # Whether a model was named matters where --again names one.
+    parser.set_defaults(model_repo=defaults.get("model_repo"))
+    return parser
 
 
 def request_of(args: argparse.Namespace) -> Request:
     """The request that the flags describe; raises UserError where two of them contradict."""
+    before = _before(args, said=_given(args))
     _spread_lora_strength(args)
-    asked = {**demo.defaults(args.model_repo), **given(args, Request), "prompt": cli.prompt_of(args)}
-    asked |= {"image": _images(args, asked["image"]), "audio_file": _sound(args)}
+    asked = {**demo.defaults(args.model_repo), **before, **_given(args)}
+    if args.image or not before.get("image"):
+        asked["image"] = _images(args, asked.get("image", ()))
+    if args.audio_file is not None or not before.get("audio_file"):
+        asked["audio_file"] = _sound(args)
     if args.lora_path is not None:
         strength = 1.0 if args.lora_strength is None else args.lora_strength
-        asked["lora"] = (*asked["lora"], Lora(args.lora_path, strength))
+        asked["lora"] = (*asked.get("lora", ()), Lora(args.lora_path, strength))
     if args.audio is None and args.output_audio is not None:
         asked["audio"] = True  # who asks for the sound by itself asks for sound
     return Request(**asked)
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say, without those that say nothing."""
+    said = {**given(args, Request), "prompt": cli.prompt_of(args)}
+    return {name: value for name, value in said.items() if value not in ("", ())}
+
+
+def _before(args: argparse.Namespace, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The request that `--again` names, and its model for `args` where they name none."""
+    plain = {row.name: row.default for row in options_of(Model)}
+    if args.again is None:
+        args.model_repo = args.model_repo or plain["model_repo"]
+        return {}
+    from mlx_video.jobs import again
+
+    found = again.read(args.again, without=said)
+    for note in found.notes:
+        cli.say(note)
+    for name, value in found.model.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.model_repo is None:
+        raise UserError(
+            f"--again {args.again} was made by {found.made_by}, a file of somebody's own; name it with --model-repo."
+        )
+    return found.request
 
 
 def _images(args: argparse.Namespace, images: tuple[ImageAt, ...]) -> tuple[ImageAt, ...]:
@@ -139,7 +177,7 @@ def generate(args: argparse.Namespace) -> None:
         clip = pipe.run(request, on_step=bars, on_message=bars.say)
         if clip.silent and args.output_audio is None:
             sound = None
-        clip.save(args.output_path, audio_path=sound, frames=args.save_frames, on_step=bars)
+        clip.save(args.output_path, audio_path=sound, frames=args.save_frames, metadata=args.metadata, on_step=bars)
     cli.done(args, bars, f"{args.output_path}: {clip}; seed {request.seed}, ")
 
 

@@ -11,9 +11,14 @@ if __name__ == "__main__":
     early.guard()
 
 import argparse
+import json
+from pathlib import Path
 
 from mlx_video import cli
 from mlx_video.cli.parser import path
+
+MADE = (".mp4", ".m4v", ".mov", ".mkv", ".png", ".wav")
+"""Suffixes of files that this package writes its settings into."""
 
 
 def build_parser() -> cli.Parser:
@@ -21,7 +26,7 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(
         prog="mlx_video.info",
         usage="mlx_video.info [REPO|FOLDER|FILE] [--verbose]",
-        description="Show what a checkpoint is: generation, variant, precision, parts, sizes.",
+        description="Show what a checkpoint is (generation, variant, precision, parts, sizes), or how a clip was made.",
     )
     parser.add_argument(
         "path",
@@ -45,6 +50,9 @@ def info(args: argparse.Namespace) -> None:
     if args.path is None:
         cli.show("\n".join(models.listed()))
         return
+    if Path(args.path).suffix.lower() in MADE and Path(args.path).is_file():
+        cli.show("\n".join(_settings_of(Path(args.path))))
+        return
     where = models.full_name(args.path)
     hub_id = locate.is_hub_id(where)
     lines = describe_repo(where) if hub_id else describe(locate.existing(where, "PATH"))
@@ -52,6 +60,18 @@ def info(args: argparse.Namespace) -> None:
         lines += ["", "The demo knows this small world and nothing else:", *demo.description()]
     lines += ["", f"This machine: {'; '.join(platform.describe())}", *platform.shortcomings()]
     cli.show("\n".join(lines))
+
+
+def _settings_of(path: Path) -> list[str]:
+    """What a finished file says of how it was made."""
+    from mlx_video.media import settings
+
+    said = settings.read(path)
+    lines = [str(path)]
+    for name, value in said.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines.append(f"  {cli.one_line(name):<20}{cli.one_line(text)}")
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:

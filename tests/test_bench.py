@@ -4,16 +4,18 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from bench import block, kernels, measure, networks, phases
+from bench import block, generations, kernels, measure, networks, phases, steps, weights
+from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
 from mlx_video.models.ltx_2.transformer.block import Block
 from mlx_video.types import Progress
-from tests.support import real_keys
+from mlx_video.weights import names
+from tests.support import published_25, real_keys
 
 
-@pytest.mark.parametrize("generation", real_keys.GENERATIONS)
+@pytest.mark.parametrize("generation", [*real_keys.GENERATIONS, "2.5"])
 def test_operations_are_those_of_the_blocks_own_layers(generation):
-    config = TransformerConfig.read(real_keys.config(generation))
+    config = TransformerConfig.read(block.published(generation))
     tokens = {"video": 96, "audio": 40}
     total = 0
     for path, layer in Block(config).named_modules():
@@ -92,7 +94,7 @@ def test_operations_of_convolutions_are_counted_where_they_run():
     assert count["flops"] == 2 * 10 * (4 * 5 * 3) + 2 * 10 * (2 * 6 * 4)
 
 
-@pytest.mark.parametrize(("generation", "most", "gigabytes"), [("2.3", 112, 6.95), ("2", 94, 6.41)])
+@pytest.mark.parametrize(("generation", "most", "gigabytes"), [("2.5", 112, 6.70), ("2.3", 112, 6.95), ("2", 94, 6.41)])
 def test_a_block_is_so_many_kernels_on_metal_and_moves_so_many_bytes(generation, most, gigabytes):
     """At 6,144 tokens, in 16 bit; a cast or a copy that leaves a compiled function would be one more."""
     found, _ = kernels.count(generation, {"video": 6144, "audio": kernels.AUDIO_TOKENS})
@@ -100,3 +102,32 @@ def test_a_block_is_so_many_kernels_on_metal_and_moves_so_many_bytes(generation,
     assert sum(kind.nbytes for kind in found.values()) / 1e9 < gigabytes + 0.005
     assert set(found) >= {"product", "attention", "norm", "modulate", "add gated", "turn", "GELU"}
     assert "AsType" not in found
+
+
+def test_the_newer_generation_begins_with_its_keyframes():
+    for generation, marked in (("2.3", False), ("2.5", True)):
+        network, states, prepared = steps.make(generation)
+        assert (prepared.keyframes is not None) == network.config.keyframe_embedding == marked
+        assert network.config.video.feed_forward_bias != marked
+    assert prepared.keyframes.sum().item() == states["video"].latent.shape[1] / steps.SHAPE.grid[0]
+
+
+def test_layers_of_the_text_encoder_are_the_published_ones():
+    shapes = {name: tensor.shape for name, tensor in published_25.tensors(published_25.TEXT_ENCODER).items()}
+    layers = generations.text_layers()
+    for kind, number in (("of a window", 0), ("of everything", 5)):
+        found = names.shapes(layers[f"Gemma 4, {kind}"])
+        start = f"model.layers.{number}."
+        assert found == {n.removeprefix(start): shape for n, shape in shapes.items() if n.startswith(start)}
+
+
+def test_a_packs_transformer_has_its_first_blocks(tmp_path):
+    checkpoint = open_checkpoint(weights._holes(tmp_path, "2.5", 2), "distilled")
+    names.match(checkpoint.build("transformer"), checkpoint.part("transformer").shapes(), "transformer")
+    assert len(checkpoint.build("transformer").transformer_blocks) == 2
+
+
+def test_the_newer_generations_convolutional_networks_need_no_rows_of_their_own():
+    ours, before = published_25.config(), real_keys.config("2.3")
+    for part in ("vae", "audio_vae", "vocoder"):
+        assert ours[part] == before[part]

@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx_video.models.family import Component, Facts, Family, Generation
 from mlx_video.reading import shown
 from mlx_video.types import UserError, amount
-from mlx_video.weights import fp8, names, quantize
+from mlx_video.weights import fp8, names, quantize, widen
 from mlx_video.weights.names import Form
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors
@@ -47,18 +47,18 @@ class Part(NamedTuple):
         return f"{self.component.label} of {self.tensors.paths[0].name}"
 
     def load(self, float8_as: mx.Dtype = mx.float32) -> dict[str, mx.array]:
-        """The component's tensors by name, lazily; 8-bit floats with their scales multiplied in.
+        """The component's tensors by name, lazily; 8-bit floats and whole numbers as what they stand for.
 
         Raises UserError for tensors of kinds that no weights are of, and for scales that are no numbers.
         """
         self.shapes()
         arrays = self.tensors.load(self.prefixes)
         fp8.check_scales(arrays, self.tensors.entries, self.tensors.paths[0])
-        return fp8.widen(arrays, self.tensors.entries, float8_as)
+        return widen.widen(arrays, self.tensors.entries, float8_as)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of what `load` gives, from the headers alone."""
-        found = fp8.shapes(self.tensors.under(self.prefixes), self.tensors.entries)
+        found = widen.shapes(self.tensors.under(self.prefixes), self.tensors.entries, self.tensors.paths[0])
         self.tensors.check_floats(found)
         return found
 

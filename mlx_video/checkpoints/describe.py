@@ -26,7 +26,7 @@ from mlx_video.weights.store import size_of
 
 _PRECISIONS = {
     "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "float8 (e4m3)", "F8_E5M2": "float8 (e5m2)",
-    "U32": "packed",
+    "U32": "packed", "I8": "int8", "U8": "packed (U8)",
 }  # fmt: skip
 _REST = 0.001
 """A precision that holds a smaller share of a component's bytes (scales of one number) is not named."""

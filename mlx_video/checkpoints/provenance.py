@@ -1,7 +1,10 @@
-"""What a file says of how it was made: the settings, the model, and of the user's files their names without folders."""
+"""What a file says of how it was made: the settings, the model with a mark of each file, and of the user's files their
+names without folders and their marks."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +15,31 @@ if TYPE_CHECKING:
     from mlx_video.checkpoints.checkpoint import Checkpoint
     from mlx_video.jobs.settings import Settings
 
+MARKED = 64 << 20
+"""Bytes of a file, from its beginning, that its mark is of; of a safetensors file its header's."""
 
-def described(settings: Settings, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Of a clip; one that no checkpoint took part in names none."""
-    values = {**settings.metadata, **({"mlx_video": __version__} if checkpoint is None else model_of(checkpoint))}
+
+def described(
+    settings: Settings, checkpoint: Checkpoint | None, computed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Of a clip; one that no checkpoint took part in names none. computed: how the networks computed."""
+    model = {"mlx_video": __version__} if checkpoint is None else model_of(checkpoint)
+    values = {**settings.metadata, **model, **(computed or {})}
+    marks = {}
     for name in ("image", "lora"):
         if name in values:
-            values[name] = [{**one, "path": _name_of(one["path"])} for one in values[name]]
+            marks.update(_marks(*(one["path"] for one in values[name])))
+            values[name] = [{**one, "path": name_of(one["path"])} for one in values[name]]
     if "audio_file" in values:
-        values["audio_file"] = {**values["audio_file"], "path": _name_of(values["audio_file"]["path"])}
-    for name in ("embedding", "distilled_lora"):
+        marks.update(_marks(values["audio_file"]["path"]))
+        values["audio_file"] = {**values["audio_file"], "path": name_of(values["audio_file"]["path"])}
+    for name in ("embedding", "distilled_lora", "prompt_writer"):
         if name in values:
-            values[name] = _name_of(values[name])
-    return values
+            marks.update(_marks(values[name]))
+            values[name] = name_of(values[name])
+    if checkpoint is not None:
+        marks.update(_marks(*map(str, checkpoint.files)))
+    return {**values, **({"files": marks} if marks else {})}
 
 
 def model_of(checkpoint: Checkpoint) -> dict[str, str]:
@@ -32,9 +47,29 @@ def model_of(checkpoint: Checkpoint) -> dict[str, str]:
     source, hub = checkpoint.source, [part for part in checkpoint.source.parts if part.startswith("models--")]
     name = "/".join([*hub[-1].split("--")[1:], *([source.name] if source.is_file() else [])]) if hub else source.name
     version = {"model_version": checkpoint.version} if checkpoint.version else {}
-    return {"model": name, **version, "mlx_video": __version__}
+    return {
+        "model": name,
+        **version,
+        "generation": f"LTX-{checkpoint.generation.name}",
+        "mlx_video": __version__,
+    }
 
 
-def _name_of(path: str) -> str:
-    # An id on the hub is a name as a whole.
+def mark_of(path: Path) -> str:
+    """What tells a file from another of its name: its size and a digest."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        most = int.from_bytes(head, "little") if path.suffix == ".safetensors" else size
+        digest = hashlib.blake2b(head, digest_size=8)
+        digest.update(file.read(min(most, MARKED)))
+    return f"{size}-{digest.hexdigest()}"
+
+
+def name_of(path: str) -> str:
+    """Without its folder; an id on the hub is a name as a whole."""
     return path if is_hub_id(path) and not Path(path).exists() else Path(path).name
+
+
+def _marks(*paths: str) -> dict[str, str]:
+    return {Path(path).name: mark_of(Path(path)) for path in paths if Path(path).is_file()}

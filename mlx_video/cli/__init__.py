@@ -23,7 +23,7 @@ from mlx_video.types import RunError, UserError
 if TYPE_CHECKING:
     from mlx_video.api import LTXPipeline
 
-__all__ = ["Bars", "Parser", "clock", "done", "pipeline", "prompt_of", "run", "say", "show"]
+__all__ = ["Bars", "Parser", "clock", "done", "one_line", "pipeline", "prompt_of", "run", "say", "show"]
 
 
 def run(
@@ -107,7 +107,10 @@ def say(message: str) -> None:
 def show(text: str) -> None:
     """What the user asked to see, on standard output; characters that it cannot show are spelt out."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

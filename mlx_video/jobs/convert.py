@@ -263,19 +263,19 @@ def _text_encoder(source: TextSource, how: Quantization, dtype: mx.Dtype | None)
     """
     if source.config.quantization is not None:
         raise UserError(f"{source.path} is quantized already; leave --quantize-text-encoder out, and copy it as it is.")
-    network, tensors = source.network(), source.tensors
-    pairs = names.match(network, {name: entry.shape for name, entry in tensors.entries.items()}, source.what)
+    network, arrays = source.network(), source.load(mx.bfloat16)
+    pairs = names.match(network, {name: array.shape for name, array in arrays.items()}, source.what)
     found = quantize.chosen(source.text.layers_of(network), how)
     paths = {f"model.layers.{i}.{path}" for i, some in enumerate(found) for path in some}
     layers = {name.removesuffix(".weight") for name, path in pairs.items() if path.removesuffix(".weight") in paths}
-    arrays = tensors.load()
-    if source.within is not None:
+    if source.single:
         arrays = {name: arrays[name] for name in pairs}
     pending = _pending(quantize.pack(arrays, layers, how), dtype)
     values = source.settings | {"quantization": {"group_size": how.group_size, "bits": how.bits}}
     written = {**source.texts_within(), "config.json": json.dumps(values, indent=1)}
     left_out = (*written, "model.safetensors.index.json")
-    copied = [file for file in source.files.values() if file.suffix in _COPIED and file.name not in left_out]
+    beside = () if source.single else source.files.values()
+    copied = [file for file in beside if file.suffix in _COPIED and file.name not in left_out]
     return _Job("text encoder", TEXT_ENCODER, pending, {"format": "mlx"}, copied, written)
 
 

@@ -101,6 +101,8 @@ class Generate:
     _media: conditions.Media
     _embedded: dict[str, Context]
     _decoding: Noise | None = None
+    _about: dict[str, Any] | None = None
+    _where: str = ""
     plan: Plan
     ways: Ways
 
@@ -121,6 +123,7 @@ class Generate:
     def open(self, runner: Runner, outlines: Outlines) -> tuple[str, ...]:
         """Raises UserError where request, checkpoint, inputs and memory do not go together."""
         request, recipe, take = self.request, self._recipe, outlines.take
+        self._where = runner.where
         brought = brings_distilled(request, (*runner.loras, *request.lora), recipe)
         found = runner.checkpoint(
             recipe, text_encoder=request.embedding is None, lora=not brought, parts=_own_files(request), take=take
@@ -166,7 +169,8 @@ class Generate:
             seconds = head.seconds(context.video.astype(mx.float32), context.audio.astype(mx.float32))
         frames = frames_of(seconds, request.fps, request.seconds)
         watch.say(f"The prompt asks for {seconds:.1f} seconds: the clip has {frames} frames.")
-        settings = replace(run.settings, request=replace(run.settings.request, num_frames=frames))
+        lasting = replace(run.settings.request, num_frames=frames, auto_duration=None)
+        settings = replace(run.settings, request=lasting)
         self.request, self._media = settings.request, conditions.read(settings)
         return replace(run, settings=settings)
 
@@ -185,6 +189,13 @@ class Generate:
         """What the run starts from and is steered by."""
         return conditions.encode(self._media, contexts, self._run.settings, self._run.loader, watch.report)
 
+    def _described(self, settings: Settings) -> dict[str, Any]:
+        if self._about is None:
+            loader = self._run.loader
+            where = {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
+            self._about = described(settings, loader.checkpoint, {**where, **loader.computed})
+        return self._about
+
     def _clip(self, latents: Tree, stage: Stage) -> Clip:
         settings, loader, media = self._run.settings, self._run.loader, self._media
         request, made = settings.request, stage.of(settings.shape)
@@ -193,7 +204,7 @@ class Generate:
         look = Look.cut(shown, made, latents, media.sound, rate=settings.rate(stage), tiling=request.tiling,
                        stream=request.stream, decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
         files = conditions.files_of(request)
-        metadata = described(settings, loader.checkpoint)
+        metadata = self._described(settings)
         return Clip(latents, look, metadata, Decoders(loader, self._decoding), given=media.sound, inputs=files)
 
 

@@ -260,30 +260,40 @@ class Clip:
         *,
         audio_path: str | Path | None = None,
         frames: bool = False,
+        metadata: bool = True,
         on_step: Listener = _silently,
     ) -> None:
         """Writes the video (the WAV, the frames as PNGs in a folder named after the video), each whole or not at all.
 
-        Raises UserError where something cannot be written; what was there before then still is.
+        metadata: whether its settings are written into them. Raises UserError where something cannot be written; what
+        was there before then still is.
         """
         with platform.computing():  # runs of other threads come before or after, not between the frames
-            self._save(path, audio_path, frames, on_step)
+            self._save(path, audio_path, frames, self.metadata if metadata else {}, on_step)
 
-    def _save(self, path: str | Path, audio_path: str | Path | None, frames: bool, report: Listener) -> None:
+    def _save(
+        self,
+        path: str | Path,
+        audio_path: str | Path | None,
+        frames: bool,
+        settings: Mapping[str, Any],
+        report: Listener,
+    ) -> None:
         path = check_outputs(path, self.look, audio=audio_path, frames=frames, inputs=self._inputs)
         sound = self._decoded_sound(report)
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = stack.enter_context(closing(self.frames(report)))
             if self.look.still:
-                image_files.save_image(path, next(images))
+                image_files.save_image(path, next(images), settings)
                 return
             if frames:
                 images = stack.enter_context(video_files.frame_folder(path.with_suffix("")))(images)
             source = self.look.source if self.look.sound == "source" else None
-            video_files.write_video(path, images, self.fps, audio=sound, audio_from=source, metadata=self.metadata)
+            video_files.write_video(path, images, self.fps, audio=sound, audio_from=source, metadata=settings)
         if audio_path is not None and sound is not None:
             waveform, rate = sound  # as long as the pictures, as it is in the video
-            audio_files.write_wav(audio_path, audio_files.fit(waveform, round(self.shape.seconds * rate)), rate)
+            samples = audio_files.fit(waveform, round(self.shape.seconds * rate))
+            audio_files.write_wav(audio_path, samples, rate, settings)
 
     @in_keywords()
     def store(self, folder: str | Path) -> None:

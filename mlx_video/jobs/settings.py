@@ -117,7 +117,9 @@ class Settings:
     @property
     def metadata(self) -> dict[str, Any]:
         """Plain values for the file's metadata: what was asked and what was filled in."""
-        asked = {key: value for key, value in asdict(self.request).items() if value not in (None, (), False)}
+        # A zero may have been asked for; a switch that is off, or nothing of something, goes without saying.
+        given = ((key, value) for key, value in asdict(self.request).items() if value is not None and value != ())
+        asked = {key: value for key, value in given if value or value != getattr(Request, key)}
         filled: dict[str, Any] = {
             "steps": self.steps,
             "negative_prompt": self.negative_prompt,

@@ -76,6 +76,13 @@ class Loader:
         )  # fmt: skip
         known[key] = True
 
+    @property
+    def computed(self) -> dict[str, Any]:
+        """How networks compute, for a file's settings: types by the options that say them, and bits."""
+        types = {"dtype": self.dtype, "vae_dtype": self.vae_dtype}
+        found: dict[str, Any] = {name: str(dtype).rpartition(".")[2] for name, dtype in types.items()}
+        return found if self.quantization is None else {**found, "quantize": self.quantization.bits}
+
     def dtype_of(self, component: str) -> mx.Dtype:
         """What a component computes in."""
         kind = self.checkpoint.family.components[component]
@@ -193,7 +200,7 @@ def read_text_encoder(source: TextSource, dtype: mx.Dtype, streamed: bool = Fals
     if streamed:
         network.parts = Streamed(network, Files(tensors, ("",), "official"), source.what, dtype=dtype)
     else:
-        names.assign(network, tensors.load(), source.what, dtype=dtype)
+        names.assign(network, source.load(), source.what, dtype=dtype)
     return source.encoder(network)
 
 

@@ -18,7 +18,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_video import platform
 from mlx_video.types import UserError
-from mlx_video.weights import fp8, lora, names, quantize
+from mlx_video.weights import lora, names, quantize, widen
 from mlx_video.weights.names import Form
 from mlx_video.weights.quantize import Quantization
 from mlx_video.weights.store import Tensors, state_of
@@ -102,7 +102,7 @@ class Streamed:
             if owner is None:
                 resident.append((path, names.cast(names.moved(arrays[name], axes), dtype)))
             else:
-                self._names[owner] += [n for n in (name, f"{name}_scale") if n in entries]  # 8-bit floats have scales
+                self._names[owner] += [n for n in (name, *widen.needed_for(name)) if n in entries]
         network.update(tree_unflatten(resident))
         self._loaded: dict[str, mx.array] | None = {n: loaded[n] for own in self._names.values() for n in own}
         # Arrays that nobody evaluates take no memory: between visits a part is as it was built.
@@ -184,7 +184,7 @@ class Streamed:
         part.update(parameters)
 
     def _widened(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-        return fp8.widen(arrays, self._files.tensors.entries, mx.float32)
+        return widen.widen(arrays, self._files.tensors.entries, mx.float32)
 
 
 class _Visit(NamedTuple):

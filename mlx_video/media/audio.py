@@ -9,14 +9,15 @@ import itertools
 import logging
 import math
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from mlx_video.media.containers import open_file
 from mlx_video.media.files import check_input, check_place, replacing
+from mlx_video.media.settings import add_to_wav
 from mlx_video.types import UserError
 
 if TYPE_CHECKING:
@@ -155,19 +156,23 @@ def check_output(path: str | Path) -> Path:
     return check_place(path, SUFFIXES)
 
 
-def write_wav(path: str | Path, waveform: np.ndarray, rate: int) -> None:
+def write_wav(path: str | Path, waveform: np.ndarray, rate: int, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes (2, S) float samples as a WAV file of 16 bits, whole or not at all; values beyond -1 to 1 are clipped.
 
+    metadata: kept as its comment, as `media.settings` has it.
     Raises UserError as `check_output` does.
     """
     path = check_output(path)
     check_waveform(waveform)
     samples = np.rint(np.clip(waveform, -1, 1) * 32767).astype("<i2")
-    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.T.tobytes())
+    with replacing(path) as temporary:
+        with wave.open(str(temporary), "wb") as file:
+            file.setnchannels(2)
+            file.setsampwidth(2)
+            file.setframerate(rate)
+            file.writeframes(samples.T.tobytes())
+        if metadata:
+            add_to_wav(temporary, metadata)
 
 
 def check_waveform(waveform: np.ndarray) -> None:

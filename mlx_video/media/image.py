@@ -10,13 +10,15 @@ import logging
 import math
 import struct
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlx_video.media.containers import H264, check_encoders
 from mlx_video.media.files import check_input, check_place, replacing
+from mlx_video.media.settings import tags
 from mlx_video.types import UserError
 
 if TYPE_CHECKING:
@@ -204,9 +206,10 @@ def check_output(path: str | Path) -> Path:
     return check_place(path, SUFFIXES)
 
 
-def save_image(path: str | Path, image: np.ndarray) -> None:
+def save_image(path: str | Path, image: np.ndarray, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes (H, W, 3) uint8 sRGB as PNG, JPEG or WebP (both of high quality), whole or not at all.
 
+    metadata: kept in a PNG's text chunks, as `media.settings` has them; the other formats have no place for it.
     Raises UserError as `check_output` does.
     """
     from PIL import Image
@@ -214,5 +217,12 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     path = check_output(path)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"A picture is (H, W, 3) uint8; got {image.shape} {image.dtype}.")
+    more: dict[str, Any] = {"quality": JPEG_QUALITY}
+    if metadata and path.suffix.lower() == ".png":
+        from PIL.PngImagePlugin import PngInfo
+
+        more = {"pnginfo": PngInfo()}
+        for key, text in tags(metadata).items():
+            more["pnginfo"].add_itxt(key, text)
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, quality=JPEG_QUALITY)
+        Image.fromarray(image).save(temporary, **more)

@@ -6,7 +6,6 @@ Frames are (H, W, 3) uint8 sRGB and pass one at a time, so memory does not grow 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy as np
 from mlx_video.media.containers import H264, check_encoders, open_file
 from mlx_video.media.files import check_input, check_new_folder, check_place, replacing
 from mlx_video.media.image import save_image
+from mlx_video.media.settings import tags
 from mlx_video.media.tracks import check_copy, codec_of, open_track
 from mlx_video.types import RunError, UserError
 
@@ -108,7 +108,8 @@ def write_video(
 
     frames: (H, W, 3) uint8, all of one size, taken one by one; the last row or column of an odd size is left out, since
     4:2:0 has even sizes alone. audio: a waveform (2, S) and its rate, written as AAC (in .mkv as FLAC) exactly as long
-    as the frames. audio_from: a file whose sound is copied as it is instead. metadata: kept as JSON in the comment.
+    as the frames. audio_from: a file whose sound is copied as it is instead. metadata: kept in its tags, as
+    `media.settings` has them.
     H.264, yuv420p, converted with and tagged as BT.709, limited range; crf is x264's.
     Raises UserError as `check_output` does, where the disk fills up, and for sound that the format cannot hold;
     RunError where the encoder or the disk fails; ValueError for frames that are not as said, or none.
@@ -127,14 +128,14 @@ def write_video(
     if kind != "matroska":
         # MP4's usual clock of milliseconds would cut the sound by up to one of them.
         ticks = math.lcm(rate.numerator, audio[1]) if audio else rate.numerator
-        options = {"movflags": "+faststart", "movie_timescale": str(min(ticks, MAX_TIMESCALE))}
+        options = {"movflags": "+faststart+use_metadata_tags", "movie_timescale": str(min(ticks, MAX_TIMESCALE))}
     with (
         replacing(path) as temporary,
         _encoding(path),
         av.open(str(temporary), "w", format=kind, container_options=options) as container,
     ):
         if metadata:
-            container.metadata["comment"] = json.dumps(metadata, default=str, ensure_ascii=False)
+            container.metadata.update(tags(metadata))
         stream = _h264(container, rate, first.shape, {"crf": str(crf), "preset": "veryfast"})
         convert = _yuv_converter()
         with open_track(container, audio, None if audio_from is None else Path(audio_from)) as sound:

@@ -100,6 +100,8 @@ class Generation:
     """By a later version of the reference, which is matched only as others describe it: its pipelines that differ."""
     config: Callable[[], Mapping[str, Any]] | None = None
     """Of its published checkpoint, for packs that do not carry one."""
+    configs: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+    """The same of components whose files state their own, by component."""
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Where it is published in several: a component's file by its name, and its bytes."""
     told_by: str = ""

@@ -53,11 +53,14 @@ def widen(arrays: Mapping[str, mx.array], entries: Mapping[str, Entry], dtype: m
 
 
 def check_scales(arrays: Mapping[str, mx.array], entries: Mapping[str, Entry], where: object) -> None:
-    """Reads the scales of 8-bit floats; raises UserError, naming `where`, for one that is no finite number.
+    """Reads the scales of 8-bit floats and whole numbers.
+
+    Raises UserError, naming `where`, for one that is no finite number.
 
     A scale spoils a whole tensor and takes next to no time to read.
     """
-    names = [f"{name}_scale" for name in arrays if entries[name].dtype == FLOAT8 and f"{name}_scale" in arrays]
+    narrow = (name for name in arrays if entries[name].dtype in (FLOAT8, "I8"))
+    names = [f"{name}_scale" for name in narrow if f"{name}_scale" in arrays]
     finite = [mx.all(mx.isfinite(arrays[name])) for name in names]
     mx.eval(finite)
     for name, fine in zip(names, finite, strict=True):

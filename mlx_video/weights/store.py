@@ -208,7 +208,7 @@ class Tensors:
         """Raises UserError where a tensor of `names` is of no kind that weights are: whole numbers, bools, 64 bit.
 
         Packed weights of few bits, told by the scales beside them, are 32-bit whole numbers, their scales perhaps of 8
-        bit. float8: whether the reader takes 8-bit floats.
+        bit; those with ComfyUI's mark beside them are of 8 bit. float8: whether the reader takes 8-bit floats.
         """
         names = list(names)
         for path in dict.fromkeys(self._home[name][0] for name in names):
@@ -218,7 +218,8 @@ class Tensors:
             layer, _, leaf = name.rpartition(".")
             packed = leaf == "weight" and f"{layer}.scales" in self.entries
             scale = leaf == "scales" and f"{layer}.weight" in self.entries
-            kinds = ("U32",) if packed else (*FLOATS, "U8") if scale else plain
+            marked = leaf == "weight" and f"{layer}.comfy_quant" in self.entries
+            kinds = ("U32",) if packed else (*FLOATS, "U8") if scale else (*plain, "I8") if marked else plain
             if self.entries[name].dtype not in kinds:
                 raise UserError(
                     f"{self._home[name][0]}: tensor {name!r} is {self.entries[name].dtype}; it should be "
@@ -233,6 +234,26 @@ class Tensors:
                 f"{path}: tensor {name!r} is {kinds}, which MLX does not load, nor any other of that file; "
                 f"save it as {', '.join(FLOATS)}."
             )
+
+    @classmethod
+    def joined(cls, *views: Tensors) -> Tensors:
+        """Several views as one; of metadata the first view's go before. Raises UserError where two have a name."""
+        whole = cls(())
+        for view in views:
+            for name, entry in view.entries.items():
+                if name in whole.entries:
+                    raise UserError(
+                        f"Tensor {name!r} stands both in {whole._home[name][0]} and in {view._home[name][0]}."
+                    )
+                whole.entries[name], whole._home[name] = entry, view._home[name]
+            whole.metadata = {**view.metadata, **whole.metadata}
+            whole._strange.update(view._strange)
+        whole.paths = list(dict.fromkeys(path for view in views for path in view.paths))
+        return whole
+
+    def files_of(self, prefix: str) -> set[Path]:
+        """The files that hold the tensors whose names begin so."""
+        return {self._home[name][0] for name in self.under((prefix,))}
 
     def renamed(self, rename: Callable[[str], str | None]) -> Tensors:
         """The same tensors under other names; those that `rename` gives None are left out.

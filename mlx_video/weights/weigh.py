@@ -11,7 +11,8 @@ import mlx.core as mx
 
 from mlx_video.weights.store import DTYPE_BYTES, Entry
 
-_FLOATS = {"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"}
+_WIDENED = {"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64", "I8"}
+"""What becomes numbers of the precision that is computed in."""
 
 
 class Weights(NamedTuple):
@@ -46,7 +47,7 @@ def weigh(
     for name, entry in entries.items():
         path = path_of(name)
         if path is not None:
-            each = packed(path) or (dtype.size if entry.dtype in _FLOATS else DTYPE_BYTES[entry.dtype])
+            each = packed(path) or (dtype.size if entry.dtype in _WIDENED else DTYPE_BYTES[entry.dtype])
             part = _part(path, visited)
             used[part] += round(math.prod(entry.shape) * each)
             raw[part] += entry.nbytes

@@ -116,6 +116,12 @@ def test_a_file_of_a_pack_brings_the_others(small_folder) -> None:
     assert checkpoint.text_encoder == str(small_folder("2.5") / small_pack.TEXT_ENCODER)
 
 
+@pytest.mark.parametrize("place", [small_pack.TEXT_ENCODER, small_pack.VIDEO, small_pack.DURATION, "vae"])
+def test_another_part_than_the_transformer_is_told_from_it(small_folder, place) -> None:
+    with pytest.raises(UserError, match=r"is a part of LTX-2.5's pack, its .*; name the pack's folder"):
+        open_checkpoint(small_folder("2.5") / place, "distilled")
+
+
 def test_files_side_by_side_are_a_pack_too(small_folder, tmp_path) -> None:
     for file in small_folder("2.5").rglob("*.safetensors"):
         (tmp_path / file.name).symlink_to(file)

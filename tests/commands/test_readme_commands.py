@@ -119,7 +119,9 @@ def made_small(command: str, words: list[str]) -> list[str]:
     steps = ["--steps", "2"] if guided else []
     blocks = ["--stg-blocks", "1"] if "--stg-blocks" in words else []
     start = ["--audio-start-time", "0.1"] if "--audio-start-time" in words else []
-    return [*words, *SMALLER, *steps, *blocks, *start]
+    # Both words of --num-frames come last.
+    size = SMALLER[:-2] if "--auto-duration" in words else SMALLER
+    return [*words, *size, *steps, *blocks, *start]
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line}" for page, line in LINES])

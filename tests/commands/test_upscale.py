@@ -47,7 +47,7 @@ def line(folder, source, output, *more):
 
 def comment(path):
     with av.open(str(path)) as container:
-        return json.loads(container.metadata["comment"])
+        return json.loads(container.metadata["mlx_video"])
 
 
 # ------------------------------------------------------------------------------------------------ results

@@ -2,7 +2,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.diffusion.conditioning import AppendKeyframe, Freeze, ReplaceFrame, initial_state, noised, start
+from mlx_video.diffusion.conditioning import (
+    AppendKeyframe,
+    Freeze,
+    GenerateKeyframe,
+    ReplaceFrame,
+    initial_state,
+    keyframe_places,
+    noised,
+    start,
+)
 from mlx_video.diffusion.noise import given, seeded
 from mlx_video.diffusion.tokens import patchify, positions, unpatchify, video_positions
 from mlx_video.types import AudioShape, VideoShape
@@ -121,3 +130,57 @@ def test_start_draws_by_name():
 def test_an_initial_latent_of_another_size_is_refused():
     with pytest.raises(ValueError, match="initial latent"):
         initial_state(CLIP, latent("x", 1, 128, 2, 2, 3))
+
+
+def test_a_generated_keyframe_is_appended_free_and_marked_for_one_pixel_frame():
+    before = ReplaceFrame(frame("first")).apply(initial_state(CLIP), CLIP)
+    after = GenerateKeyframe(11).apply(before, CLIP)
+    assert after.latent.shape == (1, 24, 128)
+    for field in ("latent", "clean", "mask"):
+        assert mx.array_equal(getattr(after, field)[:, :18], getattr(before, field))
+    assert not mx.any(after.latent[:, 18:]).item()
+    assert not mx.any(after.clean[:, 18:]).item()
+    assert mx.array_equal(after.mask[:, 18:], mx.ones((1, 6, 1)))
+    where = np.array(after.positions)[0, :, 18:]
+    np.testing.assert_allclose(where[0], [[11 / 24, 12 / 24]] * 6, rtol=1e-6)
+    # Rows and columns as the clip's own first frame has them.
+    assert np.array_equal(where[1:], np.array(before.positions)[0, 1:, :6])
+    assert mx.array_equal(unpatchify(after.clean, CLIP), unpatchify(before.clean, CLIP))
+
+
+def test_keyframes_are_the_first_frame_and_those_that_are_generated():
+    state = initial_state(CLIP, latent("grid", 1, 128, 3, 2, 3))
+    assert state.keyframes[0, :, 0].tolist() == [1] * 6 + [0] * 12
+    state = ReplaceFrame(frame(), 0).apply(state, CLIP)
+    state = AppendKeyframe(frame("key"), 0, 0.9).apply(state, CLIP)
+    state = GenerateKeyframe(3).apply(state, CLIP)
+    state = AppendKeyframe(frame("other", 2), 16, single=False).apply(state, CLIP)
+    marked = [1] * 6 + [0] * 12 + [0] * 6 + [1] * 6 + [0] * 12
+    assert state.keyframes[0, :, 0].tolist() == marked
+    assert noised(state, latent("noise", 1, 42, 128)).keyframes[0, :, 0].tolist() == marked
+
+
+def test_a_sound_has_no_keyframes():
+    assert initial_state(SOUND).keyframes is None
+    assert start(SOUND, seeded(1), "stage1/audio", conditions=[Freeze(latent("sound", 1, 8, 5, 16))]).keyframes is None
+
+
+def test_a_clip_of_one_latent_frame_is_a_keyframe():
+    assert initial_state(VideoShape(1, 64, 96, 24.0)).keyframes.min().item() == 1
+
+
+def test_generated_keyframes_draw_noise_of_their_own():
+    drawn = {"stage1/video": cases.array("n", 1, 128, 3, 2, 3), "stage1/video/appended": cases.array("m", 1, 12, 128)}
+    noise = given(drawn)
+    state = start(CLIP, noise, "stage1/video", conditions=[GenerateKeyframe(5), GenerateKeyframe(11)])
+    noise.finish()
+    assert mx.array_equal(unpatchify(state.latent, CLIP), latent("n", 1, 128, 3, 2, 3))
+    assert mx.array_equal(state.latent[:, 18:], latent("m", 1, 12, 128))
+
+
+@pytest.mark.parametrize(
+    ("count", "frames", "places"),
+    [(0, 17, []), (1, 17, [8]), (2, 17, [5, 11]), (3, 9, [2, 4, 6]), (3, 7, [2, 3, 4]), (5, 7, [1, 2, 3, 4, 5])],
+)  # fmt: skip
+def test_generated_keyframes_lie_evenly_between_the_ends(count, frames, places):
+    assert keyframe_places(count, frames) == places

@@ -78,7 +78,8 @@ def test_a_clips_file_names_its_model_and_no_folder(small_folder, inputs, tmp_pa
         )  # fmt: skip
     clip.save(tmp_path / "o.mp4")
     with av.open(str(tmp_path / "o.mp4")) as container:
-        comment = container.metadata["comment"]
+        assert str(folder) not in str(container.metadata)
+        comment = container.metadata["mlx_video"]
     assert "somebody" not in comment
     assert str(folder) not in comment
     said = json.loads(comment)

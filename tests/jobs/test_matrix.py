@@ -37,9 +37,9 @@ def check(film, generation, *, sound, fps=Fraction(24), frames=9, size=(64, 64))
 @pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize("sound", [True, False], ids=["sound", "silent"])
 @pytest.mark.parametrize("pipeline", PIPELINES)
-@pytest.mark.parametrize("generation", RATES)
-def test_a_prompt_becomes_a_video(small_folder, tmp_path, capfd, generation, pipeline, sound):
-    more = ["--audio" if sound else "--no-audio"]
+@pytest.mark.parametrize(("generation", "decoder"), [*((one, "conv") for one in RATES), ("2.5", "diffusion")])
+def test_a_prompt_becomes_a_video(small_folder, tmp_path, capfd, generation, decoder, pipeline, sound):
+    more = ["--audio" if sound else "--no-audio", "--video-decoder", decoder]
     assert generate.main(flags(small_folder(generation), tmp_path / "a.mp4", pipeline, *more)) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
     film = read(tmp_path / "a.mp4")
@@ -47,6 +47,7 @@ def test_a_prompt_becomes_a_video(small_folder, tmp_path, capfd, generation, pip
     assert film.metadata["pipeline"] == pipeline
     assert film.metadata["prompt"] == "a red ball"
     assert film.metadata["seed"] == 42
+    assert film.metadata["video_decoder"] == decoder
     out, err = capfd.readouterr()
     assert out == ""
     *phases, last = err.splitlines()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from av.codec.codec import UnknownCodecError
 
+from mlx_video.media import settings
 from mlx_video.media.audio import read_audio, write_wav
 from mlx_video.media.image import compress, read_image
 from mlx_video.media.video import (
@@ -351,13 +352,30 @@ def test_copying_refuses_what_the_format_cannot_hold(tmp_path):
 # ------------------------------------------------------------------------------------------------ what goes with it
 
 
-def test_metadata_is_kept_as_json(tmp_path):
+def test_settings_are_kept_for_programs_galleries_and_people(tmp_path):
     about = {"prompt": 'a "fox", größer 🦊', "seed": 42, "steps": [8, 3], "path": Path("x")}
     for suffix in (".mp4", ".mov", ".mkv"):
         write_video(tmp_path / f"a{suffix}", bars(2), 24, metadata=about)
         with av.open(str(tmp_path / f"a{suffix}")) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}
-        assert json.loads(tags["comment"]) == {**about, "path": "x"}
+        assert json.loads(tags["mlx_video"]) == settings.read(tmp_path / f"a{suffix}") == {**about, "path": "x"}
+        assert tags["parameters"].startswith('a "fox", größer 🦊\nSteps: [8, 3], Seed: 42')
+        assert tags["comment"] == 'a "fox", größer 🦊 (seed 42, mlx_video)'
+
+
+def test_a_copied_sound_leaves_the_settings_as_they_are(tmp_path):
+    write_video(tmp_path / "a.mp4", bars(3), 24, audio=(np.zeros((2, 6000), np.float32), 48_000), metadata={"seed": 1})
+    write_video(tmp_path / "b.mp4", bars(3), 24, audio_from=tmp_path / "a.mp4", metadata={"seed": 2})
+    assert [settings.read(tmp_path / f"{name}.mp4") for name in "ab"] == [{"seed": 1}, {"seed": 2}]
+
+
+def test_a_film_of_another_program_has_no_settings(tmp_path):
+    write_video(tmp_path / "a.mp4", bars(3), 24)
+    with pytest.raises(UserError, match="has no settings of mlx_video in it"):
+        settings.read(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_bytes(b"not a film")
+    with pytest.raises(UserError, match="cannot be read as a video"):
+        settings.read(tmp_path / "b.mp4")
 
 
 # ------------------------------------------------------------------------------------------------ whole or not at all

@@ -52,8 +52,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
         }
     },
 }  # fmt: skip
+CONFIGS["2.5"] = {
+    "transformer": {**CONFIGS["2.3"]["transformer"], "ff_bias": False, "use_keyframes_abs_pos_embedding": True}
+}
 TOKENS = {"video": 12, "audio": 7}
 MASKS = {"video": [0.0] * 4 + [0.25] * 2 + [1.0] * 6, "audio": [1.0] * 7}
+MARKS = {
+    "no frame": [0.0] * 12,
+    "first frame": [1.0] * 4 + [0.0] * 8,
+    "first and last": [1.0] * 4 + [0.0] * 4 + [1.0] * 4,
+}
+"""Of LTX-2.5's keyframes; in every other case the first frame is one."""
 SIGMA = {"video": 0.7, "audio": 0.45}
 STG = (("video", frozenset({1})), ("audio", frozenset({0, 2})))
 CASES: dict[str, tuple[Pass, tuple[str, ...]]] = {
@@ -100,6 +109,8 @@ def inputs(generation: str, samples: int = 1, seed: int = 0) -> dict[str, dict[s
                 for name in ("positive", "negative")
             },
         }
+    if generation == "2.5":
+        made["video"]["keyframes"] = np.reshape(MARKS["first frame"] * samples, (samples, -1, 1))
     return {m: {key: value.astype(np.float32) for key, value in part.items()} for m, part in made.items()}
 
 
@@ -114,13 +125,15 @@ def build(generation: str, *, audio: bool = True, dtype: mx.Dtype = mx.float32, 
 
 
 def prepare(network: Transformer, data: dict, masks: dict | None = MASKS) -> Prepared:
-    """Contexts "positive" and "negative" for the modalities in `data`."""
+    """Contexts "positive" and "negative" for the modalities in `data`, and its keyframes."""
     blank = {"positive": mx.zeros((1, 1, 1)), "negative": mx.zeros((1, 1, 1))}
     contexts = {
         name: Context(*(mx.array(data[m][name]) if m in data else blank[name] for m in MODALITIES)) for name in blank
     }
     tokens = None if masks is None else {m: mx.array(masks[m])[None, :, None] for m in data}
-    return network.prepare(contexts, {m: mx.array(data[m]["positions"]) for m in data}, tokens)
+    marks = data.get("video", {}).get("keyframes")
+    positions = {m: mx.array(data[m]["positions"]) for m in data}
+    return network.prepare(contexts, positions, tokens, None if marks is None else mx.array(marks))
 
 
 def latents(data: dict) -> Tree:
@@ -166,6 +179,18 @@ def test_velocity_is_the_reference_s(generation: str, case: str) -> None:
     assert set(velocity) == set(data)
     for m in data:
         assert error(velocity[m], recorded[f"{generation}/{case}/{m}"]) < 5e-6, m
+
+
+@pytest.mark.parametrize("marks", MARKS)
+def test_keyframes_are_told_to_the_network(marks: str) -> None:
+    """With other frames marked it gives other numbers, and those are the reference's."""
+    recorded, data, net = np.load(RECORDED), inputs("2.5"), build("2.5")
+    data["video"]["keyframes"] = np.array(MARKS[marks], np.float32).reshape(1, -1, 1)
+    [velocity] = net(latents(data), SIGMA, prepare(net, data))
+    for m in data:
+        assert error(velocity[m], recorded[f"2.5/{marks}/{m}"]) < 5e-6, m
+        others = [recorded[f"2.5/{other}/{m}"] for other in MARKS if other != marks]
+        assert min(error(velocity[m], other) for other in others) > 1e-3, m
 
 
 @pytest.mark.parametrize("generation", CONFIGS)

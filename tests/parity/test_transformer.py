@@ -85,6 +85,8 @@ def run_reference(model, data, sigma, masks, one=Pass(), still=()):  # noqa: B00
             context=torch.from_numpy(part[one.context]),
             enabled=m not in still,
         )
+    marks = data.get("video", {}).get("keyframes")
+    model.marks = None if marks is None else torch.from_numpy(marks)
     samples = next(iter(made.values())).latent.shape[0]
     configs = [PerturbationConfig(items)] * samples
     try:
@@ -96,12 +98,32 @@ def run_reference(model, data, sigma, masks, one=Pass(), still=()):  # noqa: B00
     return {m: value for m, value in zip(MODALITIES, found, strict=True) if value is not None}
 
 
+def as_25(model):
+    """LTX-2.5's transformer made of 2.3's, where this release of the reference knows no other: the video's feed-forward
+    without biases, and an embedding that is added to the tokens of keyframes, `model.marks` (B, T, 1), as they enter.
+    """
+    if hasattr(model, "keyframes_abs_pos_embedding"):
+        pytest.skip("this release makes LTX-2.5 itself")
+    for block in model.transformer_blocks:
+        block.ff.net[0].proj.bias = block.ff.net[2].bias = None
+    model.keyframes_abs_pos_embedding = torch.nn.Parameter(torch.zeros(1, model.patchify_proj.out_features))
+    model.marks = None
+
+    def mark(module, given, tokens):
+        return tokens if model.marks is None else tokens + (model.marks > 0) * model.keyframes_abs_pos_embedding
+
+    model.patchify_proj.register_forward_hook(mark)
+    return model
+
+
 def reference(config, seed=None, *, video_only=False):
     """The reference's transformer with seeded weights; the fixture's own where `seed` is None."""
     from ltx_core.model.transformer import LTXModelConfigurator, LTXVideoOnlyModelConfigurator
 
     model = build(LTXVideoOnlyModelConfigurator if video_only else LTXModelConfigurator, config)
     model = model.to_empty(device="cpu") if any(p.is_meta for p in model.parameters()) else model
+    if config["transformer"].get("use_keyframes_abs_pos_embedding"):
+        as_25(model)
     if seed is not None:
         return randomize(model, seed)
     state = {name: torch.from_numpy(small.seeded(name, tuple(a.shape))) for name, a in model.state_dict().items()}
@@ -169,7 +191,7 @@ def test_other_configs(tmp_path, generation, change) -> None:
     model = reference(config, 11)
     network = ours(tmp_path, model, config)
     data = small.inputs(generation, seed=3)
-    if change == "odd widths" and generation == "2.3":
+    if change == "odd widths" and generation != "2":
         for m, width in (("video", 30), ("audio", 24)):
             data[m]["positive"] = data[m]["negative"] = normal(9, 1, 5, width).numpy()
     sigma = {"video": torch.tensor(0.8), "audio": torch.tensor(0.25)}
@@ -191,6 +213,9 @@ def test_a_batch_of_unlike_samples(tmp_path, generation) -> None:
         part["positions"] += rng.uniform(0, 2, (3, 1, 1, 1)).astype(np.float32)
     masks = {m: torch.from_numpy(rng.uniform(0, 1, (3, n, 1)).astype(np.float32)) for m, n in small.TOKENS.items()}
     masks["audio"][1] = 0.0
+    marks = data["video"].get("keyframes")
+    if marks is not None:
+        marks[1], marks[2, 8:] = 0.0, 1.0
     sigma = {"video": torch.tensor([1.0, 0.5, 0.02]), "audio": torch.tensor([0.7, 0.0, 1.0])}
     expected = run_reference(model, data, sigma, masks, small.CASES["stg"][0])
     context = Context(*(mx.array(data[m]["positive"]) for m in MODALITIES))
@@ -198,9 +223,28 @@ def test_a_batch_of_unlike_samples(tmp_path, generation) -> None:
         {"positive": context},
         {m: mx.array(data[m]["positions"]) for m in data},
         {m: mx.array(mask.numpy()) for m, mask in masks.items()},
+        None if marks is None else mx.array(marks),
     )
     levels = {m: mx.array(s.numpy()) for m, s in sigma.items()}
     [found] = network(small.latents(data), levels, ready, (small.CASES["stg"][0],))
+    for m in data:
+        assert error(found[m], expected[m]) < LIMIT, m
+
+
+@pytest.mark.parametrize("still", [(), ("audio",)], ids=["both", "still audio"])
+@pytest.mark.parametrize("one", small.GUIDED, ids=["plain", "negative", "stg", "isolated"])
+@pytest.mark.parametrize("marks", small.MARKS)
+def test_keyframes(tmp_path, marks, one, still) -> None:
+    """LTX-2.5's, in every pass: none, the clip's first, and one that is made beside it."""
+    config = small.CONFIGS["2.5"]
+    model = reference(config, 9)
+    network = ours(tmp_path, model, config)
+    data = small.inputs("2.5", seed=10)
+    data["video"]["keyframes"][0, :, 0] = small.MARKS[marks]
+    sigma = {"video": torch.tensor(0.42), "audio": torch.tensor(0.98)}
+    expected = run_reference(model, data, sigma, masks_of(), one, still)
+    levels = {m: s.item() for m, s in sigma.items()}
+    [found] = network(small.latents(data), levels, small.prepare(network, data), (one,), still=still)
     for m in data:
         assert error(found[m], expected[m]) < LIMIT, m
 
@@ -265,6 +309,12 @@ def record() -> dict[str, np.ndarray]:
             data = small.of_case(case, small.inputs(generation))
             velocity = run_reference(model, data, sigma, masks_of(), one, still)
             found.update({f"{generation}/{case}/{m}": value.numpy() for m, value in velocity.items()})
+    model = reference(small.CONFIGS["2.5"])
+    for name, marks in small.MARKS.items():
+        data = small.inputs("2.5")
+        data["video"]["keyframes"][0, :, 0] = marks
+        velocity = run_reference(model, data, sigma, masks_of())
+        found.update({f"2.5/{name}/{m}": value.numpy() for m, value in velocity.items()})
     return found
 
 

@@ -57,6 +57,11 @@ def part(name: str) -> tuple[dict, dict[str, tuple[int, ...]]]:
     return metadata(name)["config"], {key: tensor.shape for key, tensor in tensors(name).items()}
 
 
+def config() -> dict:
+    """What one file's config would say of them all: transformer, convolutional and audio autoencoders, vocoder."""
+    return {key: value for name in (TRANSFORMER, VIDEO, SOUND) for key, value in metadata(name)["config"].items()}
+
+
 def write(folder: Path, without: tuple[str, ...] = ()) -> Path:
     """The whole pack as files of holes, both variants, but for those whose names begin with one of `without`."""
     for name in files():

@@ -11,7 +11,7 @@ import av
 
 
 class Film(NamedTuple):
-    """A video file: frames, height and width, frames a second, what its colours are tagged as, its sound, its comment.
+    """A video file: frames, height and width, frames a second, what its colours are tagged as, its sound, its settings.
 
     colours: FFmpeg's numbers for primaries, transfer, matrix (1 is BT.709) and range (1 is limited); sound: samples and
     their rate, or None.
@@ -39,7 +39,7 @@ def read(path: Path) -> Film:
             codec=(context.name, str(context.pix_fmt)),
             colours=(context.color_primaries, context.color_trc, context.colorspace, context.color_range),
             sound=None,
-            metadata=json.loads(container.metadata["comment"]),
+            metadata=json.loads(container.metadata["mlx_video"]),
         )
         if not container.streams.audio:
             return film

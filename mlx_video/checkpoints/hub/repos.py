@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from mlx_video.checkpoints.hub.fetch import Take, fetch
-from mlx_video.checkpoints.hub.rules import BESIDE, TEXT_ENCODERS, choose, choose_all, name_some
+from mlx_video.checkpoints.hub.rules import BESIDE, PACK_TEXT, TEXT_ENCODERS, choose, choose_all, name_some
 from mlx_video.reading import read_json
 from mlx_video.types import UserError
 from mlx_video.weights.store import read_header
@@ -75,8 +75,8 @@ def fetch_text_encoder(repo: str, take: Take = fetch) -> Path:
         return chosen
 
     folder = take(repo, choose_from)
-    if len(chosen) == 1:
-        return folder / chosen[0]  # of a split pack: one file with everything in it
+    if len(chosen) == 1 or chosen[0] == PACK_TEXT:
+        return folder / chosen[0]  # of a split pack: one file with everything in it, or in files beside it
     inside = (folder / name for name in TEXT_ENCODERS)
     return folder if (folder / "config.json").is_file() else next(f for f in inside if (f / "config.json").is_file())
 

@@ -15,11 +15,25 @@ from mlx_video.types import UserError, amount
 
 MARKER = "mlx_video.json"
 """A folder that `convert` wrote holds this file."""
-TEXT_ENCODERS = ("text_encoder", "gemma")
+TEXT_ENCODERS = ("text_encoder", "gemma", "gemma4-12b-ltx-v1", "gemma4-text-encoder")
 """Folders of a model's repo that may hold its text encoder."""
 _PACK_FOLDERS = ("transformer/", "vae/", "audio_vae/", "vocoder/", "text_projections/")
-_PACK_PARTS = {"connector", "vae_decoder", "vae_encoder", "audio_vae", "vocoder"}
+_PACK_PARTS = {
+    "connector",
+    "vae_decoder",
+    "vae_encoder",
+    "vae_decoder_conv",
+    "vae_encoder_conv",
+    "audio_vae",
+    "vocoder",
+}
 """How other MLX converters name what they take a checkpoint apart into."""
+_PACK_EXTRAS = {"diffusion video VAE": "vae_decoder_av.safetensors", "duration head": "duration_head.safetensors"}
+"""The same, of what only some runs need."""
+PACK_TEXT = "text_encoder.safetensors"
+_PACK_WORDS = ("text_encoder_config.json", "tokenizer.json", "tokenizer_config.json")
+"""A pack's text encoder, and what belongs to it beside it."""
+_NOT_READ = ("generation_config.json", "processor_config.json", "special_tokens_map.json")
 BESIDE = ("upsampler", "spatial x1.5", "temporal x2", "lora", "text_encoder")
 """Kinds of files that lie beside a checkpoint."""
 NAMED_IN_REPORT = 6
@@ -119,7 +133,7 @@ def choose(files: Iterable[str], kind: str, variant: str = "distilled") -> list[
         beside = (_named(files, other, variant, SPLIT[other]) for other in _WITH_SPLIT)
         return [*split, *(name for found in beside for name in found)]
     if split or kind not in _WORDS:
-        return split
+        return split or [name for name in files if name == _PACK_EXTRAS.get(kind)]
     if kind == "checkpoint" and MARKER in files:
         inside = [name for name in files if "/" in name and not name.startswith(TEXT_ENCODERS)]
         return [MARKER, *_readable(inside)]
@@ -148,7 +162,8 @@ def _named(files: Iterable[str], kind: str, variant: str, folder: str = "") -> l
 
 def _pack(files: Collection[str], variant: str) -> list[str]:
     """The files of another MLX converter's pack: folders, split files, or one unified file, with their configs."""
-    configs = [name for name in files if "/" not in name and name.endswith(".json")]
+    unread = (*_PACK_WORDS, *_NOT_READ)
+    configs = [name for name in files if "/" not in name and name.endswith(".json") and name not in unread]
     inside = [name for name in files if name.startswith(_PACK_FOLDERS)]
     if any(re.fullmatch(r"transformer/model.*\.safetensors", name) for name in inside):
         return [*configs, *_readable(inside)]
@@ -168,8 +183,13 @@ def _readable(names: Iterable[str]) -> list[str]:
 
 
 def _text_encoder(files: Collection[str]) -> list[str]:
-    """A Hugging Face folder at the root, or in one of TEXT_ENCODERS with its tokenizer in it or beside it."""
-    for folder in ("", *(f"{name}/" for name in TEXT_ENCODERS)):
+    """A Hugging Face folder at the root, or in one of TEXT_ENCODERS with its tokenizer in it or beside it; a pack's
+    file at the root with what belongs to it."""
+    if {PACK_TEXT, _PACK_WORDS[0]} <= set(files):
+        return [PACK_TEXT, *(name for name in (*_PACK_WORDS, "quantize_config.json") if name in files)]
+    # Of a pack's files a root with a config would take every one for the text encoder's.
+    alone = not any(re.fullmatch(r"transformer(-.*)?\.safetensors", name) for name in files)
+    for folder in (*([""] if alone else []), *(f"{name}/" for name in TEXT_ENCODERS)):
         inside = [name for name in files if name.startswith(folder) and "/" not in name.removeprefix(folder)]
         inside = [name for name in _readable(inside) if "consolidated" not in name]
         if f"{folder}config.json" in inside and any(name.endswith(".safetensors") for name in inside):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.layouts import converted, official, packs
-from mlx_video.checkpoints.layouts.neighbours import OLDER, Place
+from mlx_video.checkpoints.layouts.neighbours import OLDER, SPLIT_PARTS, Place
 from mlx_video.types import UserError
 
 __all__ = ["LAYOUTS", "open_checkpoint"]
@@ -37,7 +37,13 @@ def open_checkpoint(path: Path, variant: str) -> Checkpoint:
     if place.own.faults:
         raise place.own.faults[0]
     for file in place.own.of(OLDER):
-        raise UserError(f"{file} is {OLDER}; what is read is LTX-2 and LTX-2.3.")
+        raise UserError(f"{file} is {OLDER}; what is read is LTX-2, 2.3 and 2.5.")
+    for part in SPLIT_PARTS:
+        for file in place.own.of(part):
+            raise UserError(
+                f"{file} is a part of LTX-2.5's pack, its {part}; name the pack's folder, or the transformer's file in "
+                f"its diffusion_models/."
+            )
     kinds = ", ".join(f"{file.name}: {kind}" for file, (kind, _) in place.own.found.items())
     raise UserError(
         f"{path} holds no LTX-2 checkpoint, which is a .safetensors file with a transformer's config in its metadata "

@@ -6,12 +6,13 @@ Each file is known by its header, and a header is read once. Knows no component'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from mlx_video.checkpoints import text_pack
 from mlx_video.checkpoints.checkpoint import Checkpoint, Part
 from mlx_video.models.families import FAMILIES
 from mlx_video.models.family import Family
@@ -27,7 +28,10 @@ FAMILY = FAMILIES["LTX-2"]
 UPSAMPLER_KINDS = ("spatial x2", "spatial x1.5", "temporal x2")
 SPLIT_FOLDERS = ("diffusion_models", "text_encoders", "vae", "latent_upscale_models", "loras", "model_patches")
 """Of an official split pack (LTX-2.5), which are those of a ComfyUI's `models` folder too."""
-TEXT_ENCODER_FOLDERS = ("gemma", "text_encoder", "gemma-3-12b-it-qat-q4_0-unquantized", "gemma-3-12b-it")
+TEXT_ENCODER_FOLDERS = (
+    "gemma", "text_encoder", "gemma-3-12b-it-qat-q4_0-unquantized", "gemma-3-12b-it", "gemma4-12b-ltx-v1",
+    "gemma4-text-encoder",
+)  # fmt: skip
 SPLIT_PARTS = ("text encoder", "video VAE", "diffusion video VAE", "audio VAE", "duration head")
 """What stands in files of its own in a split pack, besides the transformer with its connectors."""
 OLDER = "LTX-Video 0.9.x (an older family, not read yet)"
@@ -35,6 +39,8 @@ NO_CONFIGS: Mapping[str, Stated] = MappingProxyType({})
 NO_PARTS: Mapping[str, Part] = MappingProxyType({})
 _OFFICIAL_BLOCKS = "model.diffusion_model.transformer_blocks."
 _BLOCKS = re.compile(r"(transformer\.)?transformer_blocks\.")
+_OFFICIAL = ("model.", "vae.", "audio_vae.", "vocoder.", "text_embedding_projection.")
+"""With what the names in a whole checkpoint begin."""
 
 
 class Place:
@@ -96,11 +102,12 @@ class Place:
 
     @property
     def text_encoder(self) -> str | None:
-        """The text encoder in the folder: Gemma's own folder under a known name, or a file with everything in it."""
+        """The text encoder in the folder: Gemma's own folder under a known name, a file with everything in it, or a
+        pack's file."""
         for name in TEXT_ENCODER_FOLDERS:
             if (self.folder / name / "config.json").is_file():
                 return str(self.folder / name)
-        file = _latest(self.all.of("text encoder"))
+        file = _latest(self.all.of("text encoder")) or text_pack.file_in(self.folder)
         return None if file is None else str(file)
 
     def json(self, name: str) -> dict[str, Any]:
@@ -162,11 +169,16 @@ def kind_of(tensors: Tensors) -> str:
         # Every LTX-2 has a stream for sound, or says in its config that it had one. The older family's early files say
         # nothing of themselves.
         return OLDER
-    if isinstance(config, Mapping) and "transformer" in config:
+    if isinstance(config, Mapping) and "transformer" in config and _is_official(names):
         return "checkpoint"
     if isinstance(config, Mapping) and "spatial_upsample" in config and "initial_conv.weight" in names:
         return upsampler_kind(config)
     return "other"
+
+
+def _is_official(names: Collection[str]) -> bool:
+    # A pack's other files may repeat the transformer's config.
+    return not names or any(name.startswith(_OFFICIAL) for name in names)
 
 
 def _split_part(tensors: Tensors) -> str | None:
@@ -181,7 +193,9 @@ def _split_part(tensors: Tensors) -> str | None:
         said = config["vae"].get("_class_name") if isinstance(config["vae"], Mapping) else None
         return "diffusion video VAE" if said == "CausalDiffusionVAE" else "video VAE"
     if "audio_vae" in config and "transformer" not in config:
-        return "audio VAE"
+        # A pack's files repeat that config, one for the autoencoder with other names and one for the vocoder.
+        own = [name for name in names if name.startswith("audio_vae.")]
+        return "audio VAE" if own and not any(name.endswith("_mean_of_means") for name in own) else None
     return None
 
 
@@ -204,7 +218,10 @@ def _upsampler(path: Path, tensors: Tensors) -> Part:
     config = tensors.metadata.get("config")
     if not isinstance(config, Mapping) or "initial_conv.weight" not in tensors:
         raise UserError(f"{path} is not a latent upsampler: its metadata has no upsampler config.")
-    return Part(FAMILY.components["upsampler"], tensors, "official", Stated(config, str(path)))
+    shape = tensors.entries["initial_conv.weight"].shape
+    # A pack's file may keep the official names; a kernel is smaller than the number of channels.
+    form: Form = "channels last" if len(shape) > 2 and shape[1] < shape[-1] else "official"
+    return Part(FAMILY.components["upsampler"], tensors, form, Stated(config, str(path)))
 
 
 def variant_of(name: str) -> str | None:

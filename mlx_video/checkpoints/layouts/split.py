@@ -68,31 +68,36 @@ def find(place: Place, file: Path, main: Tensors, have: Mapping[str, object]) ->
     add("duration head", LENGTH)
     encoder = _text_encoder(place, main)
     if encoder is not None:
-        tensors["connectors"] = connectors(file, encoder)
+        tensors["connectors"] = connected(main, place.all.found[encoder][1])
     return Beside(tensors, configs, encoder)
 
 
 def with_projections(checkpoint: Checkpoint, text_encoder: Tensors) -> Checkpoint:
     """The checkpoint with the projections of its text encoder's file, where that has them and is not its own."""
     part = checkpoint.parts.get("connectors")
-    if part is None or part.form != "official" or not _projects(text_encoder):
+    if part is None or part.form == "native" or not text_encoder.files_of(PROJECTION):
         return checkpoint
-    [file] = text_encoder.paths
-    own = part.tensors.paths
-    if file in own or (own == [checkpoint.source] and _projects(part.tensors)):
+    own, others = part.tensors.files_of(PROJECTION), text_encoder.files_of(PROJECTION)
+    stacks = part.tensors.files_of(CONNECTORS[0])
+    # Projections that stand in the connectors' own file are of one training with them.
+    if own and (own == others or own <= stacks):
         return checkpoint
-    both = part._replace(tensors=connectors(checkpoint.source, file))
+    both = part._replace(tensors=connected(part.tensors, text_encoder))
     return replace(checkpoint, parts={**checkpoint.parts, "connectors": both})
 
 
-def _projects(tensors: Tensors) -> bool:
+def connected(stacks: Tensors, text_encoder: Tensors) -> Tensors:
+    """The connectors' tensors by official names: `stacks` with the projections of a text encoder."""
+    own = CONNECTORS[:2]
+    return Tensors.joined(
+        stacks.renamed(lambda name: name if name.startswith(own) else None),
+        text_encoder.renamed(lambda name: name if name.startswith(PROJECTION) else None),
+    )
+
+
+def projects(tensors: Tensors) -> bool:
+    """Whether the projections of the text encoder's hidden states are among the tensors."""
     return any(name.startswith(PROJECTION) for name in tensors.entries)
-
-
-def connectors(transformer: Path, text_encoder: Path) -> Tensors:
-    """The connectors' tensors, the projections among them, by official names."""
-    both = Tensors([transformer, text_encoder])
-    return both.renamed(lambda name: name if name.startswith(CONNECTORS) else None)
 
 
 def whole_config(main: Stated, configs: Mapping[str, Stated]) -> Stated:

@@ -20,22 +20,31 @@ a wrong number of heads."""
 class Pooler(nn.Module):
     """One learned query that attends to all tokens (reference: `AttentionPooler`, torch's MultiheadAttention)."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: bool = False) -> None:
+        """apart: with three projections in place of the one that holds them all."""
         super().__init__()
         self.query_tokens = mx.zeros((1, WIDTH))
         self.cross_attn = nn.Module()
-        self.cross_attn.in_proj_weight = mx.zeros((3 * WIDTH, WIDTH))
-        self.cross_attn.in_proj_bias = mx.zeros((3 * WIDTH,))
+        if apart:
+            for name in ("q_proj", "k_proj", "v_proj"):
+                self.cross_attn[name] = nn.Linear(WIDTH, WIDTH)
+        else:
+            self.cross_attn.in_proj_weight = mx.zeros((3 * WIDTH, WIDTH))
+            self.cross_attn.in_proj_bias = mx.zeros((3 * WIDTH,))
         self.cross_attn.out_proj = nn.Linear(WIDTH, WIDTH)
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """(B, T, 256) -> (B, 256)."""
         own = self.cross_attn
-        weights, biases = mx.split(own.in_proj_weight, 3), mx.split(own.in_proj_bias, 3)
+        if "q_proj" in own:
+            layers = own.q_proj, own.k_proj, own.v_proj
+            projections = [(layer.weight, layer.bias) for layer in layers]
+        else:
+            projections = list(zip(mx.split(own.in_proj_weight, 3), mx.split(own.in_proj_bias, 3), strict=True))
         query = mx.broadcast_to(self.query_tokens, (len(tokens), 1, WIDTH))
         q, k, v = (
             (x @ weight.T + bias).reshape(*x.shape[:2], HEADS, -1).swapaxes(1, 2)
-            for x, weight, bias in zip((query, tokens, tokens), weights, biases, strict=True)
+            for x, (weight, bias) in zip((query, tokens, tokens), projections, strict=True)
         )
         found = mx.fast.scaled_dot_product_attention(q, k, v, scale=(WIDTH // HEADS) ** -0.5)
         return own.out_proj(found.reshape(len(tokens), WIDTH))
@@ -52,7 +61,7 @@ class DurationHead(nn.Module):
         self.audio_input_proj = nn.Linear(config.audio_dim, WIDTH)
         self.video_modality_emb = mx.zeros((WIDTH,))
         self.audio_modality_emb = mx.zeros((WIDTH,))
-        self.attention_pooler = Pooler()
+        self.attention_pooler = Pooler(config.apart)
         self.mlp_hidden = nn.Linear(WIDTH, WIDTH)
         self.mlp_out = nn.Linear(WIDTH, 1)
 

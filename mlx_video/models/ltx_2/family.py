@@ -42,7 +42,9 @@ COMPONENTS: dict[str, Component] = {
             optional=True, **_AUTOENCODER,
         ),
         _component(
-            "duration_head", "duration:DurationHead", config.DurationConfig.read, always_float32=True, optional=True
+            "duration_head", "duration:DurationHead", config.DurationConfig.read,
+            measured=lambda shapes: {"apart": any(name.endswith("cross_attn.q_proj.weight") for name in shapes)},
+            always_float32=True, optional=True,
         ),
         _component("upsampler", "upsampler:Upsampler", config.UpsamplerConfig.read, **_AUTOENCODER),
     )
@@ -65,6 +67,12 @@ def _published(generation: str) -> Mapping[str, Any]:
     from mlx_video.models.ltx_2.published import CONFIGS
 
     return CONFIGS[generation]
+
+
+def _published_parts(generation: str) -> Mapping[str, Mapping[str, Any]]:
+    from mlx_video.models.ltx_2.published import PARTS
+
+    return PARTS[generation]
 
 
 def _check_geometry(component: str, settings: Mapping[str, Any], whose: str, **options: Any) -> None:
@@ -99,6 +107,7 @@ LTX_2 = Family(
             files=FILES_25,
             later=LATER_25,
             config=lambda: _published("2.5"),
+            configs=lambda: _published_parts("2.5"),
             told_by="keyframes_abs_pos_embedding",
             whole_with="caption_proj_before_connector",
         ),

@@ -106,3 +106,20 @@ CONFIGS["2.5"] = {
     **CONFIGS["2.3"],
     "transformer": {**CONFIGS["2.3"]["transformer"], "ff_bias": False, "use_keyframes_abs_pos_embedding": True},
 }
+PARTS: dict[str, dict[str, dict[str, Any]]] = {
+    "2.5": {
+        "diffusion_decoder": {"vae": {
+            "_class_name": "CausalDiffusionVAE", "dims": 3, "model_output_type": "x0",
+            "decoder": {
+                "_class_name": "NADiffusionDecoder", "in_channels": 128, "out_channels": 3, "patch_size": 4,
+                "head_dim": 64, "stage_channels": [2048, 1024, 512, 512, 256], "stage_depths": [4, 6, 4, 2, 8],
+                "stage_kernels": [[3, 7, 7], [3, 7, 7], [3, 5, 5], [3, 5, 5], [11, 11, 11]],
+                "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 2]],
+                "stage5_kernel": [11, 11, 11], "resampler_kind": "linear", "timestep_scale_multiplier": 1000.0,
+                "default_num_inference_steps": 1,
+            },
+        }},
+        "duration_head": {"duration_head": {}},
+    },
+}  # fmt: skip
+"""By generation and component, of those whose files state their own: the sections in which they differ."""

@@ -41,7 +41,7 @@ def _comes_back(text: str, run: Run, folder: Path) -> str | None:
     import av
 
     with av.open(str(folder / "out.mp4")) as container:
-        comment = container.metadata.get("comment", "")
+        comment = container.metadata.get("mlx_video", "")
     try:
         kept = json.loads(comment).get("prompt")
     except ValueError:

@@ -130,13 +130,19 @@ class DurationConfig:
 
     video_dim: int
     audio_dim: int
+    apart: bool = False
+    """Whether the file has the projections to queries, keys and values apart, as some converters write them."""
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> DurationConfig:
-        """From the head's own file, which repeats the widths of its transformer's contexts."""
+    def read(cls, config: Mapping[str, Any], apart: bool = False) -> DurationConfig:
+        """From the head's own file, which repeats the widths of its transformer's contexts.
+
+        apart: as the tensors tell; no config says it.
+        """
         section(config, "duration_head")
         s = section(config, "transformer")
         return cls(
             s.integer("cross_attention_dim", 4096, 1, MAX_WIDTH),
             s.integer("audio_cross_attention_dim", 2048, 1, MAX_WIDTH),
+            apart,
         )

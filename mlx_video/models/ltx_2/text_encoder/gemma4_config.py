@@ -19,7 +19,8 @@ from mlx_video.types import UserError
 OFFICIAL = "text_encoders/gemma4-12b-with-proj-ltx-2.5-bf16.safetensors of Lightricks/LTX-2.5"
 EXPECTED = f"LTX-2.5 takes Lightricks' own Gemma 4 12B: {OFFICIAL}"
 KINDS = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
-"""Values of model_type that speak of some Gemma 4; the one with `_unified` and without `_text` is what is read here."""
+"""Values of model_type that speak of some Gemma 4; those without `_text` are read here. Converters that keep the
+language model alone write the one without `_unified`."""
 MAX_VERSION = 64
 """Characters of a gemma_version; the published has 17."""
 
@@ -80,7 +81,7 @@ class Gemma4Config:
         """
         s = Section(values, place, where)
         version = _version(values, where)
-        s.only("model_type", "gemma4_unified")
+        s.only("model_type", "gemma4_unified", "gemma4")
         text = s.part("text_config")
         for key, supported in _ONLY:
             text.only(key, *supported)

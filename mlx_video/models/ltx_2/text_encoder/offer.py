@@ -98,7 +98,10 @@ def encoder(network: LanguageModel, path: Path, read: Callable[[str], bytes | No
 def _embedded(file: Path, read: Callable[[str], bytes | None], whose: str) -> Written:
     rules, settings = read("tokenizer.json"), read("tokenizer_config.json")
     if rules is None:
-        raise UserError(f"{file} has no tokenizer (the tensor tokenizer_json). {gemma4_config.EXPECTED}.")
+        raise UserError(
+            f"{file} has no tokenizer (the tensor tokenizer_json, or tokenizer.json beside it). "
+            f"{gemma4_config.EXPECTED}."
+        )
     try:
         values = parse_json(settings) if settings is not None else {}
     except ValueError as error:
