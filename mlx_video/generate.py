@@ -159,14 +159,14 @@ def _sound_path(args: argparse.Namespace, request: Request) -> str | None:
 def generate(args: argparse.Namespace) -> None:
     """Runs the command: everything cheap is checked before anything heavy is loaded."""
     request = request_of(args)
-    request.check(RECIPES)
+    recipe = request.check(RECIPES)
     if args.plan and args.placeholder:
         raise UserError("--plan and --placeholder exclude each other: a placeholder takes next to nothing.")
     from mlx_video.jobs.inputs import files_of
     from mlx_video.jobs.result import Look, check_outputs
 
     sound = _sound_path(args, request)
-    look = Look(request.shape, sound=None if request.audio is False else "latents")
+    look = Look(recipe.stages[-1].of(request.shape), sound=None if request.audio is False else "latents")
     check_outputs(args.output_path, look, audio=sound, frames=args.save_frames, inputs=files_of(request))
     with cli.pipeline(args) as (pipe, bars):
         if args.plan:

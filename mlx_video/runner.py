@@ -119,7 +119,7 @@ class Runner:
         """
         wanted = text_encoder and self.text_encoder is None
         brought = [*(["text"] if wanted else []), *([] if lora else ["other LoRA"])]
-        key = "/".join((recipe.name, *upsamplers, *parts, *brought))
+        key = "/".join((recipe.name, *recipe.upsamplers, *upsamplers, *parts, *brought))
         found = self._checkpoints.get(key)
         if found is None:
             path = locate.checkpoint(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -117,9 +117,10 @@ class VideoShape(NamedTuple):
         """Rows above and columns left of a picture of `height` x `width` that is cut out of the middle."""
         return (self.height - height) // 2, (self.width - width) // 2
 
-    def scaled(self, scale: float) -> VideoShape:
-        """The same clip with height and width times `scale`."""
-        return self._replace(height=round(self.height * scale), width=round(self.width * scale))
+    def scaled(self, scale: float, rate: int = 1) -> VideoShape:
+        """The same clip with height and width times `scale`, and `rate` times as many frames a second."""
+        frames, size = (self.frames - 1) * rate + 1, (round(self.height * scale), round(self.width * scale))
+        return VideoShape(frames, *size, self.fps if rate == 1 else self.fps * rate)
 
 
 def frames_of(seconds: float, fps: float, bounds: tuple[float, float]) -> int:
@@ -310,6 +311,21 @@ class Stage:
     """The schedule is shifted by this stage's own token count rather than by 4,096."""
     share: float | None = None
     """Of the steps that a user asks for, those that this stage takes; None where it takes its whole schedule always."""
+    keyframes: bool = False
+    """Keyframes are made beside the video at the ends of its segments: see `diffusion.segments`."""
+    tiles: int = 0
+    """Parts in time that the video is made in, which meet at keyframes of the stage before and have new ones between
+    them; 0: none."""
+    rate: int = 1
+    """Frames that it has for each one of the request."""
+    eta: float | None = None
+    """Share of the noise that an ancestral sampler makes anew in each step; None: the sampler's own."""
+    silent: bool = False
+    """It makes no sound; the one before it stays."""
+
+    def of(self, clip: VideoShape) -> VideoShape:
+        """`clip` as this stage has it."""
+        return clip.scaled(self.scale, self.rate)
 
 
 @dataclass(frozen=True)
@@ -328,6 +344,22 @@ class Recipe:
     """That a user may ask for."""
     lora_advice: str | None = None
     """What to say where the distilled LoRA is missing; None: what pipelines say."""
+    rounds: tuple[Stage, ...] = ()
+    """Further stages, of which a user may ask for the first ones."""
+
+    def going_on(self, rounds: int) -> Recipe:
+        """The same with so many of its `rounds`."""
+        return replace(self, stages=(*self.stages, *self.rounds[:rounds]), rounds=()) if rounds else self
+
+    @property
+    def keyframes(self) -> bool:
+        """Whether the clip is made in segments, with keyframes beside it."""
+        return any(stage.keyframes for stage in self.stages)
+
+    @property
+    def least_frames(self) -> int:
+        """That a user may ask for: a segment has at least one latent frame after the clip's first."""
+        return TIME_SCALE + 1 if self.keyframes else 1
 
     @property
     def guided(self) -> bool:
@@ -357,7 +389,8 @@ class Recipe:
     @property
     def lora_options(self) -> tuple[str, ...]:
         """The options that set the distilled LoRA's strength in one of the stages, in their order."""
-        return tuple(f"lora_strength_stage_{i}" for i, stage in enumerate(self.stages, 1) if "distilled" in stage.loras)
+        own = enumerate(self.stages[:2], 1)  # rounds are as the second stage is
+        return tuple(f"lora_strength_stage_{i}" for i, stage in own if "distilled" in stage.loras)
 
 
 DTYPES = ("float16", "bfloat16", "float32")

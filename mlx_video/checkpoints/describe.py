@@ -57,11 +57,21 @@ def describe(path: Path) -> list[str]:
 def describe_repo(repo: str) -> list[str]:
     """The lines for a repo on the hub, and what each pipeline would fetch of it."""
     with Outlines() as outlines:
-        lines = [outlines.named(line) for line in describe(repos.fetch_offer(repo, outlines.take))]
+        offer = repos.fetch_offer(repo, outlines.take)
+        lines = [outlines.named(line) for line in describe(offer)]
         lines += ["", f"A run would fetch ({amount(free_space()[1], disk=True)} free):"]
         for recipe in RECIPES.values():
-            lines.append(_line(recipe.name, _to_fetch(repo, recipe, outlines)))
+            if not recipe.keyframes or _has_keyframes(offer, recipe):
+                lines.append(_line(recipe.name, _to_fetch(repo, recipe, outlines)))
     return lines
+
+
+def _has_keyframes(path: Path, recipe: Recipe) -> bool:
+    """Whether there is a checkpoint for a pipeline with keyframes, which of the generations only later ones have."""
+    try:
+        return open_checkpoint(path, recipe.variant).facts.keyframes
+    except UserError:
+        return False
 
 
 def _to_fetch(repo: str, recipe: Recipe, outlines: Outlines) -> str:

@@ -84,18 +84,23 @@ class AppendKeyframe(NamedTuple):
 class GenerateKeyframe(NamedTuple):
     """Has the picture at pixel frame `frame` made beside the clip: a latent frame of its own, for a single pixel frame.
 
-    The video is drawn towards it, so that much can happen within eight frames. It starts from noise alone, is marked as
-    a keyframe, and is dropped at the end. Reference: KeyframeSlots (v1.2.0).
+    The video is drawn towards it, so that much can happen within eight frames. It starts from noise alone, or with as
+    much of `latent` (1, 128, 1, H, W) in it as the video has of its own; it is marked, and is dropped at the end.
+    Reference: VideoGeneratedKeyframeSlots (v1.2.0).
     """
 
     frame: int
+    latent: mx.array | None = None
 
     def apply(self, state: State, shape: VideoShape) -> State:
-        """Appends a latent frame's tokens, with nothing in them."""
+        """Appends a latent frame's tokens, with nothing wanted of them."""
         where = video_positions((1, *shape.grid[1:]), shape.fps, first=self.frame, causal=False, single=True)
         empty = mx.zeros((1, where.shape[2], state.latent.shape[2]), mx.float32)
+        seed = empty if self.latent is None else patchify(self.latent).astype(mx.float32)
+        if seed.shape != empty.shape:
+            raise ValueError(f"A latent {seed.shape} cannot stand for a keyframe of {empty.shape}")
         return State(
-            latent=mx.concatenate([state.latent, empty], axis=1),
+            latent=mx.concatenate([state.latent, seed], axis=1),
             clean=mx.concatenate([state.clean, empty], axis=1),
             mask=mx.concatenate([state.mask, mx.ones((1, where.shape[2], 1), mx.float32)], axis=1),
             positions=mx.concatenate([state.positions, where], axis=2),

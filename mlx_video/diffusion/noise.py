@@ -4,6 +4,8 @@ Names and shapes (the same for audio with (B, 8, T, 16)):
     stageN/video                    (B, 128, F, H, W)   the noise that stage N starts from (N from 1)
     stageN/sde/K/video              (B, 128, F, H, W)   the K-th injection of a stochastic sampler (K from 0; res_2s:
                                                         substep, step, substep, step, ...), before any normalising
+    stageN/I/video                                      the same two of the I-th part (from 0) of a stage that takes a
+                                                        video in parts
     decode/video                    (B, 3, frames, height, width)   what a diffusion decoder makes pictures of; as
                                                         large as its least canvas where the clip is smaller
     .../appended                    (B, tokens, 128)    the same draw for tokens that conditioning appended

@@ -148,13 +148,16 @@ class Networks:
         held = weights.held(streamed) + self.costs.adapt(config, loras, streamed)
         return Need(phase, held, round(cost.work), cost.flops, weights.read * (calls if streamed else 1), loader.dtype)
 
-    def upsample(self, settings: Settings, ways: Ways, kind: str) -> Need:
-        """Between two stages: beside the transformer and the texts, which stay for the next one."""
+    def upsample(self, settings: Settings, ways: Ways, kind: str, grid: Grid) -> Need:
+        """Between two stages: beside the transformer and the texts, which stay for the next one.
+
+        grid: latent frames, rows and columns of the result.
+        """
         loader = self.loader
         own, transformer = weigh_upsampler(loader, kind), self.weights("transformer", "audio" in settings.modalities)
         beside = 0 if ways.step_aside else transformer.rest if ways.stream_transformer else transformer.whole
         again = transformer.read if ways.step_aside else 0
-        cost = self.costs.upsample(loader.upsampler(kind).settings, settings.shape.grid, loader.vae_dtype.size)
+        cost = self.costs.upsample(loader.upsampler(kind).settings, grid, loader.vae_dtype.size)
         texts = self.costs.contexts(loader.checkpoint.config, len(settings.prompts), loader.dtype.size)
         return Need(Phase.UPSAMPLE, own.whole + beside, round(cost.work + texts), read=own.read + again)
 
@@ -220,14 +223,16 @@ def generating(networks: Networks, settings: Settings) -> Demand:
         for ladder in _smaller(settings):
             yield [change(*step) for step in ladder]
 
-    least = change("the smallest clip", 0.0, _asking(_plain(settings)[0], 1, LEAST_SIDE, LEAST_SIDE))
+    least = change(
+        "the smallest clip", 0.0, _asking(_plain(settings)[0], settings.recipe.least_frames, LEAST_SIDE, LEAST_SIDE)
+    )
     return Demand(change("", 1.0, settings).needs, "This run", faster, smaller, least)
 
 
 def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need]:
     request, used, config = settings.request, settings.components, networks.loader.checkpoint.config
     costs = networks.costs
-    shape, size, latents = settings.shape, networks.loader.vae_dtype.size, AudioShape.of(request.shape).frames
+    shape, size, latents = settings.shape, networks.loader.vae_dtype.size, AudioShape.of(settings.shape).frames
     if networks.encoder is not None:
         longest = 0
         if networks.writer is not None and request.enhance_prompt:
@@ -241,7 +246,7 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
         yield networks.simple(Phase.SOUND, "audio_encoder", costs.convert_sound(config, latents, size, decoding=False))
     for number, stage in enumerate(settings.recipe.stages, 1):
         for kind in stage.upsample:
-            yield networks.upsample(settings, ways, kind)
+            yield networks.upsample(settings, ways, kind, stage.of(shape).grid)
         yield _stage(networks, number, stage, settings, ways)
     if "vocoder" in used:
         wave = costs.make_waveform(networks.weights("vocoder").whole, latents)
@@ -249,20 +254,21 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
             networks.simple(Phase.WAVEFORM, "audio_decoder", costs.convert_sound(config, latents, size, decoding=True)),
             networks.simple(Phase.WAVEFORM, "vocoder", wave),
         )
-    yield networks.decode(shape.grid, request.tiling, ways, request.stream, request.video_decoder or "conv")
+    yield networks.decode(settings.decoded.grid, request.tiling, ways, request.stream, request.video_decoder or "conv")
 
 
 def _stage(networks: Networks, number: int, stage: Stage, settings: Settings, ways: Ways) -> Need:
-    shape = settings.shape.scaled(stage.scale)
-    pictures = len(settings.request.image) * shape.tokens // shape.grid[0]
+    shape, tiles = stage.of(settings.shape), settings.tiles(stage)
     made = settings.request.num_generated_keyframes if number == 1 else 0
-    beside = pictures + made * shape.tokens // shape.grid[0]
-    tokens: dict[Modality, int] = {"video": shape.tokens + beside}
-    if "audio" in settings.modalities:
+    # Of a stage in tiles, as if each were as long as the longest.
+    latents = max((tile.span[1] - tile.span[0] + tile.beside for tile in tiles), default=shape.grid[0])
+    beside = len(settings.request.image) + made
+    tokens: dict[Modality, int] = {"video": (latents + beside) * shape.tokens // shape.grid[0]}
+    if "audio" in settings.modalities and not stage.silent:
         tokens["audio"] = AudioShape.of(shape).frames
     passes = list(guidance.plan(settings.guidance if stage.guided else {}, settings.modalities).values())
     sampler, guided = SAMPLERS[stage.sampler], settings.guidance.values() if stage.guided else ()
-    calls = sampler.count(settings.sigmas(stage, shape.tokens))
+    calls = sampler.count(settings.sigmas(stage, shape.tokens)) * max(len(tiles), 1)
     if sampler.evaluations == 1:  # midpoints are never skipped
         calls = -(-calls // (1 + min((one.skip_step for one in guided), default=0)))
     name, distilled = Phase.STAGE.numbered(number), settings.lora_strengths[number - 1] != 0
@@ -285,7 +291,7 @@ def _smaller(settings: Settings) -> Iterator[list[Step]]:
     longer = max(height, width)
     yield [
         (f"--num-frames {count}", count / frames, _asking(settings, count, height, width))
-        for count in range(1, frames, TIME_SCALE)
+        for count in range(settings.recipe.least_frames, frames, TIME_SCALE)
     ]
     pictures: list[Step] = []
     clips: list[Step] = []
@@ -294,6 +300,7 @@ def _smaller(settings: Settings) -> Iterator[list[Step]]:
         words, kept = f"--height {rows} --width {columns}", rows * columns / (height * width)
         pictures.append((words, kept, _asking(settings, frames, rows, columns)))
         count = round((frames - 1) * side / longer / TIME_SCALE) * TIME_SCALE + 1
+        count = max(count, settings.recipe.least_frames)
         words = ", ".join([*costly, f"{words} --num-frames {count}"])
         # What is left out counts for more than any size.
         clips.append((words, kept * count / frames - len(costly), _asking(plain, count, rows, columns)))

@@ -180,7 +180,7 @@ class Generate:
         if settings.request.video_decoder != "diffusion" or self._noise is None:
             return None
         part = loader.checkpoint.part("diffusion_decoder")
-        shape = loader.checkpoint.family.costs().diffuse_noise(part.settings, settings.shape.grid)
+        shape = loader.checkpoint.family.costs().diffuse_noise(part.settings, settings.decoded.grid)
         array, own = noise(DECODING, shape), seeded(settings.request.seed)
         # The clips of earlier stages are smaller.
         return lambda name, wanted: array if wanted == shape else own(name, wanted)
@@ -198,10 +198,11 @@ class Generate:
 
     def _clip(self, latents: Tree, stage: Stage) -> Clip:
         settings, loader, media = self._run.settings, self._run.loader, self._media
-        request, made = settings.request, settings.shape.scaled(stage.scale)
-        shown = request.shape.scaled(stage.scale)
-        look = Look.cut(shown, made, latents, media.sound, tiling=request.tiling, stream=request.stream,
-                       decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
+        request, made = settings.request, stage.of(settings.shape)
+        shown = stage.of(request.shape)
+        latents = {m: a[:, :, : shown.grid[0]] if m == "video" else a for m, a in latents.items()}
+        look = Look.cut(shown, made, latents, media.sound, rate=settings.rate(stage), tiling=request.tiling,
+                       stream=request.stream, decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
         files = conditions.files_of(request)
         metadata = self._described(settings)
         return Clip(latents, look, metadata, Decoders(loader, self._decoding), given=media.sound, inputs=files)

@@ -71,17 +71,17 @@ def read(settings: Settings) -> Media:
     ]
     images = {}
     for number, stage in enumerate(settings.recipe.stages, 1):
-        shown, made = request.shape.scaled(stage.scale), settings.shape.scaled(stage.scale)
+        shown, made = stage.of(request.shape), stage.of(settings.shape)
         images[number] = tuple(
             _around(fill(picture, shown.height, shown.width), made) / np.float32(127.5) - np.float32(1)
             for picture in pictures
         )
     if request.audio_file is None:
         return Media(images, None, None)
-    seconds = request.shape.seconds
+    seconds = settings.shape.seconds
     waveform, rate = read_audio(Path(request.audio_file.path), request.audio_file.start, seconds + LOOK_AHEAD)
-    samples = round(seconds * rate)
-    return Media(images, (fit(waveform, samples), rate), (fit(waveform, max(samples, waveform.shape[1])), rate))
+    played, samples = round(settings.shown.seconds * rate), round(seconds * rate)
+    return Media(images, (fit(waveform, played), rate), (fit(waveform, max(samples, waveform.shape[1])), rate))
 
 
 def _around(picture: np.ndarray, made: VideoShape) -> np.ndarray:
@@ -133,14 +133,15 @@ def _encode_images(
                     .astype(mx.float32)
                 )
                 origin.check(f"encoding the picture {image.path}", latent)
-                shown.append(_condition(image, latent, request.num_frames))
+                # At its time, where frames are doubled; the reference (v1.2.0) keeps the number, which is too early.
+                index = image.index(request.num_frames) * settings.recipe.stages[number - 1].rate
+                shown.append(_condition(image, latent, index))
                 steps.tell(steps.done + 1)
     return conditions
 
 
-def _condition(image: ImageAt, latent: mx.array, frames: int) -> Condition:
+def _condition(image: ImageAt, latent: mx.array, index: int) -> Condition:
     """The first frame is replaced; a picture anywhere else guides from beside the clip, as the reference has it."""
-    index = image.index(frames)
     if index == 0:
         return ReplaceFrame(latent, 0, image.strength)
     return AppendKeyframe(latent, index, image.strength)
@@ -153,7 +154,7 @@ def _encode_sound(sound: Sound, settings: Settings, loader: Loader, report: List
         latent = encoder(mx.array(encoder.hear(waveform, rate))[None].astype(loader.vae_dtype)).astype(mx.float32)
         Origin.of(loader, "audio_encoder").check("encoding the sound", latent)
     steps.tell(1)
-    return _fit(latent, AudioShape.of(settings.request.shape).frames)
+    return _fit(latent, AudioShape.of(settings.shape).frames)
 
 
 def _fit(latent: mx.array, frames: int) -> mx.array:

@@ -80,21 +80,23 @@ class Placeholder:
 
     def run(self, watch: Watch) -> Clip:
         """The clip."""
-        settings, request, shape = self._settings, self._settings.request, self._settings.shape
+        settings, request, shape = self._settings, self._settings.request, self._settings.decoded
         noise, given = seeded(request.seed), self._media.sound
         latents: Tree = {"video": noise("placeholder/video", latent_shape(shape))}
         if "audio" in settings.modalities:
             latents["audio"] = noise("placeholder/audio", latent_shape(AudioShape.of(shape)))
-        look = Look.cut(request.shape, shape, latents, given)
+        look = Look.cut(settings.shown, shape, latents, given, rate=settings.rate(self._recipe.stages[-1]))
         files = conditions.files_of(request)
-        return Clip(latents, look, described(settings, None), _Squares(request), given=given, inputs=files)
+        return Clip(
+            latents, look, described(settings, None), _Squares(request.seed, shape.seconds), given=given, inputs=files
+        )
 
 
 class _Squares:
     """Decodes to squares of colour and to noise."""
 
-    def __init__(self, request: Request):
-        self._request = request
+    def __init__(self, seed: int, seconds: float):
+        self._seed, self._seconds = seed, seconds
 
     def frames(self, latent: mx.array, look: Look, report: Listener) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8: each latent cell a square of one colour, for as long as a latent frame lasts."""
@@ -106,7 +108,7 @@ class _Squares:
 
     def sound(self, latent: mx.array, report: Listener) -> Sound:
         """As long as the clip."""
-        samples = round(self._request.shape.seconds * SAMPLE_RATE)
-        draw = np.array(seeded(self._request.seed)("placeholder/waveform", (2, samples)))
+        samples = round(self._seconds * SAMPLE_RATE)
+        draw = np.array(seeded(self._seed)("placeholder/waveform", (2, samples)))
         report(Progress(Phase.WAVEFORM, 1, 1))
         return np.clip(draw * LOUDNESS, -1, 1).astype(np.float32), SAMPLE_RATE

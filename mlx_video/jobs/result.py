@@ -329,18 +329,18 @@ class Clip:
             arrays = Tensors([place / LATENTS]).load()
             sound = arrays.pop("waveform", None)
             given = None if sound is None else (np.array(sound), int(settings["sample_rate"]))
-            latents = latents_of(arrays, look.shape.fps)
+            latents = latents_of(arrays, look.shape.fps, longer=True)
             look.check(latents)
             return cls(latents, look, dict(settings["metadata"]), given=given, inputs=dict(settings["inputs"]))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{place} is a damaged clip: {SETTINGS} is not as stored ({error}).") from error
 
 
-def latents_of(latents: Mapping[str, Any], fps: float) -> Tree:
+def latents_of(latents: Mapping[str, Any], fps: float, *, longer: bool = False) -> Tree:
     """`latents` as float32 arrays of MLX's; raises UserError where they are not those of one clip.
 
     latents: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16), as `Clip.latents` and `on_preview`
-    give them: normalised, of MLX or NumPy.
+    give them: normalised, of MLX or NumPy. longer: the sound may go on beyond the video, as where the video was cut.
     """
     if not isinstance(fps, int | float) or not 1.0 <= fps <= MAX_FPS:
         raise UserError(f"fps {fps!r} is out of range; it must be from 1 to {MAX_FPS:g}.")
@@ -351,7 +351,7 @@ def latents_of(latents: Mapping[str, Any], fps: float) -> Tree:
     if "audio" in found:
         seconds = ((found["video"].shape[2] - 1) * TIME_SCALE + 1) / fps
         wanted, have = round(AUDIO_LATENTS_PER_SECOND * seconds), found["audio"].shape[2]
-        if have != wanted:
+        if have < wanted or (have > wanted and not longer):
             raise UserError(
                 f"The audio latent has {have} frames; {seconds:.2f} s of video at {fps:g} fps take {wanted}."
             )

@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.diffusion.schedules import SCHEDULES
+from mlx_video.diffusion.segments import LENGTHS, Segments, Tile
+from mlx_video.media.video import frame_rate
 from mlx_video.request import Request
 from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, Stage, UserError, VideoShape
 
@@ -44,8 +47,28 @@ class Settings:
 
     @property
     def shape(self) -> VideoShape:
-        """The clip as it is denoised and decoded: each side of the request rounded up to what every stage can have."""
+        """The clip as stages denoise it: each side of the request rounded up to what every stage can have, and the
+        frames to whole segments."""
         return _made(self.request, self.recipe)
+
+    @property
+    def shown(self) -> VideoShape:
+        """The result as it is shown."""
+        return self.recipe.stages[-1].of(self.request.shape)
+
+    @property
+    def decoded(self) -> VideoShape:
+        """The result as it is decoded: in the size that is made, but as long as it is shown."""
+        return self.recipe.stages[-1].of(self.shape)._replace(frames=self.shown.frames)
+
+    def rate(self, stage: Stage) -> Fraction | None:
+        """Exact frames a second of a stage that has more of them than were asked for; None: as the number says."""
+        return frame_rate(self.request.fps) * stage.rate if stage.rate > 1 else None
+
+    def tiles(self, stage: Stage) -> list[Tile]:
+        """Those that a stage with keyframes is made in; empty for others."""
+        segments = Segments.of(self.shape.frames, stage.rate)
+        return list(segments.tiles(stage.tiles)) if stage.tiles else [segments.whole()] if stage.keyframes else []
 
     def sigmas(self, stage: Stage, tokens: int) -> tuple[float, ...]:
         """The noise levels of one of the recipe's stages, for a clip of so many latent tokens at its size.
@@ -116,10 +139,15 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
     modalities: tuple[Modality, ...] = ("video", "audio") if request.audio else ("video",)
     defaults = {**checkpoint.generation.defaults, **recipe.defaults}
     guidance = _guidance(request, defaults, checkpoint, modalities) if recipe.guided else {}
-    asked = {1: request.lora_strength_stage_1, 2: request.lora_strength_stage_2}
+    if recipe.keyframes and not checkpoint.facts.keyframes:
+        raise UserError(
+            f"The {recipe.name} pipeline needs a checkpoint that was trained with keyframes (LTX-2.5); "
+            f"{checkpoint.source.name} was not."
+        )
+    asked = (request.lora_strength_stage_1, request.lora_strength_stage_2)
     strengths = tuple(
-        _first(asked.get(number), stage.loras["distilled"]) if "distilled" in stage.loras else 0.0
-        for number, stage in enumerate(recipe.stages, 1)
+        _first(asked[min(number, 1)], stage.loras["distilled"]) if "distilled" in stage.loras else 0.0
+        for number, stage in enumerate(recipe.stages)
     )
     if recipe.variant == "distilled" and checkpoint.distilled_by_lora:
         strengths = (1.0,) * len(recipe.stages)
@@ -165,18 +193,24 @@ def resolve(request: Request, recipe: Recipe, checkpoint: Checkpoint) -> Setting
 def noted(settings: Settings) -> Settings:
     """The same, with a note where more is made than is asked for and the clip is cut out of it."""
     asked, made, recipe = settings.request, settings.shape, settings.recipe
-    if made == asked.shape:
-        return settings
-    cropped = (
-        f"{asked.width}x{asked.height} is made as {made.width}x{made.height} and cut back: the {recipe.name} pipeline "
-        f"works in multiples of {recipe.size_unit}."
-    )
-    return replace(settings, notes=(*settings.notes, cropped))
+    told = list(settings.notes)
+    if (made.height, made.width) != (asked.height, asked.width):
+        told.append(
+            f"{asked.width}x{asked.height} is made as {made.width}x{made.height} and cut back: the {recipe.name} "
+            f"pipeline works in multiples of {recipe.size_unit}."
+        )
+    if made.frames != asked.num_frames:
+        told.append(
+            f"{asked.num_frames} frames are made as {made.frames} and cut back: the {recipe.name} pipeline works in "
+            f"segments of {' or '.join(map(str, LENGTHS))} frames after the first."
+        )
+    return replace(settings, notes=tuple(told))
 
 
 def _made(request: Request, recipe: Recipe) -> VideoShape:
     asked, unit = request.shape, recipe.size_unit
-    return asked._replace(height=-(-asked.height // unit) * unit, width=-(-asked.width // unit) * unit)
+    frames = Segments.of(asked.frames).frames if recipe.keyframes else asked.frames
+    return asked._replace(frames=frames, height=-(-asked.height // unit) * unit, width=-(-asked.width // unit) * unit)
 
 
 def _sounding(request: Request, checkpoint: Checkpoint) -> tuple[Request, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from mlx_video.diffusion.conditioning import Condition, Freeze, ReplaceFrame, st
 from mlx_video.diffusion.denoise import Denoise, blend, guided
 from mlx_video.diffusion.noise import NamedNoise, draw_tokens
 from mlx_video.diffusion.samplers import SAMPLERS
+from mlx_video.diffusion.segments import MOST_FPS, merged
 from mlx_video.diffusion.tokens import unpatchify, video_positions
 from mlx_video.jobs.settings import Settings
 from mlx_video.lending.finite import Origin
@@ -77,15 +78,19 @@ class Denoising:
         """
         recipe, latents = self.settings.recipe, self.inputs.latents
         shipped: Tree = {}
+        keyframes: mx.array | None = None
         set_loras, build = self.fuse(self.transformer), self.settings.build_options("transformer")
         for number, stage in enumerate(recipe.stages, 1):
             for kind in stage.upsample:
                 with self.loader.aside(self.transformer, **build):
                     larger = upsample(latents["video"], kind, self.loader, self.watch.report, Phase.UPSAMPLE)
+                    if keyframes is not None and kind.startswith("spatial"):  # in time they are single frames
+                        keyframes = upsample(keyframes, kind, self.loader, self.watch.report, Phase.UPSAMPLE)
                 latents = {**latents, "video": larger}
                 set_loras = self.fuse(self.transformer) if self.loader.ways.step_aside else set_loras
             set_loras({"user": 1.0, **stage.loras, "distilled": self.settings.lora_strengths[number - 1]})
-            latents = self.stage(number, stage, latents)
+            made, keyframes = self.stage(number, stage, latents, keyframes)
+            latents = {**latents, **made} if stage.silent else made
             if number - 1 == recipe.audio_from:
                 shipped = {m: latents[m] for m in latents if m == "audio"}
             if number == len(recipe.stages):
@@ -93,38 +98,63 @@ class Denoising:
                 latents = {**latents, **shipped}
             yield latents
 
-    def stage(self, number: int, stage: Stage, given: Tree) -> Tree:
-        """One stage: from `given` (what the stage before ended with) to the latents that it ends with."""
+    def stage(
+        self, number: int, stage: Stage, given: Tree, keyframes: mx.array | None = None
+    ) -> tuple[Tree, mx.array | None]:
+        """One stage: from `given` (what the stage before ended with) to the latents that it ends with.
+
+        keyframes: those made beside the video so far (1, 128, n, H, W), which come back with its own.
+        """
         settings, sampler = self.settings, SAMPLERS[stage.sampler]
-        whole = settings.shape.scaled(stage.scale)
+        whole, tiles = stage.of(settings.shape), settings.tiles(stage)
+        if stage.rate > 1:
+            whole = whole._replace(fps=min(whole.fps, MOST_FPS))
         sigmas = settings.sigmas(stage, whole.tokens)
         spans = stage.window.spans(whole.grid[0]) if stage.window else [(0, whole.grid[0])]
+        spans = [tile.span for tile in tiles] or spans
         phase = stage.phase or Phase.STAGE.numbered(number)
         steps = platform.Steps(phase, len(spans) * sampler.count(sigmas), self.watch.report)
-        ready, parts = 0, list[mx.array]()
+        ready, parts, fresh = 0, list[mx.array](), list[mx.array]()
         for k, (begin, stop) in enumerate(spans):
-            name = (stage.phase or f"stage{number}") + (f"/{k}" if stage.window else "")
+            name = (stage.phase or f"stage{number}") + (f"/{k}" if stage.window or stage.tiles else "")
             shape = whole._replace(frames=(stop - begin - 1) * TIME_SCALE + 1)
             shapes: Shapes = {"video": shape}
-            if "audio" in settings.modalities:
+            if "audio" in settings.modalities and not stage.silent:
                 shapes["audio"] = AudioShape.of(shape)
-            held = mx.concatenate(parts, axis=2)[:, :, begin:] if begin else None
+            held = mx.concatenate(parts, axis=2)[:, :, begin:] if stage.window and begin else None
             part = {m: a[:, :, begin:stop] if m == "video" else a for m, a in given.items()}
-            states = self._begin(number, stage, name, shapes, part, held, sigmas[0])
-            made = self._denoise(stage, name, shapes, states, sigmas, steps)
+            steered: dict[Modality, Sequence[Condition]] = {
+                m: self.inputs.conditions.get((number, m), ()) for m in shapes
+            }
+            if tiles:
+                steered["video"] = tiles[k].conditions(steered["video"], keyframes, part.get("video"))
+            states = self._begin(stage, name, shapes, steered, part, held, sigmas[0])
+            x = self._denoise(stage, name, shapes, states, sigmas, steps)
+            made: Tree = {modality: unpatchify(value, shapes[modality]) for modality, value in x.items()}
             parts.append(made["video"][:, :, ready - begin :])
-            mx.eval(parts)
+            fresh += [tiles[k].keyframes(x["video"], shape.grid)] if tiles else []
+            mx.eval(made, parts, fresh)
             ready = stop
         steps.tell(steps.total)
-        return {**made, "video": parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)}
+        if tiles:
+            own = mx.concatenate(fresh, axis=2)
+            keyframes = merged(keyframes, own) if stage.tiles and keyframes is not None else own
+        return {**made, "video": parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)}, keyframes
 
     def _begin(
-        self, number: int, stage: Stage, name: str, shapes: Shapes, given: Tree, held: mx.array | None, sigma: float
+        self,
+        stage: Stage,
+        name: str,
+        shapes: Shapes,
+        steered: Mapping[Modality, Sequence[Condition]],
+        given: Tree,
+        held: mx.array | None,
+        sigma: float,
     ) -> dict[Modality, State]:
         """What the sampler begins with. held: finished latents that a later window begins with."""
         states: dict[Modality, State] = {}
         for modality, shape in shapes.items():
-            conditions = list(self.inputs.conditions.get((number, modality), ()))
+            conditions = list(steered[modality])
             conditions += [Freeze(given[modality])] if modality in stage.frozen else []
             conditions += [] if held is None else [ReplaceFrame(held)]
             begin: dict[str, Any] = {} if stage.start == "noise" else {"latent": given[modality], "scale": sigma}
@@ -147,6 +177,7 @@ class Denoising:
         sigmas: Sequence[float],
         steps: platform.Steps,
     ) -> Tree:
+        """The tokens that it ends with, those that conditions have appended among them."""
         sampler, denoise = SAMPLERS[stage.sampler], self._denoiser(stage, states)
 
         def draw(k: int, modality: Modality) -> mx.array:
@@ -160,16 +191,15 @@ class Denoising:
             return x0
 
         x: Tree = {modality: state.latent for modality, state in states.items()}
-        for step in sampler.run(x, sigmas, counted, draw=draw if sampler.draws else None, blend=blend(states)):
+        own: dict[str, Any] = {} if stage.eta is None else {"eta": stage.eta}
+        for step in sampler.run(x, sigmas, counted, draw=draw if sampler.draws else None, blend=blend(states), **own):
             x = step.x
             mx.eval(x)
             if self.watch.preview is not None:
                 now: Tree = {m: unpatchify(step.x0[m], shapes[m]) for m in step.x0}
                 mx.eval(now)  # whoever looks at it may do so in another thread
                 self.watch.preview(Progress(steps.phase, steps.done, steps.total), now)
-        result: Tree = {modality: unpatchify(value, shapes[modality]) for modality, value in x.items()}
-        mx.eval(result)
-        return result
+        return x
 
     def _denoiser(self, stage: Stage, states: Mapping[Modality, State]) -> Denoise:
         contexts = self.inputs.contexts

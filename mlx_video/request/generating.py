@@ -105,6 +105,10 @@ class Request:
         "can happen in it, for N latent frames' more work in the first stage (LTX-2.5; default {default})",
         limits=(0, MAX_FRAMES - 2),
     )  # fmt: skip
+    temporal_upsample_rounds: int = option(
+        0, "N", "how often the dfr pipeline doubles the frames, and those a second, and makes them anew: 0, 1 or 2 "
+        "(default {default})", limits=(0, 2),
+    )  # fmt: skip
     reference_version: str | None = option(
         None, "", "whose rules count where versions of the reference differ: 1.2 (the default, matched number by "
         "number) or 1.4 (as others describe it, unchecked: LTX-2.5's second stages)", choices=("1.2", "1.4"),
@@ -211,13 +215,14 @@ class Request:
         _check_multiple("--width", self.width)
         _check_frames(self.num_frames, self.strict_frames)
         self._check_recipe(recipe, recipes)
+        self._check_rounds(recipe, recipes)
         self._check_duration()
         self._check_images()
         self._check_keyframes()
         self._check_sound()
         self._check_loras()
         self._check_decoder()
-        return recipe
+        return recipe.going_on(self.temporal_upsample_rounds)
 
     def _check_decoder(self) -> None:
         if self.video_decoder != "diffusion":
@@ -256,6 +261,29 @@ class Request:
         if self.stg_blocks == () or len(set(blocks)) < len(blocks):
             listed = " ".join(map(str, blocks)) or "()"
             raise UserError(f"--stg-blocks {listed} must name at least one block, and each block once.")
+
+    def _check_rounds(self, recipe: Recipe, recipes: Mapping[str, Recipe]) -> None:
+        """What keyframes and doubled frames ask for."""
+        rounds, least = self.temporal_upsample_rounds, recipe.least_frames
+        if rounds > len(recipe.rounds):
+            users = ", ".join(other.name for other in recipes.values() if other.rounds)
+            raise UserError(
+                f"--temporal-upsample-rounds has no effect in the {recipe.name} pipeline; it is used by {users}."
+            )
+        if self.fps * 2**rounds > MAX_FPS:
+            raise UserError(
+                f"--fps {self.fps:g} is doubled {rounds} times with --temporal-upsample-rounds {rounds}; it must be "
+                f"{MAX_FPS / 2**rounds:g} at most."
+            )
+        if self.lengths[0] < least:
+            raise UserError(
+                f"--num-frames {self.lengths[0]} is too few for the {recipe.name} pipeline; the least is {least}."
+            )
+        if recipe.keyframes and self.num_generated_keyframes:
+            raise UserError(
+                f"--num-generated-keyframes {self.num_generated_keyframes} has no effect in the {recipe.name} "
+                f"pipeline, which places keyframes itself; leave it out."
+            )
 
     def _check_duration(self) -> None:
         if self.auto_duration is None:
@@ -343,6 +371,7 @@ class RequestOptions(TypedDict, total=False):
     audio_file: str | Path | AudioIn | tuple[str | Path, float] | None
     auto_duration: str | None
     num_generated_keyframes: int
+    temporal_upsample_rounds: int
     reference_version: str | None
     enhance_prompt: bool
     max_tokens: int | None

@@ -51,6 +51,8 @@ def test_the_distilled_pipeline_takes_the_lora_and_dev_does_not():
 
     strengths = {}
     for name, recipe in RECIPES.items():
+        if recipe.keyframes:  # which the demo was not trained with
+            continue
         checkpoint = open_checkpoint(demo.folder(), recipe.variant)
         strengths[name] = resolve(Request("a", pipeline=name), recipe, checkpoint).lora_strengths
     assert strengths == {

@@ -341,8 +341,8 @@ def default_of(action, name: str):
         return not found
     if found is None and action.dest in Request.__dataclass_fields__:
         found = Request.__dataclass_fields__[action.dest].default
-    # A table gives the values of the pipeline that it is for; those of the stages are in that of the last one.
-    for recipe in reversed(RECIPES.values()) if "stage" in name else RECIPES.values():
+    # A table gives the values of the pipeline that it is for; those of the stages are in that of dev-two-stage-hq.
+    for recipe in [RECIPES["dev-two-stage-hq"]] if "stage" in name else RECIPES.values():
         if found is None:
             found = recipe.defaults.get(action.dest)
     implied = {"audio_start_time": 0.0, "image_strength": 1.0, "image_frame_idx": 0}

@@ -1,4 +1,4 @@
-"""The four pipelines as data. If two pipelines seem to differ by an `if`, a `Stage` lacks a field.
+"""The pipelines as data. If two pipelines seem to differ by an `if`, a `Stage` lacks a field.
 
 Knows nothing but the nouns; imports nothing heavy, because `--help` shows its defaults.
 Source of the values: the reference's LTX_2_PARAMS, LTX_2_3_PARAMS, LTX_2_3_HQ_PARAMS and its pipeline classes.
@@ -14,6 +14,11 @@ from mlx_video.types import Recipe, Stage, Window
 
 _LARGER: Mapping[str, Any] = {"schedule": "refine", "start": "given", "upsample": ("spatial x2",)}
 """What the second stages have in common."""
+_ROUND: Mapping[str, Any] = {
+    "schedule": "distilled", "start": 0.975, "sampler": "ancestral_euler", "eta": 0.5, "upsample": ("temporal x2",),
+    "loras": {"distilled": 1.0}, "keyframes": True, "silent": True,
+}  # fmt: skip
+"""What doubles the frames and makes them anew."""
 _GUIDED: Mapping[str, Any] = {
     "cfg_scale": 3.0,
     "audio_cfg_scale": 7.0,
@@ -72,6 +77,18 @@ RECIPES: dict[str, Recipe] = {
                 "lora_strength_stage_1": 0.25,
                 "lora_strength_stage_2": 0.5,
             },
+        ),
+        Recipe(
+            name="dfr",
+            summary="distilled steps with keyframes made beside the video, then twice or 4 times the frames (LTX-2.5)",
+            variant="dev",
+            stages=(
+                Stage(0.5, "distilled", loras={"distilled": 1.0}, keyframes=True),
+                Stage(1.0, **_LARGER, loras={"distilled": 1.0}, keyframes=True),
+            ),
+            audio_from=0,
+            defaults={"lora_strength_stage_1": 1.0, "lora_strength_stage_2": 1.0},
+            rounds=(Stage(1.0, **_ROUND, tiles=2, rate=2), Stage(1.0, **_ROUND, tiles=4, rate=4)),
         ),
     )
 }
