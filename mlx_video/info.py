@@ -26,7 +26,8 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(
         prog="mlx_video.info",
         usage="mlx_video.info [REPO|FOLDER|FILE] [--verbose]",
-        description="Show what a checkpoint is (generation, variant, precision, parts, sizes), or how a clip was made.",
+        description="Show what a checkpoint is (generation, variant, precision, parts, sizes),\n"
+        "or how a clip was made.",
     )
     parser.add_argument(
         "path",

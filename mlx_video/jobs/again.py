@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mlx_video.checkpoints.locate import is_hub_id
 from mlx_video.checkpoints.provenance import mark_of
 from mlx_video.media import settings
+from mlx_video.media.files import check_input
 from mlx_video.models.families import RECIPES
 from mlx_video.reading import path_of, shown
 from mlx_video.request import Request
@@ -38,7 +39,7 @@ def read(path: str | Path, without: Collection[str] = ()) -> Again:
 
     Raises UserError for a file without settings, of no generation, and for inputs that are gone.
     """
-    file = path_of(path, "--again", "give a file that generate has made")
+    file = check_input(path_of(path, "--again", "give a file that generate has made"), "a clip")
     said = settings.read(file)
     if said.get("pipeline") not in RECIPES:
         raise UserError(f"--again {file} was not made by generate (pipeline = {shown(said.get('pipeline'))}).")

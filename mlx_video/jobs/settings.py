@@ -221,6 +221,9 @@ def _sounding(request: Request, checkpoint: Checkpoint) -> tuple[Request, tuple[
         raise UserError(f"{checkpoint.source} was converted without sound and cannot follow any; drop --audio-file.")
     if request.audio:
         raise UserError(f"{checkpoint.source} was converted without sound; add --no-audio.")
+    if request.audio is not False and checkpoint.faults:
+        # Rather than a clip without its sound: that may be in the file that cannot be read.
+        raise checkpoint.faults[0]
     told = () if request.audio is False else (f"{checkpoint.source} has no sound, so the clip is silent.",)
     return replace(request, audio=False), told
 
@@ -251,12 +254,16 @@ def _check_decoder(shape: VideoShape, request: Request, checkpoint: Checkpoint) 
     has = {"conv": "video_decoder" in checkpoint.parts, "diffusion": "diffusion_decoder" in checkpoint.parts}
     if request.video_decoder == "diffusion":
         if not has["diffusion"]:
+            if checkpoint.faults:
+                raise checkpoint.faults[0]
             raise UserError(
                 f"--video-decoder diffusion needs LTX-2.5's diffusion video VAE; {checkpoint.source.name} has none "
                 f"beside it. Put its .safetensors file there, or use --video-decoder conv."
             )
         return
     if has["diffusion"] and not has["conv"]:
+        if checkpoint.faults:
+            raise checkpoint.faults[0]
         raise UserError(
             f"{checkpoint.source.name} has no convolutional video decoder beside it; use --video-decoder diffusion."
         )

@@ -59,7 +59,7 @@ def shapes(names: Iterable[str], entries: Mapping[str, Entry]) -> list[str]:
             )
         if leaf == MARK or (leaf == "weight_scale" and weight is not None and weight.dtype == INT8):
             continue
-        if entries[name].dtype == INT8 and leaf == "weight":
+        if entries[name].dtype == INT8 and leaf == "weight" and any(own in entries for own in companions(name)):
             _check(name, entries)
         kept.append(name)
     return kept

@@ -10,8 +10,6 @@ from mlx.utils import tree_flatten
 
 from mlx_video import LTXPipeline, Request, UserError
 from mlx_video.checkpoints.describe import describe
-from mlx_video.checkpoints.hub import repos
-from mlx_video.checkpoints.hub.rules import choose
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.models.ltx_2 import load, published
 from tests.support import foreign_25, small, small_pack
@@ -173,8 +171,14 @@ def test_projections_beside_the_connectors_stay(own_pack, official_latents):
 
 def test_a_config_without_biases_is_ltx_2_5_s(own_pack):
     folder = own_pack(stated=False)
-    (folder / "embedded_config.json").unlink()
+    file = folder / "transformer-distilled.safetensors"
+    tensors, _ = foreign_25.read(file)
+    del tensors["transformer.keyframes_abs_pos_embedding"]
+    mx.eval(tensors)
+    mx.save_safetensors(str(file), tensors)
     assert open_checkpoint(folder, "distilled").generation.name == "2.5"
+    (folder / "embedded_config.json").unlink()
+    assert open_checkpoint(folder, "distilled").generation.name == "2.3"
 
 
 def test_the_folders_of_another_converter_are_told_by_their_tensors(own_pack, small_folder, official_latents):
@@ -216,6 +220,13 @@ def test_a_quantized_pack_is_ours_quantized(own_pack, small_folder, tmp_path):
     assert same(latents(own_pack(bits=8)), latents(tmp_path / "ours"))
 
 
+def test_a_pack_is_converted_like_the_official_one(pack, official_latents, tmp_path):
+    from mlx_video import convert
+
+    assert convert.main(["--source", str(pack()), "-o", str(tmp_path / "ours"), "--quiet"]) == 0
+    assert same(latents(tmp_path / "ours", text_encoder=pack()), official_latents)
+
+
 def test_gates_may_be_packed_too_and_the_text_encoder_alone(own_pack):
     folder = own_pack(bits=8, gates=True)
     lines = "\n".join(describe(folder))
@@ -250,64 +261,23 @@ def test_a_file_that_is_not_there_is_named(file, expected, own_pack):
         LTXPipeline.from_pretrained(folder).generate(**ONE)
 
 
+@pytest.mark.parametrize("file", ["audio_vae.safetensors", "vae_decoder_conv.safetensors"])
+def test_a_file_that_cannot_be_read_is_named_and_not_called_missing(file, own_pack):
+    folder = own_pack()
+    (folder / file).write_bytes((folder / file).read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{file} is truncated"):
+        LTXPipeline.from_pretrained(folder).generate(**ONE)
+
+
+def test_a_pack_without_its_transformer_says_so(own_pack):
+    folder = own_pack()
+    (folder / "transformer-distilled.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has a part of LTX-2.5's pack \(duration_head.safetensors, .*no transformer"):
+        open_checkpoint(folder, "distilled")
+
+
 def test_without_its_encoder_a_pack_has_that_of_the_other_autoencoder(own_pack, small_folder):
     folder = own_pack()
     (folder / "vae_encoder_conv.safetensors").unlink()
     ours, theirs = weights("video_encoder", folder), weights("video_encoder", small_folder("2.5"))
     assert all(mx.array_equal(ours[path], theirs[path]) for path in theirs)
-
-
-# ------------------------------------------------------------------------------------------------ what is fetched
-
-NEEDED = ["transformer-distilled", "connector", "vae_decoder_conv", "vae_encoder_conv", "audio_vae", "vocoder"]
-CONFIGS = ["embedded_config.json", "split_model.json"]
-TEXT = ["text_encoder.safetensors", "text_encoder_config.json", "tokenizer.json", "tokenizer_config.json"]
-EXTRAS = ["vae_decoder_av", "vae_encoder_av", "duration_head", "spatial_upscaler_x2_v1_0", "temporal_upscaler_x2_v1_0"]
-EXTRAS += ["transformer-dev", "ltx-2.5-22b-distilled-lora-450-bf16"]
-PACK = [
-    *CONFIGS,
-    *(f"{name}.safetensors" for name in (*NEEDED, *EXTRAS)),
-    "LICENSE",
-    "README.md",
-    "chat_template.jinja",
-]
-PACK += ["generation_config.json", "processor_config.json"]
-GEMMA = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json"]
-GEMMA += ["model.safetensors.index.json", "tokenizer_config.json"]
-REPOS = {
-    "dgrauet/ltx-2.5-mlx": ([*PACK, *TEXT], TEXT),
-    "dgrauet/ltx-2.5-mlx-q8, -q4": ([*PACK, *TEXT, "quantize_config.json"], [*TEXT, "quantize_config.json"]),
-    "MrMofer/ltx-2.5-mlx-q8": (
-        [*PACK, "config.json", "quantize_config.json", *(f"text_encoder/{name}" for name in GEMMA)],
-        [f"text_encoder/{name}" for name in GEMMA],
-    ),
-    "mlx-community/ltx-2.5-mlx, -q8": (
-        [*PACK, *(f"gemma4-12b-ltx-v1/{name}" for name in GEMMA)], [f"gemma4-12b-ltx-v1/{name}" for name in GEMMA],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("repo", REPOS)
-def test_of_a_repo_a_run_fetches_what_it_needs_and_no_other(repo):
-    files, text = REPOS[repo]
-    found = choose(files, "checkpoint", "distilled")
-    jsons = {name for name in files if name in (*CONFIGS, "config.json", "quantize_config.json")}
-    assert set(found) == {f"{name}.safetensors" for name in NEEDED} | jsons
-    assert "transformer-dev.safetensors" in choose(files, "checkpoint", "dev")
-    assert set(choose(files, "text_encoder")) == set(text)
-    for kind, name in {
-        "upsampler": "spatial_upscaler_x2_v1_0", "temporal x2": "temporal_upscaler_x2_v1_0",
-        "lora": "ltx-2.5-22b-distilled-lora-450-bf16", "diffusion video VAE": "vae_decoder_av",
-        "duration head": "duration_head",
-    }.items():  # fmt: skip
-        assert choose(files, kind) == [f"{name}.safetensors"], kind
-
-
-def test_a_pack_s_text_encoder_is_fetched_with_what_lies_beside_it(tmp_path):
-    files = [*PACK, *TEXT]
-
-    def take(repo, choose_from):
-        assert set(choose_from(files)) == set(TEXT)
-        return tmp_path
-
-    assert repos.fetch_text_encoder("dgrauet/ltx-2.5-mlx", take) == tmp_path / "text_encoder.safetensors"

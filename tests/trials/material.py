@@ -54,6 +54,16 @@ class Material:
         return self.root / "converted"
 
     @property
+    def pack(self) -> Path:
+        """LTX-2.5's split pack."""
+        return self.root / "pack"
+
+    @property
+    def foreign(self) -> Path:
+        """The same as another converter writes it."""
+        return self.root / "foreign"
+
+    @property
     def embedding(self) -> Path:
         return self.root / "prompt.safetensors"
 
@@ -75,7 +85,7 @@ class Material:
         if (self.root / "ready").exists():
             return self
         from mlx_video import convert, encode
-        from tests.support import films, small
+        from tests.support import films, foreign_25, small, small_pack
         from tests.support.cases import write_inputs
 
         self.root.mkdir(parents=True, exist_ok=True)
@@ -84,6 +94,7 @@ class Material:
         settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": TEMPLATE}))
         write_inputs(self.root)
         films.write(self.film, 9, 64, 64)
+        foreign_25.forge(self.foreign, small_pack.make(self.pack))
         line = ["--prompt", PROMPT, "--model-repo", str(self.model), "-o", str(self.embedding), "--quiet"]
         if encode.main(line) or convert.main(["--source", str(self.model), "-o", str(self.converted), "--quiet"]):
             raise RuntimeError("what trials start from could not be made")

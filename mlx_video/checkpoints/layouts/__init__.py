@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.layouts import converted, official, packs
-from mlx_video.checkpoints.layouts.neighbours import OLDER, SPLIT_PARTS, Place
+from mlx_video.checkpoints.layouts.neighbours import OLDER, SPLIT_FOLDERS, SPLIT_PARTS, Place
 from mlx_video.types import UserError
 
 __all__ = ["LAYOUTS", "open_checkpoint"]
@@ -40,6 +40,11 @@ def open_checkpoint(path: Path, variant: str) -> Checkpoint:
         raise UserError(f"{file} is {OLDER}; what is read is LTX-2, 2.3 and 2.5.")
     for part in SPLIT_PARTS:
         for file in place.own.of(part):
+            if path.is_dir() and path.name not in SPLIT_FOLDERS:
+                raise UserError(
+                    f"{path} has a part of LTX-2.5's pack ({file.name}, its {part}) and no transformer; put the "
+                    f"transformer's .safetensors file there."
+                )
             raise UserError(
                 f"{file} is a part of LTX-2.5's pack, its {part}; name the pack's folder, or the transformer's file in "
                 f"its diffusion_models/."

@@ -185,7 +185,7 @@ def _split_part(tensors: Tensors) -> str | None:
     """Which of SPLIT_PARTS a file is."""
     config, names = tensors.metadata.get("config"), tensors.entries
     config = config if isinstance(config, Mapping) else {}
-    if isinstance(tensors.metadata.get("gemma_config"), Mapping):
+    if "gemma_config" in tensors.metadata:
         return "text encoder"
     if any(name.startswith("duration_head.") for name in names):
         return "duration head"

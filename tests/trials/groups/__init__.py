@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.trials import packs
 from tests.trials.groups import (
     configs,
     conflicts,
@@ -40,11 +41,14 @@ GROUPS: dict[str, Maker] = {
     "upscale-image": pictures.upscale_image,
     "audio": sounds.audio,
     "video": films.video,
+    "pack": packs.official,
+    "foreign": packs.foreign,
 }
 SHARES = {
     "flags": 400, "conflicts": 90, "prompts": 30, "truncated": 60, "header": 110, "tensors": 60, "values": 50,
     "hostile": 40, "index": 50, "pickle": 30, "lora": 70, "upsampler": 40, "embedding": 50, "folder": 40, "config": 140,
     "gemma": 110, "image": 60, "upscale-image": 30, "audio": 60, "video": 50,
+    "pack": 110, "foreign": 80,
 }  # fmt: skip
 
 

@@ -58,8 +58,9 @@ def read_embedded(file: Path, metadata: Mapping[str, Any], names: Collection[str
     """Of the model in one file with this metadata and tensors of these names; raises UserError for another."""
     values = metadata.get(CONFIG_KEY)
     if not isinstance(values, Mapping):
+        kind = "" if values is None else " that is a JSON object"
         raise UserError(
-            f"{file} is not a text encoder: its metadata has no {CONFIG_KEY}. {gemma4_config.EXPECTED}; "
+            f"{file} is not a text encoder: its metadata has no {CONFIG_KEY}{kind}. {gemma4_config.EXPECTED}; "
             f"{gemma_config.EXPECTED}, as a folder."
         )
     if values.get("model_type") not in gemma4_config.KINDS:
@@ -134,8 +135,8 @@ def check_fits(config: Config, settings: Mapping[str, Any], features: int) -> No
         )
     if wanted is not None and wanted != config.gemma_version:
         raise UserError(
-            f"The text encoder is {config.gemma_version}, but the checkpoint was trained with {shown(wanted)}. "
-            f"{gemma4_config.EXPECTED}."
+            f"The text encoder is {config.gemma_version}, but the checkpoint was trained with {shown(wanted)} "
+            f"({SOURCE_KEY}.gemma_version). {gemma4_config.EXPECTED}."
         )
     TextConfig.read(settings, features=features).check_encoder(config.width, config.layers)
 
