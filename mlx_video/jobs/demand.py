@@ -137,13 +137,13 @@ class Networks:
 
     def denoise(
         self, phase: str, tokens: dict[Modality, int], passes: Sequence[Pass], calls: int, ways: Ways,
-        *, batched: bool = False, distilled: bool = False,
+        *, batched: bool = False, distilled: bool = False, audio: bool = False,
     ) -> Need:  # fmt: skip
-        """A stage of so many calls. distilled: with the distilled LoRA added."""
+        """A stage of so many calls. distilled: with the distilled LoRA added; audio: in a run with sound."""
         loader, config, streamed = self.loader, self.loader.checkpoint.config, ways.stream_transformer
         keep, size = ways.keep_text, loader.dtype.size
         cost = self.costs.denoise(config, tokens, passes, calls, batched=batched, keep_text=keep, size=size)
-        weights, file = self.weights("transformer", "audio" in tokens), loader.checkpoint.distilled_lora
+        weights, file = self.weights("transformer", audio or "audio" in tokens), loader.checkpoint.distilled_lora
         loras = sum(self.loras) + (size_of(file) if distilled and file is not None else 0)
         held = weights.held(streamed) + self.costs.adapt(config, loras, streamed)
         return Need(phase, held, round(cost.work), cost.flops, weights.read * (calls if streamed else 1), loader.dtype)
@@ -272,7 +272,8 @@ def _stage(networks: Networks, number: int, stage: Stage, settings: Settings, wa
     if sampler.evaluations == 1:  # midpoints are never skipped
         calls = -(-calls // (1 + min((one.skip_step for one in guided), default=0)))
     name, distilled = Phase.STAGE.numbered(number), settings.lora_strengths[number - 1] != 0
-    return networks.denoise(name, tokens, passes, calls, ways, batched=settings.batched, distilled=distilled)
+    how = {"batched": settings.batched, "distilled": distilled, "audio": "audio" in settings.modalities}
+    return networks.denoise(name, tokens, passes, calls, ways, **how)
 
 
 Step = tuple[str, float, Settings]

@@ -18,7 +18,7 @@ from mlx_video.diffusion.conditioning import Condition, Freeze, ReplaceFrame, st
 from mlx_video.diffusion.denoise import Denoise, blend, guided
 from mlx_video.diffusion.noise import NamedNoise, draw_tokens
 from mlx_video.diffusion.samplers import SAMPLERS
-from mlx_video.diffusion.segments import MOST_FPS, merged
+from mlx_video.diffusion.segments import MOST_FPS, Tile, merged
 from mlx_video.diffusion.tokens import unpatchify, video_positions
 from mlx_video.jobs.settings import Settings
 from mlx_video.lending.finite import Origin
@@ -70,6 +70,8 @@ class Denoising:
     watch: Watch
     origin: Origin = field(default_factory=Origin)
     """Of the transformer's numbers, for who has to be told that they are none."""
+    keyframes: dict[int, mx.array] = field(default_factory=dict, init=False)
+    """Those that stages have made beside the video so far, by the stage's number: (1, 128, n, H, W)."""
 
     def run(self) -> Iterator[Tree]:
         """Latents after each stage, normalised: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16).
@@ -78,18 +80,19 @@ class Denoising:
         """
         recipe, latents = self.settings.recipe, self.inputs.latents
         shipped: Tree = {}
-        keyframes: mx.array | None = None
         set_loras, build = self.fuse(self.transformer), self.settings.build_options("transformer")
         for number, stage in enumerate(recipe.stages, 1):
             for kind in stage.upsample:
                 with self.loader.aside(self.transformer, **build):
                     larger = upsample(latents["video"], kind, self.loader, self.watch.report, Phase.UPSAMPLE)
-                    if keyframes is not None and kind.startswith("spatial"):  # in time they are single frames
-                        keyframes = upsample(keyframes, kind, self.loader, self.watch.report, Phase.UPSAMPLE)
+                    before = self.keyframes.get(number - 1)
+                    if before is not None and kind.startswith("spatial"):  # in time they are single frames
+                        before = upsample(before, kind, self.loader, self.watch.report, Phase.UPSAMPLE)
+                        self.keyframes[number - 1] = before
                 latents = {**latents, "video": larger}
                 set_loras = self.fuse(self.transformer) if self.loader.ways.step_aside else set_loras
             set_loras({"user": 1.0, **stage.loras, "distilled": self.settings.lora_strengths[number - 1]})
-            made, keyframes = self.stage(number, stage, latents, keyframes)
+            made = self.stage(number, stage, latents)
             latents = {**latents, **made} if stage.silent else made
             if number - 1 == recipe.audio_from:
                 shipped = {m: latents[m] for m in latents if m == "audio"}
@@ -98,13 +101,8 @@ class Denoising:
                 latents = {**latents, **shipped}
             yield latents
 
-    def stage(
-        self, number: int, stage: Stage, given: Tree, keyframes: mx.array | None = None
-    ) -> tuple[Tree, mx.array | None]:
-        """One stage: from `given` (what the stage before ended with) to the latents that it ends with.
-
-        keyframes: those made beside the video so far (1, 128, n, H, W), which come back with its own.
-        """
+    def stage(self, number: int, stage: Stage, given: Tree) -> Tree:
+        """One stage: from `given` (what the stage before ended with) to the latents that it ends with."""
         settings, sampler = self.settings, SAMPLERS[stage.sampler]
         whole, tiles = stage.of(settings.shape), settings.tiles(stage)
         if stage.rate > 1:
@@ -123,38 +121,37 @@ class Denoising:
                 shapes["audio"] = AudioShape.of(shape)
             held = mx.concatenate(parts, axis=2)[:, :, begin:] if stage.window and begin else None
             part = {m: a[:, :, begin:stop] if m == "video" else a for m, a in given.items()}
-            steered: dict[Modality, Sequence[Condition]] = {
-                m: self.inputs.conditions.get((number, m), ()) for m in shapes
-            }
-            if tiles:
-                steered["video"] = tiles[k].conditions(steered["video"], keyframes, part.get("video"))
-            states = self._begin(stage, name, shapes, steered, part, held, sigmas[0])
+            tile = tiles[k] if tiles else None
+            states = self._begin(number, stage, name, shapes, part, held, sigmas[0], tile)
             x = self._denoise(stage, name, shapes, states, sigmas, steps)
             made: Tree = {modality: unpatchify(value, shapes[modality]) for modality, value in x.items()}
             parts.append(made["video"][:, :, ready - begin :])
-            fresh += [tiles[k].keyframes(x["video"], shape.grid)] if tiles else []
+            fresh += [] if tile is None else [tile.keyframes(x["video"], shape.grid)]
             mx.eval(made, parts, fresh)
             ready = stop
         steps.tell(steps.total)
         if tiles:
             own = mx.concatenate(fresh, axis=2)
-            keyframes = merged(keyframes, own) if stage.tiles and keyframes is not None else own
-        return {**made, "video": parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)}, keyframes
+            self.keyframes[number] = merged(self.keyframes[number - 1], own) if stage.tiles else own
+        return {**made, "video": parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)}
 
     def _begin(
         self,
+        number: int,
         stage: Stage,
         name: str,
         shapes: Shapes,
-        steered: Mapping[Modality, Sequence[Condition]],
         given: Tree,
         held: mx.array | None,
         sigma: float,
+        tile: Tile | None,
     ) -> dict[Modality, State]:
         """What the sampler begins with. held: finished latents that a later window begins with."""
         states: dict[Modality, State] = {}
         for modality, shape in shapes.items():
-            conditions = list(steered[modality])
+            conditions = list(self.inputs.conditions.get((number, modality), ()))
+            if tile is not None and modality == "video":
+                conditions = tile.conditions(conditions, self.keyframes.get(number - 1), given.get("video"))
             conditions += [Freeze(given[modality])] if modality in stage.frozen else []
             conditions += [] if held is None else [ReplaceFrame(held)]
             begin: dict[str, Any] = {} if stage.start == "noise" else {"latent": given[modality], "scale": sigma}

@@ -12,6 +12,7 @@ import pytest
 
 from mlx_video import ImageAt, LTXPipeline, Request, UserError, generate
 from mlx_video.diffusion.conditioning import AppendKeyframe, ReplaceFrame
+from mlx_video.diffusion.segments import Tile
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.result import Clip
 from mlx_video.jobs.stages import Denoising
@@ -40,10 +41,10 @@ def kept(monkeypatch):
     found, plain = {}, Denoising.stage
 
     def stage(self, number, *given):
-        made, keyframes = plain(self, number, *given)
+        made = plain(self, number, *given)
         found.update({f"stage{number}/{modality}": array for modality, array in made.items()})
-        found[f"stage{number}/keyframes"] = keyframes
-        return made, keyframes
+        found[f"stage{number}/keyframes"] = self.keyframes[number]
+        return made
 
     monkeypatch.setattr(Denoising, "stage", stage)
     return found
@@ -103,6 +104,9 @@ def test_a_plan_has_every_phase_of_a_run(small_folder):
     with LTXPipeline.from_pretrained(small_folder("2.5"), dtype="float32") as pipe:
         request = Request(**{**SMALL, "num_frames": 41}, temporal_upsample_rounds=2)
         planned = [need.name for need in pipe.plan(request).phases]
+        weights = {need.name: need.weights for need in pipe.plan(request).phases}
+        # The transformer stays as it is, with the sound that later stages do not make.
+        assert len({weights[f"stage {number}"] for number in (1, 2, 3, 4)}) == 1
         list(pipe.run(request, on_step=said.append))
     ran = [one.phase for one in said]
     assert set(planned) - {"decode", "waveform"} <= set(ran)
@@ -187,19 +191,20 @@ def test_every_draw_has_a_name(small_folder):
 
 def test_a_picture_within_the_clip_stays_at_its_time(small_folder, inputs, monkeypatch):
     """The reference keeps its frame's number where frames are doubled, so that it comes at half its time, then less."""
-    seen, plain = [], Denoising._begin
+    seen, plain = [], Tile.conditions
 
-    def begin(self, stage, name, shapes, steered, *given):
-        guides = [one for one in steered["video"] if isinstance(one, AppendKeyframe | ReplaceFrame)]
-        seen.extend((name, getattr(one, "frame", 0)) for one in guides if one.strength == 0.5)
-        return plain(self, stage, name, shapes, steered, *given)
+    def conditions(self, *given):
+        made = plain(self, *given)
+        guides = [one for one in made if isinstance(one, AppendKeyframe | ReplaceFrame)]
+        seen.extend((self.begin, self.stop, getattr(one, "frame", 0)) for one in guides if one.strength == 0.5)
+        return made
 
-    monkeypatch.setattr(Denoising, "_begin", begin)
+    monkeypatch.setattr(Tile, "conditions", conditions)
     picture = ImageAt(str(inputs / "picture.png"), 36, 0.5)
     asked = {**SMALL, "num_frames": 41, "temporal_upsample_rounds": 2, "audio": False}
     with LTXPipeline.from_pretrained(small_folder("2.5"), dtype="float32") as pipe:
         pipe.generate(**asked, image=picture)
-    # In the last round tiles begin at frames 0, 0, 48, 96, and end at 48, 96, 144, 192.
-    assert seen == [("stage1", 36), ("stage2", 36), ("stage3/1", 72), ("stage4/2", 96), ("stage4/3", 48)]
+    # Segments have 24, then 48 frames: by each tile's first and last border, where in it the picture is.
+    assert seen == [(0, 2, 36), (0, 2, 36), (0, 2, 72), (1, 3, 96), (2, 4, 48)]
     with pytest.raises(UserError, match="frames 0 to 40"):
         Request(**asked, image=(replace(picture, frame=41),)).check(RECIPES)

@@ -22,7 +22,7 @@ from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.request import Request
 from mlx_video.weights import lora
 from tests.support import distilled_25, small, small_pack
-from tests.support.cases import PIPELINES, error
+from tests.support.cases import error
 from tests.support.loras import fuse
 
 SMALL = {"prompt": "a red ball", "height": 64, "width": 64, "num_frames": 9}
@@ -98,7 +98,7 @@ def test_a_later_version_of_the_reference_samples_the_second_stage_as_the_first(
 
 @pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize("pictures", [False, True], ids=["text", "pictures"])
-@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("pipeline", [name for name, recipe in RECIPES.items() if not recipe.keyframes])
 def test_every_stage_of_every_pipeline_is_told_its_keyframes(folder, inputs, pipeline, pictures, monkeypatch):
     told, prepare = [], Transformer.prepare
 

@@ -228,7 +228,7 @@ def test_refining_a_short_film_is_the_last_stage_of_a_run(upscale_folder, film, 
             draws = given({"stage2/video": noise})
             denoising = Denoising(settings, loader, transformer, None, Inputs(contexts), draws, Watch())
             last = replace(recipe.stages[0], window=None, phase=None)
-            stage, _ = denoising.stage(2, last, upscaled.latents)
+            stage = denoising.stage(2, last, upscaled.latents)
     assert error(ours, stage["video"]) < 1e-6
     assert error(ours, upscaled.latents["video"]) > 0.05
 
