@@ -22,7 +22,7 @@ from mlx_video.checkpoints import demo
 from mlx_video.cli.parser import Model, given
 from mlx_video.models.families import RECIPES
 from mlx_video.request import Request
-from mlx_video.request.options import flag, option, options_of
+from mlx_video.request.options import flag, option
 from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
 NAME = "mlx_video.generate"
@@ -61,8 +61,7 @@ def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
         f"{EXAMPLES.format(name=name)}",
     )
     parser.take_prompt().take("generate", Outputs, Request, Model, **{"sound_beside": False, **defaults})
-    # Whether a model was named matters where --again names one.
-    parser.set_defaults(model_repo=defaults.get("model_repo"))
+    parser.remembered = ("model_repo",)  # --again may name one, too
     return parser
 
 
@@ -91,9 +90,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def _before(args: argparse.Namespace, said: Mapping[str, Any]) -> dict[str, Any]:
     """The request that `--again` names, and its model for `args` where they name none."""
-    plain = {row.name: row.default for row in options_of(Model)}
     if args.again is None:
-        args.model_repo = args.model_repo or plain["model_repo"]
         return {}
     from mlx_video.jobs import again
 
@@ -101,9 +98,10 @@ def _before(args: argparse.Namespace, said: Mapping[str, Any]) -> dict[str, Any]
     for note in found.notes:
         cli.say(note)
     for name, value in found.model.items():
-        if getattr(args, name) is None:
+        given_here = name in args.said if name == "model_repo" else getattr(args, name) is not None
+        if not given_here:
             setattr(args, name, value)
-    if args.model_repo is None:
+    if "model_repo" not in (*args.said, *found.model):
         raise UserError(
             f"--again {args.again} was made by {found.made_by}, a file of somebody's own; name it with --model-repo."
         )

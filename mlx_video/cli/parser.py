@@ -78,6 +78,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         """Takes no abbreviations: a flag added later must not change what an old command line means."""
         super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
+        self.remembered: tuple[str, ...] = ()
+        """Options of which it matters whether they were given, besides what they say: `said` of what is parsed."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's; an unknown flag is answered with the one that was meant."""
@@ -89,9 +91,13 @@ class Parser(argparse.ArgumentParser):
             switch = self._option_string_actions.get(flag)
             if "=" in word and switch is not None and switch.nargs == 0:
                 self.error(f"{flag} takes no value, {value!r} or any other; write {' or '.join(switch.option_strings)}")
-        found, unknown = self.parse_known_args(words, namespace)
+        asked = {name: self.get_default(name) for name in self.remembered}
+        found, unknown = self.parse_known_args(words, namespace or argparse.Namespace(**dict.fromkeys(asked)))
         if unknown:
             self.error(self._unknown(unknown))
+        found.said = {name for name in asked if getattr(found, name) is not None}
+        for name in asked.keys() - found.said:
+            setattr(found, name, asked[name])
         return found
 
     def _unknown(self, words: list[str]) -> str:
