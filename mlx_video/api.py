@@ -14,7 +14,6 @@ import mlx.core as mx
 
 from mlx_video import platform
 from mlx_video.checkpoints import demo, locate
-from mlx_video.checkpoints.hub.models import full_name
 from mlx_video.jobs.decode import Decode
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.placeholder import Placeholder
@@ -89,12 +88,13 @@ class LTXPipeline:
         encoder = kinds.taken("text_encoder", text_encoder, str | None)
         kinds.check("low_memory", low_memory, bool | None)
         bits = kinds.taken("quantize", quantize, int | None)
-        named = full_name(kinds.taken("where", where, str))
-        if not locate.is_hub_id(named):
-            locate.existing(named, "--model-repo")
+        named = kinds.taken("where", where, str)
         how, memory = None if bits is None else Quantization.of(bits), Memory.of(low_memory, memory_limit)
         computed, decoded = platform.dtype_of(dtype), platform.dtype_of(vae_dtype, "vae_dtype")
-        return cls(Runner(named, computed, encoder, kinds.taken("lora", lora, tuple[Lora, ...]), how, memory, decoded))
+        runner = Runner(named, computed, encoder, kinds.taken("lora", lora, tuple[Lora, ...]), how, memory, decoded)
+        if not locate.is_hub_id(runner.where):
+            locate.existing(runner.where, "--model-repo")
+        return cls(runner)
 
     def __enter__(self) -> LTXPipeline:
         """The pipeline itself."""

@@ -43,7 +43,7 @@ def describe(path: Path) -> list[str]:
             faults.append(fault)
         else:
             found[checkpoint.source] = checkpoint
-    if all(checkpoint.layout == "official file" for checkpoint in found.values()):
+    if all(checkpoint.layout.startswith("official") for checkpoint in found.values()):
         # A run takes one of each variant; there may be more, in other precisions and versions.
         for file in own.of("checkpoint"):
             found.setdefault(file, open_checkpoint(file, "distilled"))

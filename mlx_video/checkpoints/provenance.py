@@ -38,7 +38,7 @@ def described(
             marks.update(_marks(values[name]))
             values[name] = name_of(values[name])
     if checkpoint is not None:
-        marks.update(_marks(*map(str, checkpoint.files)))
+        marks.update({_inside(file, checkpoint.source): mark_of(file) for file in checkpoint.files})
     return {**values, **({"files": marks} if marks else {})}
 
 
@@ -69,6 +69,12 @@ def mark_of(path: Path) -> str:
 def name_of(path: str) -> str:
     """Without its folder; an id on the hub is a name as a whole."""
     return path if is_hub_id(path) and not Path(path).exists() else Path(path).name
+
+
+def _inside(file: Path, source: Path) -> str:
+    """A checkpoint's file by its place in the folder or the pack: folders have several of one name."""
+    roots = (source, source.parent, source.parent.parent)
+    return next((file.relative_to(root).as_posix() for root in roots if root in file.parents), file.name)
 
 
 def _marks(*paths: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlx_video.checkpoints import demo
 from mlx_video.checkpoints.locate import is_hub_id
 from mlx_video.checkpoints.provenance import mark_of
 from mlx_video.media import settings
@@ -18,6 +19,8 @@ from mlx_video.request.options import flag
 from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
 MODEL = ("model_repo", "dtype", "vae_dtype", "quantize")
+_ON_HUB = ("lora", "distilled_lora")
+"""Options that may be ids on the hub."""
 WRITING = ("enhance_prompt", "max_tokens", "temperature", "prompt_writer")
 """What made a prompt that the file has as it was made."""
 
@@ -53,6 +56,9 @@ def read(path: str | Path, without: Collection[str] = ()) -> Again:
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"--again {file} has settings that are not as written ({error}).") from error
     model = {name: said[name] for name in MODEL if name in said}
+    repo = model.get("model_repo", demo.NAME)
+    if not isinstance(repo, str) or not (repo == demo.NAME or is_hub_id(repo)):
+        raise UserError(f"--again {file} has settings that are not as written (model_repo {shown(repo)}).")
     made_by = f"{said.get('model', 'an unknown model')} ({said.get('generation', 'of no known generation')})"
     return Again(request, model, made_by, tuple(inputs.changed))
 
@@ -64,8 +70,10 @@ class _Inputs(NamedTuple):
 
     def find(self, name: str, option: str) -> str:
         """The path of an input by its name: beside the file, or in the working folder."""
-        if is_hub_id(name):
+        if option in _ON_HUB and is_hub_id(name):
             return name
+        if Path(name).name != name:
+            raise ValueError(f"{option} {shown(name)} is no name of a file")
         places = [self.file.parent / name, Path(name)]
         path = next((place for place in places if place.is_file()), None)
         if path is None:

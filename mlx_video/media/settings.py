@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_video import reading
 from mlx_video.media.containers import open_file
-from mlx_video.reading import parse_json, read_bytes
+from mlx_video.reading import parse_json
 from mlx_video.types import UserError
 
 KEY = "mlx_video"
 MOST = 1 << 20
 """Bytes of settings that are read out of a file; a long prompt has some thousands."""
-MOST_WAV = 1 << 32
 SHOWN_AS = {
     "steps": "Steps", "cfg_scale": "CFG scale", "seed": "Seed", "model": "Model", "pipeline": "Pipeline",
     "num_frames": "Frames", "fps": "FPS",
@@ -40,8 +40,7 @@ def line(values: Mapping[str, Any]) -> str:
     """For people: what was asked, and with what."""
     about = [str(values[key]) for key in ("pipeline", "model") if values.get(key)]
     about += [f"seed {values['seed']}"] if "seed" in values else []
-    version = next((str(one) for one in (values.get(KEY),) if one), "")
-    made = ", ".join([*about, f"mlx_video {version}".strip()])
+    made = ", ".join([*about, f"mlx_video {values.get(KEY, '')}".strip()])
     prompt = " ".join(str(values.get("prompt", "")).split())
     return f"{prompt} ({made})" if prompt else made
 
@@ -113,14 +112,16 @@ def _of_png(path: Path) -> str | None:
 
 
 def _of_wav(path: Path) -> str | None:
-    raw = read_bytes(path, MOST_WAV)
-    if raw[:4] != b"RIFF" or raw[8:12] != b"WAVE":
-        raise UserError(f"{path} cannot be read as a sound: it is no WAV file.")
-    place = 12
-    while place + 8 <= len(raw):
-        name, (size,) = raw[place : place + 4], struct.unpack("<I", raw[place + 4 : place + 8])
-        if name == b"LIST" and raw[place + 8 : place + 16] == b"INFOICMT":
-            [length] = struct.unpack("<I", raw[place + 16 : place + 20].ljust(4, b"\0"))
-            return raw[place + 20 : place + 20 + min(length, MOST + 1)].rstrip(b"\0").decode("utf-8", "replace")
-        place += 8 + size + size % 2
+    with reading.open_file(path) as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            raise UserError(f"{path} cannot be read as a sound: it is no WAV file.")
+        # From chunk to chunk: the samples before them are not read.
+        while len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            said = file.read(12) if name == b"LIST" and size >= 12 else b""
+            if said[:8] == b"INFOICMT" and len(said) == 12:
+                [length] = struct.unpack("<I", said[8:])
+                return file.read(min(length, MOST + 1)).rstrip(b"\0").decode("utf-8", "replace")
+            file.seek(size + size % 2 - len(said), 1)
     return None

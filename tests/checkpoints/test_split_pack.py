@@ -10,6 +10,7 @@ from mlx_video import LTXPipeline, Request, UserError
 from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.hub import models, rules
 from mlx_video.checkpoints.layouts import open_checkpoint
+from mlx_video.jobs.convert import convert
 from mlx_video.weights import names
 from tests.support import published_25, small_pack
 
@@ -106,6 +107,18 @@ def test_short_names_stand_for_repos_unless_something_of_that_name_is_here(tmp_p
 
 
 # -------------------------------------------------------------------------------------------------- what goes together
+
+
+def test_a_files_settings_mark_every_file_by_its_place(small_folder, tmp_path) -> None:
+    pack = small_folder("2.5")
+    with LTXPipeline.from_pretrained(pack) as pipe:
+        marks = pipe.generate(**SMALL).metadata["files"]
+    assert {small_pack.VIDEO, small_pack.TRANSFORMER.format("distilled").partition("/")[2]} <= set(marks)
+    convert(open_checkpoint(pack, "distilled"), tmp_path / "made")
+    with LTXPipeline.from_pretrained(tmp_path / "made", text_encoder=pack / small_pack.TEXT_ENCODER) as pipe:
+        marks = pipe.generate(**SMALL).metadata["files"]
+    assert {"transformer/model.safetensors", "vae/decoder/model.safetensors"} <= set(marks)
+    assert str(tmp_path) not in json.dumps(marks)
 
 
 def test_a_file_of_a_pack_brings_the_others(small_folder) -> None:

@@ -101,10 +101,10 @@ def test_inputs_that_are_gone_or_changed_are_told(made, tmp_path) -> None:
     assert "image" not in again.read(made, without=["image"]).request
 
 
-def test_a_prompt_that_was_written_out_is_taken_as_it_was_made() -> None:
-    # Its first words are kept for people.
-    said = {"prompt": "a long one", "original_prompt": "a fox", "enhance_prompt": True, "temperature": 0}
-    assert set(said) & set(again.WRITING) == {"enhance_prompt", "temperature"}
+def test_a_prompt_that_was_written_out_is_taken_as_it_was_made(tmp_path) -> None:
+    said = {"pipeline": "distilled", "prompt": "a long one", "original_prompt": "a fox", "enhance_prompt": True}
+    found = again.read(film(tmp_path / "a.mp4", **said, temperature=0, prompt_writer="google/gemma-3-4b-it"))
+    assert found.request == {"pipeline": "distilled", "prompt": "a long one"}
 
 
 def film(path, **values):
@@ -120,6 +120,10 @@ def film(path, **values):
         ({"pipeline": "distilled", "image": 5}, "not as written"),
         ({"pipeline": "distilled", "image": [{"paths": "a"}]}, "not as written"),
         ({"pipeline": "distilled", "audio_file": "a"}, "not as written"),
+        ({"pipeline": "distilled", "image": [{"path": "/etc/hosts"}]}, "not as written"),
+        ({"pipeline": "distilled", "lora": [{"path": "../a.safetensors"}]}, "not as written"),
+        ({"pipeline": "distilled", "model_repo": "/tmp"}, "not as written"),
+        ({"pipeline": "distilled", "model_repo": 5}, "not as written"),
         ({"pipeline": "distilled", "model": "my.safetensors", "generation": "LTX-2.3"}, r"my.safetensors \(LTX-2.3\)"),
         ({"pipeline": "distilled", "model_repo": "demo", "height": "tall"}, "height"),
         ({"pipeline": "distilled", "model_repo": "demo", "seed": [1]}, "seed"),
