@@ -185,10 +185,11 @@ def test_a_damaged_config_is_told(small_folder, tmp_path):
 
 
 def test_opening_reads_headers_only(pack, monkeypatch):
+    packs = [pack(name) for name in LAYOUTS]  # some are made of others' tensors
     monkeypatch.setattr(mx, "load", lambda *a, **k: pytest.fail("tensors were read"))
     start = time.perf_counter()
-    for name in LAYOUTS:
-        open_checkpoint(pack(name), "distilled")
+    for place in packs:
+        open_checkpoint(place, "distilled")
     assert time.perf_counter() - start < 5  # 0.1 s on a quiet machine
 
 

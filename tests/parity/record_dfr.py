@@ -27,17 +27,7 @@ from tests.jobs.dfr_cases import CASES, EVERY, FIXTURE
 from tests.parity.reference import torch
 from tests.support import small_pack
 from tests.support.cases import write_inputs
-
-
-class Standing:
-    """Stands in one module for another one, with some of its names answered otherwise."""
-
-    def __init__(self, module: Any, **answers: Any):
-        self.__dict__.update(answers)
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+from tests.support.standing import Standing
 
 
 class Draws:

@@ -27,6 +27,7 @@ from mlx_video.types import MODALITIES, AudioShape, Noise, VideoShape
 from tests.parity.reference import torch
 from tests.support import small
 from tests.support.cases import Case
+from tests.support.standing import Standing
 
 ledgers = pytest.importorskip("ltx_pipelines.utils.model_ledger")
 transformers = pytest.importorskip("transformers")
@@ -70,17 +71,6 @@ class Run(NamedTuple):
     frames: np.ndarray
     waveform: np.ndarray | None
     noise: dict[str, mx.array]
-
-
-class Standing:
-    """Stands in one module for another one, with some of its names answered otherwise."""
-
-    def __init__(self, module: Any, **answers: Any):
-        self.__dict__.update(answers)
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
 
 
 class Draws:
