@@ -20,7 +20,7 @@ from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2 import load
 from mlx_video.weights import quantize
 from mlx_video.weights.quantize import Quantization, QuantizedLinear
-from tests.support import foreign, small, small_gemma4, wide
+from tests.support import foreign, peaks, small, small_gemma4, wide
 from tests.support.cases import error
 
 pytestmark = pytest.mark.usefixtures("texts_are_kept")
@@ -121,11 +121,8 @@ def test_only_one_block_is_held_twice(small_folder, tmp_path):
     mx.save_safetensors(str(tmp_path / wide.FILE), wide.tensors(**sizes), {"config": json.dumps(wide.config(**sizes))})
     checkpoint = open_checkpoint(tmp_path, "distilled")
     block = checkpoint.part("transformer").tensors.nbytes([f"{small.DIT}transformer_blocks.0."])
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    with Loader(checkpoint, mx.bfloat16, Q8).borrow("transformer") as network:
-        held, peak = mx.get_active_memory() - before, mx.get_peak_memory() - before
+    with peaks.measured() as memory, Loader(checkpoint, mx.bfloat16, Q8).borrow("transformer") as network:
+        held, peak = memory.held, memory.peak
         assert 0.5 * 8 * block < held < 0.6 * 8 * block
         assert len(layers_of(network)) == 8 * 28
     assert peak < held + 1.2 * block

@@ -27,7 +27,7 @@ from mlx_video.types import Context, Pass
 from mlx_video.weights import lora, names
 from mlx_video.weights.quantize import Quantization
 from tests.jobs.test_quantize import save_with_float8, to_e4m3
-from tests.support import small
+from tests.support import peaks, small
 from tests.support.cases import GENERATIONS, error
 
 MIB = 1 << 20
@@ -200,21 +200,19 @@ def call(network: Transformer) -> dict:
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
 def test_memory_stays_at_a_few_blocks(wide, dtype) -> None:
     checkpoint = open_checkpoint(wide, "dev")
-    peaks, results = {}, {}
+    taken, results = {}, {}
     for streamed in (False, True):
         with Loader(checkpoint, dtype).borrow("transformer", streamed=streamed) as network:
             block = parameter_bytes(network.transformer_blocks[0]) // (2 if dtype == mx.bfloat16 and streamed else 1)
             rest = sum(a.nbytes for path, a in tree_flatten(network.parameters()) if "transformer_blocks" not in path)
-            mx.reset_peak_memory()
-            before = mx.get_active_memory()
-            results[streamed] = call(network)
-            peaks[streamed] = mx.get_peak_memory() - before - rest
-            held = mx.get_active_memory() - before - rest
+            with peaks.measured() as memory:
+                results[streamed] = call(network)
+                taken[streamed], held = memory.peak - rest, memory.held - rest
             assert held < (2 * MIB if streamed else 13 * block)
     assert block > 15 * MIB
     # The block in hand, the next one as the file has it, and what is computed.
-    assert peaks[True] < 2.5 * block
-    assert peaks[False] > 12 * block
+    assert taken[True] < 2.5 * block
+    assert taken[False] > 12 * block
     assert all(results[True][key].tobytes() == results[False][key].tobytes() for key in results[False])
 
 

@@ -27,6 +27,7 @@ from mlx_video.types import UserError
 from mlx_video.weights import names
 from tests.models import test_text_encoder as gemma3
 from tests.models.test_text_encoder import error
+from tests.support import peaks
 from tests.support import small_gemma4 as small
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "text25.npz"
@@ -211,18 +212,16 @@ def test_read_layer_by_layer_it_gives_the_same(file, encoder):
 def test_read_layer_by_layer_one_is_in_memory(tmp_path):
     file = small.write_file(tmp_path / small.NAME, intermediate_size=1 << 15, num_hidden_layers=12, layer_types=None)
     weights = weigh_text_encoder(TextSource.open(DEFAULT, file), mx.float32)
-    peaks = {}
+    taken = {}
     for streamed in (True, False):
         encoder = open_encoder(file, streamed=streamed)
         mx.eval(encoder.network.model.norm.parameters())
-        mx.clear_cache()
-        mx.reset_peak_memory()
-        before = mx.get_active_memory()
-        encoder.encode(["the fox"])
-        peaks[streamed] = mx.get_peak_memory() - before
+        with peaks.measured() as memory:
+            encoder.encode(["the fox"])
+            taken[streamed] = memory.peak
         encoder.close()
     # A visit: one layer in float32, and one as it is read.
-    assert peaks[True] < weights.visit + (12 << 20) < weights.whole / 2 < peaks[False]
+    assert taken[True] < weights.visit + (12 << 20) < weights.whole / 2 < taken[False]
 
 
 def pack(tensors, bits):

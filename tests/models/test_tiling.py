@@ -28,7 +28,7 @@ from mlx_video.models.ltx_2.video_vae.tiling import PRESETS, _coupled, decode_pa
 from mlx_video.types import UserError
 from tests.models import video_vae_cases as cases
 from tests.models.test_video_vae import error, generations, make
-from tests.support import macs
+from tests.support import macs, peaks
 
 SCALE = Scale(8, 32, 32)
 RECORDED = np.load(cases.RECORDED)
@@ -219,11 +219,10 @@ def test_auto_cuts_nothing_on_the_cpu_that_was_measured_to_fit():
     latent = mx.random.normal((1, *grid, 128))
     with Loader(checkpoint, mx.float32).borrow("video_decoder") as decoder:
         mx.eval(latent, decoder.parameters())
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        for chunk in decode_frames(decoder, latent, plan):
-            mx.eval(chunk)
-        assert mx.get_peak_memory() - before < 60 << 20
+        with peaks.measured() as memory:
+            for chunk in decode_frames(decoder, latent, plan):
+                mx.eval(chunk)
+            assert memory.peak < 60 << 20
 
 
 @pytest.mark.usefixtures("machine")

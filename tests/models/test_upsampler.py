@@ -18,7 +18,7 @@ from mlx_video.models.ltx_2.upsampler.pieces import NormWalk
 from mlx_video.models.ltx_2.video_vae.patches import depth_to_space
 from mlx_video.types import UserError
 from mlx_video.weights import names
-from tests.support import real_keys, small
+from tests.support import peaks, real_keys, small
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "upsampler.npz"
 BASE = {"in_channels": 16, "mid_channels": 32, "num_blocks_per_stage": 1, "dims": 3}
@@ -100,10 +100,9 @@ def test_memory_of_a_long_latent_is_that_of_a_piece(case):
     def held(frames):
         long = mx.random.normal((1, frames, 4, 4, 16))
         mx.eval(long)
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        result = made.long(long, 4)
-        return mx.get_peak_memory() - before - 2 * result.nbytes
+        with peaks.measured() as memory:
+            result = made.long(long, 4)
+            return memory.peak - 2 * result.nbytes
 
     assert held(160) < 1.05 * held(40)
 
