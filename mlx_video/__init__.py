@@ -8,9 +8,9 @@ from __future__ import annotations
 TYPE_CHECKING = False  # `typing` takes longer to import than all else here, before a command can hear a signal
 if TYPE_CHECKING:
     from mlx_video.api import LTXPipeline
-    from mlx_video.jobs.result import Clip
     from mlx_video.lending.loader import load
     from mlx_video.request import Request
+    from mlx_video.results.clip import Clip
     from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ __all__ = ["AudioIn", "Clip", "ImageAt", "LTXPipeline", "Lora", "Request", "User
 
 _PLACES = {
     "LTXPipeline": "mlx_video.api",
-    "Clip": "mlx_video.jobs.result",
+    "Clip": "mlx_video.results.clip",
     "Request": "mlx_video.request",
     "load": "mlx_video.lending.loader",
     **dict.fromkeys(("AudioIn", "ImageAt", "Lora", "UserError"), "mlx_video.types"),

@@ -17,7 +17,6 @@ from mlx_video.checkpoints import demo, locate
 from mlx_video.jobs.decode import Decode
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.placeholder import Placeholder
-from mlx_video.jobs.result import Clip, Look, latents_of
 from mlx_video.jobs.text import Encode
 from mlx_video.jobs.upscale import Upscale
 from mlx_video.planning.plan import Memory, Plan
@@ -25,6 +24,9 @@ from mlx_video.request import Request, RequestOptions, Upscaling, kinds
 from mlx_video.request.generating import request_of
 from mlx_video.request.spelling import in_keywords, told
 from mlx_video.request.upscaling import UpscalingOptions, upscaling_of
+from mlx_video.results.clip import Clip
+from mlx_video.results.look import Look
+from mlx_video.results.stored import latents_of
 from mlx_video.runner import Runner
 from mlx_video.types import (
     SPACE_SCALE,

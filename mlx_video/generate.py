@@ -92,7 +92,7 @@ def _before(args: argparse.Namespace, said: Mapping[str, Any]) -> dict[str, Any]
     """The request that `--again` names, and its model for `args` where they name none."""
     if args.again is None:
         return {}
-    from mlx_video.jobs import again
+    from mlx_video.results import again
 
     found = again.read(args.again, without=said)
     for note in found.notes:
@@ -161,7 +161,8 @@ def generate(args: argparse.Namespace) -> None:
     if args.plan and args.placeholder:
         raise UserError("--plan and --placeholder exclude each other: a placeholder takes next to nothing.")
     from mlx_video.jobs.inputs import files_of
-    from mlx_video.jobs.result import Look, check_outputs
+    from mlx_video.results.look import Look
+    from mlx_video.results.outputs import check_outputs
 
     sound = _sound_path(args, request)
     look = Look(recipe.stages[-1].of(request.shape), sound=None if request.audio is False else "latents")

@@ -14,12 +14,13 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import model_of
 from mlx_video.diffusion.noise import DECODING, seeded
 from mlx_video.jobs.demand import Networks, decoding
-from mlx_video.jobs.result import Clip, Look, Sound
 from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader, parameter_bytes
 from mlx_video.lending.visits import Ways
 from mlx_video.media.video import ENCODED_BYTES
 from mlx_video.planning.plan import make_plan
+from mlx_video.results.clip import Clip
+from mlx_video.results.look import Look, Sound
 from mlx_video.types import SPACE_SCALE, Listener, Noise, Phase, Progress, UserError, Watch
 
 if TYPE_CHECKING:

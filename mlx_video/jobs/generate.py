@@ -23,7 +23,6 @@ from mlx_video.jobs import embeddings, text
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.demand import Networks, generating
-from mlx_video.jobs.result import Clip, Look
 from mlx_video.jobs.settings import Settings, resolve
 from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.lending.adapters import Adapters
@@ -35,6 +34,8 @@ from mlx_video.models.families import RECIPES
 from mlx_video.planning.plan import Plan, make_plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request
+from mlx_video.results.clip import Clip
+from mlx_video.results.look import Look
 from mlx_video.types import Context, Noise, Recipe, Stage, Tree, Watch, frames_of
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from mlx_video.request import Request
 from mlx_video.types import AudioShape, Context, ImageAt, Listener, Modality, Phase, VideoShape
 
 if TYPE_CHECKING:
-    from mlx_video.jobs.result import Sound
     from mlx_video.jobs.settings import Settings
     from mlx_video.lending.loader import Loader
+    from mlx_video.results.look import Sound
 
 
 LOOK_AHEAD = 0.1

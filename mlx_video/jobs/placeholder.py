@@ -18,12 +18,13 @@ from mlx_video.checkpoints.provenance import described
 from mlx_video.diffusion.noise import draws, seeded
 from mlx_video.diffusion.tokens import latent_shape
 from mlx_video.jobs import inputs as conditions
-from mlx_video.jobs.result import Clip, Look, Sound
 from mlx_video.jobs.settings import Settings, noted
 from mlx_video.lending.visits import Ways
 from mlx_video.media.files import check_input
 from mlx_video.models.families import DEFAULT, RECIPES
 from mlx_video.request import Request
+from mlx_video.results.clip import Clip
+from mlx_video.results.look import Look, Sound
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Listener, Modality, Noise, Phase, Progress, Tree, Watch
 
 if TYPE_CHECKING:

@@ -27,7 +27,6 @@ from mlx_video.diffusion.schedules import REFINE
 from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.demand import Networks, upscaling
 from mlx_video.jobs.generate import Run
-from mlx_video.jobs.result import Clip, Look, check_outputs
 from mlx_video.jobs.stages import Inputs, upsample
 from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader, parameter_bytes
@@ -39,6 +38,9 @@ from mlx_video.models.families import DEFAULT
 from mlx_video.models.family import Facts
 from mlx_video.planning.plan import make_plan
 from mlx_video.request import Request, Upscaling
+from mlx_video.results.clip import Clip
+from mlx_video.results.look import Look
+from mlx_video.results.outputs import check_outputs
 from mlx_video.types import (
     SPACE_SCALE,
     TIME_SCALE,

@@ -14,9 +14,9 @@ from mlx_video import ImageAt, LTXPipeline, Request, UserError, generate
 from mlx_video.diffusion.conditioning import AppendKeyframe, ReplaceFrame
 from mlx_video.diffusion.segments import Tile
 from mlx_video.jobs.generate import Generate
-from mlx_video.jobs.result import Clip
 from mlx_video.jobs.stages import Denoising
 from mlx_video.models.ltx_2.recipes import RECIPES
+from mlx_video.results.clip import Clip
 from mlx_video.types import Watch
 from tests.jobs.dfr_cases import CASES, EVERY, FIXTURE
 from tests.support import small_pack

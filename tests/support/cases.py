@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mlx_video import AudioIn, ImageAt, LTXPipeline
-from mlx_video.jobs.result import Clip
 from mlx_video.media.image import compress, fill, read_image
+from mlx_video.results.clip import Clip
 from mlx_video.types import VideoShape
 
 GENERATIONS = ("2", "2.3")

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from mlx_video import AudioIn, ImageAt, Lora, UserError, generate, info
-from mlx_video.jobs import again
 from mlx_video.media import settings
 from mlx_video.media.video import write_video
+from mlx_video.results import again
 from tests.support import small, small_pack
 from tests.support.readback import read
 

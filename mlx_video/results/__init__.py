@@ -1,0 +1,1 @@
+"""What jobs make: a clip, how it is shown, stored, and made again."""
