@@ -20,17 +20,23 @@ Denoise = Callable[[Tree, float, int], Tree]
 """denoise(x, sigma, step) -> the prediction of the clean tokens, kept tokens put back."""
 
 
-def guided(network: Network, states: Mapping[Modality, State], guidance: Mapping[Modality, Guidance]) -> Denoise:
+def guided(
+    network: Network,
+    states: Mapping[Modality, State],
+    guidance: Mapping[Modality, Guidance],
+    repeated: Tree | None = None,
+) -> Denoise:
     """All passes that `guidance` needs, combined for each modality, then blended with what conditioning keeps.
 
     The network's own timesteps are mask * sigma for each token; a frozen modality has sigma 0 and no guidance.
     Where one modality is frozen, the caller's "negative" context gives that modality its positive text, as the
-    reference's audio-to-video pipeline does. Reference: GuidedDenoiser, SimpleDenoiser.
+    reference's audio-to-video pipeline does. repeated: the predictions that skipped steps repeat; brought up to date in
+    place, so that who keeps them can go on from there. Reference: GuidedDenoiser, SimpleDenoiser.
     """
     unmoved = frozen(states)
     moving = [m for m in states if m not in unmoved]
     keep = blend(states)
-    last: Tree = {}
+    last: Tree = {} if repeated is None else repeated
 
     def denoise(x: Tree, sigma: float, step: int) -> Tree:
         skipped = frozenset(m for m in last if step % (guidance[m].skip_step + 1))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -41,6 +41,7 @@ class NamedNoise:
         """`draw` makes the arrays; `names` are those that `finish` expects to have been asked for."""
         self._draw, self._must_be_finite = draw, must_be_finite
         self._unused = set(names)
+        self.drawn: set[str] = set()
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> mx.array:
         """The draw called `name`; UserError if what comes has another shape, or is not finite where it must be."""
@@ -53,8 +54,13 @@ class NamedNoise:
             raise UserError(f"Noise {name!r} has shape {array.shape}; this run needs {tuple(shape)}.")
         if self._must_be_finite and not mx.isfinite(array).all().item():
             raise UserError(f"Noise {name!r} has numbers that are not finite; give it anew.")
-        self._unused.discard(name)
+        self.passed([name])
         return array.astype(mx.float32)
+
+    def passed(self, names: Iterable[str]) -> None:
+        """These were drawn, here or by the run that this one goes on from; `drawn` has them all."""
+        self.drawn.update(names)
+        self._unused.difference_update(self.drawn)
 
     def finish(self) -> None:
         """Call after the last draw: UserError if a mapping held names that the run did not ask for."""

@@ -4,13 +4,16 @@ A sampler sees `denoise(x, sigma, step) -> x0` over tokens (B, T, 128) by modali
 and builds MLX's lazy graph only: evaluate `step.x` in the loop around it. Arrays stay float32, coefficients are Python
 floats (the reference runs res_2s in float64, which Metal lacks; this stays within 1e-5 of it). `draw(k, modality)` is
 the k-th raw noise of a stochastic one (None: deterministic steps); `blend` puts kept tokens back after noise was added.
+
+Each can go on where another run of it stopped: `x` is then that run's last, `begin` the step that comes next, which
+numbers its draws too, and `memory` what its last `Step` says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -28,50 +31,57 @@ RES_2S_FLOOR = 0.0011
 
 
 class Step(NamedTuple):
-    """What a sampler yields: step `index` of `total` began at `sigma`; `x` is the result, `x0` its last prediction."""
+    """What a sampler yields: step `index` of `total` began at `sigma`; `x` is the result, `x0` its last prediction.
+
+    memory: what the next step needs besides `x`, by modality; None for a sampler whose steps do not look back.
+    """
 
     index: int  # type: ignore[assignment]  # a tuple's own `index` is of no use here
     total: int
     sigma: float
     x: Tree
     x0: Tree
+    memory: Tree | None = None
 
 
 def euler(
-    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None
-) -> Iterator[Step]:
+    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None,
+    begin: int = 0, memory: Tree | None = None,
+) -> Iterator[Step]:  # fmt: skip
     """First order: straight on along the velocity (x - x0) / sigma. Reference: euler_denoising_loop."""
-    for index, total, sigma, after in _steps(sigmas):
+    for index, total, sigma, after in _steps(sigmas, begin):
         x0 = denoise(x, sigma, index)
         x = _towards(x, x0, 1.0 - after / sigma)
         yield Step(index, total, sigma, x, x0)
 
 
 def gradient_estimating_euler(
-    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None, gamma: float = 2.0
-) -> Iterator[Step]:
+    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None,
+    begin: int = 0, memory: Tree | None = None, gamma: float = 2.0,
+) -> Iterator[Step]:  # fmt: skip
     """Euler with the velocity extrapolated from the last two (openreview o2ND9v0CeK).
 
     Reference: gradient_estimating_euler_denoising_loop.
     """
-    last: Tree | None = None
-    for index, total, sigma, after in _steps(sigmas):
+    last = memory
+    for index, total, sigma, after in _steps(sigmas, begin):
         x0 = denoise(x, sigma, index)
         velocity = {m: (x[m] - x0[m]) / sigma for m in x}
         ahead = velocity if last is None else _towards(last, velocity, gamma)
         x = {m: x[m] + ahead[m] * (after - sigma) for m in x} if after > 0.0 else x0
         last = velocity
-        yield Step(index, total, sigma, x, x0)
+        yield Step(index, total, sigma, x, x0, last)
 
 
 def ancestral_euler(
-    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None, eta: float = 1.0
-) -> Iterator[Step]:
+    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None,
+    begin: int = 0, memory: Tree | None = None, eta: float = 1.0,
+) -> Iterator[Step]:  # fmt: skip
     """Euler to a level below the next sigma, then back up with fresh noise; `eta` 0 is Euler, 1 fully ancestral.
 
     For rectified flow (signal 1 - sigma). The step to sigma 0 draws nothing. Reference: euler_ancestral_denoising_loop.
     """
-    for index, total, sigma, after in _steps(sigmas):
+    for index, total, sigma, after in _steps(sigmas, begin):
         x0 = denoise(x, sigma, index)
         if after == 0.0:
             x = x0
@@ -79,18 +89,19 @@ def ancestral_euler(
             x = _towards(x, x0, 1.0 - after / sigma)
         else:
             # In float32 as the reference has it: near sigma 1 little is left of 1 - down, and that shows in it.
-            begin, end, one = np.float32(sigma), np.float32(after), np.float32(1)
-            down = end * (one + (end / begin - one) * np.float32(eta))
-            signal = float((one - end) / (one - down))
-            up = math.sqrt(max(float(end**2 - down**2 * (one - end) ** 2 / (one - down) ** 2), 0.0))
-            x = _towards(x, x0, float(one - down / begin))
+            high, low, one = np.float32(sigma), np.float32(after), np.float32(1)
+            down = low * (one + (low / high - one) * np.float32(eta))
+            signal = float((one - low) / (one - down))
+            up = math.sqrt(max(float(low**2 - down**2 * (one - low) ** 2 / (one - down) ** 2), 0.0))
+            x = _towards(x, x0, float(one - down / high))
             x = _kept({m: x[m] * signal + draw(index, m) * up for m in x}, blend)
         yield Step(index, total, sigma, x, x0)
 
 
 def res_2s(
-    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None, eta: float = 0.5
-) -> Iterator[Step]:
+    x: Tree, sigmas: Sequence[float], denoise: Denoise, *, draw: Draw = None, blend: Blend = None,
+    begin: int = 0, memory: Tree | None = None, eta: float = 0.5,
+) -> Iterator[Step]:  # fmt: skip
     """Second order in log sigma, an exponential Runge-Kutta step with a midpoint; noise after midpoint and step.
 
     Step i draws number 2i after its midpoint and 2i + 1 at its end. Where sigmas end in 0, the last step goes to
@@ -98,7 +109,7 @@ def res_2s(
     Reference: res2s_audio_video_denoising_loop with its defaults.
     """
     ends_clean = sigmas[-1] == 0.0
-    for index, total, sigma, after in _steps([*sigmas[:-1], RES_2S_FLOOR] if ends_clean else sigmas):
+    for index, total, sigma, after in _steps([*sigmas[:-1], RES_2S_FLOOR] if ends_clean else sigmas, begin):
         h = math.log(sigma / after)
         half = -math.expm1(-h / 2)
         middle = math.sqrt(sigma * after)
@@ -149,12 +160,12 @@ def _renoise(origin: Tree, x: Tree, sigma: float, after: float, eta: float, draw
     return {m: moved[m] * scale + standardise(draw(number, m)) * fresh for m in x}
 
 
-def _steps(sigmas: Sequence[float]) -> Iterator[tuple[int, int, float, float]]:
-    """(index, total, sigma, next sigma) of each step; sigmas must not rise, and only the last may be 0."""
+def _steps(sigmas: Sequence[float], begin: int) -> Iterator[tuple[int, int, float, float]]:
+    """(index, total, sigma, next sigma) of each step from `begin`; sigmas must not rise, and only the last may be 0."""
     total = len(sigmas) - 1
     if total < 1 or any(a <= 0.0 or a < b for a, b in pairwise(sigmas)) or sigmas[-1] < 0.0:
         raise ValueError(f"Sigmas fall from above 0 to 0 or more, in one step at least: {tuple(sigmas)}")
-    for index, (sigma, after) in enumerate(pairwise(sigmas)):
+    for index, (sigma, after) in enumerate(islice(pairwise(sigmas), begin, None), begin):
         yield index, total, sigma, after
 
 

@@ -91,6 +91,30 @@ def test_kept_tokens_stay_bit_for_bit(name, sigmas, draws):
 
 @pytest.mark.parametrize("sigmas", cases.SIGMAS)
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_a_run_goes_on_after_any_step_bit_for_bit(name, sigmas):
+    given = states()
+    skipping = {"video": Guidance(skip_step=1), "audio": Guidance(skip_step=2)}
+
+    def network(x, sigma, passes, still=()):
+        return [{m: mx.sin(3 * x[m]) for m in x}]
+
+    def run(x, repeated, **more):
+        denoise = guided(network, given, skipping, repeated)
+        return SAMPLERS[name].run(x, cases.SIGMAS[sigmas], denoise, draw=draw, blend=blend(given), **more)
+
+    repeated, stops = {}, []
+    for step in run({m: s.latent for m, s in given.items()}, repeated):
+        stops.append((step, dict(repeated)))
+    for step, repeated in stops[:-1]:
+        rest = list(run(step.x, dict(repeated), begin=step.index + 1, memory=step.memory))
+        assert [one.index for one in rest] == list(range(step.index + 1, step.total))
+        assert all(mx.array_equal(rest[-1].x[m], stops[-1][0].x[m]) for m in given)
+    end = stops[-1][0]
+    assert list(run(end.x, {}, begin=end.total)) == []
+
+
+@pytest.mark.parametrize("sigmas", cases.SIGMAS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_calls_and_draws_are_known_beforehand(name, sigmas):
     sigmas, calls, draws = cases.SIGMAS[sigmas], [], []
 

@@ -91,8 +91,8 @@ def _recipe(patch: Patch, name: str, change: Callable[[Recipe], Recipe]) -> None
     patch.setattr(Generation, "recipe", recipe)
 
 
-def _in_last_step(x: Any, sigmas: Any, denoise: Any, *, draw: Any = None, blend: Any = None) -> Any:
-    for step in samplers.ancestral_euler(x, sigmas, denoise, draw=draw, blend=blend):
+def _in_last_step(x: Any, sigmas: Any, denoise: Any, *, draw: Any = None, **rest: Any) -> Any:
+    for step in samplers.ancestral_euler(x, sigmas, denoise, draw=draw, **rest):
         last = step.index == step.total - 1
         noise = {m: step.x[m] + 0.1 * draw(step.index, m) for m in step.x} if last else step.x
         yield step._replace(x=noise)
