@@ -20,6 +20,7 @@ from mlx_video.jobs.placeholder import Placeholder
 from mlx_video.jobs.text import Encode
 from mlx_video.jobs.upscale import Upscale
 from mlx_video.planning.plan import Memory, Plan
+from mlx_video.reading import path_of
 from mlx_video.request import Request, RequestOptions, Upscaling, kinds
 from mlx_video.request.generating import request_of
 from mlx_video.request.spelling import in_keywords, told
@@ -115,22 +116,29 @@ class LTXPipeline:
         self,
         *,
         noise: Given = None,
+        keep: str | Path | None = None,
         on_step: Step = None,
         on_preview: Preview | None = None,
+        on_kept: Step = None,
         on_message: Say = log.info,
         **options: Unpack[RequestOptions],
     ) -> Clip:
         """One clip. Keywords are the command's flags with underscores (`prompt`, `pipeline`, ...): see `Request`.
 
         noise: a callable (name, shape) -> array or a mapping, in place of the seeded draws (names: `diffusion.noise`).
-        on_step: called with every Progress. on_preview: called after each step with Progress and the current prediction
-        of the latents, which has the axes of `Clip.latents` and can be handed to `decode`. What either raises cancels
+        keep: a folder for what the run has so far, step by step; the same call again goes on from there, to the same
+        latents, and once the clip is finished only decodes it. on_step: called with every Progress. on_preview: called
+        after each step with Progress and the current prediction of the latents, which has the axes of `Clip.latents`
+        and can be handed to `decode`. on_kept: called after each step, once it is kept. What any of them raises cancels
         the run. on_message: told what the user should know, such as a number of frames that was rounded. image: path,
         ImageAt, (path, frame, strength), or several. lora: path, Lora, (path, strength), or several. audio_file: path,
         AudioIn or (path, start). Raises UserError for what the user can put right.
         """
         request = request_of(demo.defaults(self._runner.where), options)
-        return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=told(on_message))
+        return self.run(
+            request, noise=noise, keep=keep, on_step=on_step, on_preview=on_preview, on_kept=on_kept,
+            on_message=told(on_message),
+        )  # fmt: skip
 
     @in_keywords()
     def run(
@@ -138,13 +146,20 @@ class LTXPipeline:
         request: Request,
         *,
         noise: Given = None,
+        keep: str | Path | None = None,
         on_step: Step = None,
         on_preview: Preview | None = None,
+        on_kept: Step = None,
         on_message: Say = log.info,
     ) -> Clip:
         """One clip from a whole Request; everything else as in `generate`."""
-        job = (Placeholder if request.placeholder is True else Generate)(request, noise)
-        return self._runner.run(job, _watch(on_step, on_message, on_preview))
+        watch = _watch(on_step, on_message, on_preview, on_kept)
+        if request.placeholder is True:
+            if keep is not None:
+                raise UserError(f"--keep {keep} has no effect with --placeholder, which takes next to nothing.")
+            return self._runner.run(Placeholder(request, noise), watch)
+        folder = None if keep is None else path_of(keep, "--keep", "give the name of a folder")
+        return self._runner.run(Generate(request, noise, folder), watch)
 
     @in_keywords()
     def plan(self, request: Request, *, on_step: Step = None, on_message: Say = log.info) -> Plan:
@@ -236,6 +251,6 @@ class LTXPipeline:
         self._runner.run(Encode(prompt, path, variant, negative_prompt), _watch(on_step, on_message))
 
 
-def _watch(on_step: Step, on_message: Say, on_preview: Preview | None = None) -> Watch:
+def _watch(on_step: Step, on_message: Say, on_preview: Preview | None = None, on_kept: Step = None) -> Watch:
     report: Listener = on_step or (lambda progress: None)
-    return Watch(report, on_preview, on_message)
+    return Watch(report, on_preview, on_message, on_kept or (lambda progress: None))

@@ -452,3 +452,5 @@ class Watch:
     report: Listener = lambda progress: None
     preview: Preview | None = None
     say: Callable[[str], None] = lambda message: None
+    stepped: Callable[[Progress], None] = lambda progress: None
+    """Called after each step of a sampler, once it is kept where anything is: whatever it raises loses nothing."""

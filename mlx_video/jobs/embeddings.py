@@ -27,7 +27,7 @@ from mlx_video.media.files import check_input, check_place, replacing
 from mlx_video.reading import is_there, parse_json, path_of, shown
 from mlx_video.types import CONTEXT_TOKENS, Context, RunError, UserError
 from mlx_video.weights.store import Tensors
-from mlx_video.weights.write import Pending, write
+from mlx_video.weights.write import Pending, checksum, write
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def save(path: Path, contexts: Mapping[str, Context], prompts: Mapping[str, str]
     """Writes contexts (by name, such as "positive") with their prompts, whole or not at all; .npz as it is named."""
     path = check_place(path, SUFFIXES)
     arrays = {f"{name}.{m}": getattr(context, m) for name, context in contexts.items() for m in context._fields}
-    metadata = {"format": FORMAT, "prompts": json.dumps(dict(prompts)), "connectors": mark, "sum": _sum(arrays)}
+    metadata = {"format": FORMAT, "prompts": json.dumps(dict(prompts)), "connectors": mark, "sum": checksum(arrays)}
     with replacing(path) as temporary:
         if path.suffix.lower() == contexts_npz.SUFFIX:
             contexts_npz.write(temporary, arrays, metadata)
@@ -134,7 +134,7 @@ def load(
         if not mx.all(mx.isfinite(array)).item():
             raise _damaged(path, f"tensor {name} has values that are not finite")
     said = metadata.get("sum")
-    if said != _sum(arrays) and (said is not None or sealed):
+    if said != checksum(arrays) and (said is not None or sealed):
         raise _damaged(path, "its bytes are not those that were written")
     return {name: Context(**{m: arrays[f"{name}.{m}"] for m in Context._fields}) for name in prompts}, prompts
 
@@ -165,15 +165,6 @@ def _check_arrays(path: Path, arrays: Mapping[str, mx.array], prompts: Mapping[s
 
 def _damaged(path: Path, why: str) -> UserError:
     return UserError(f"{path} is a damaged embedding: {why}; encode the prompt again.")
-
-
-def _sum(arrays: Mapping[str, mx.array]) -> str:
-    """A digest of arrays with their names, shapes and precisions."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.array(array.view(mx.uint8)).tobytes())
-    return f"blake2b {digest.hexdigest()}"  # never to be taken for a number
 
 
 class Cache:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -16,13 +17,14 @@ import mlx.core as mx
 from mlx_video.checkpoints import demo, locate
 from mlx_video.checkpoints.hub.fetch import Take
 from mlx_video.checkpoints.hub.outlines import Outlines
-from mlx_video.checkpoints.provenance import described
+from mlx_video.checkpoints.provenance import described, mark_of
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.noise import DECODING, NamedNoise, draws, seeded
 from mlx_video.jobs import embeddings, text
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.demand import Networks, generating
+from mlx_video.jobs.keep import Keep, identity, keeping
 from mlx_video.jobs.settings import Settings, resolve
 from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.lending.adapters import Adapters
@@ -35,6 +37,7 @@ from mlx_video.planning.plan import Plan, make_plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request
 from mlx_video.results.clip import Clip
+from mlx_video.results.kept import check_folder
 from mlx_video.results.look import Look
 from mlx_video.types import Context, Noise, Recipe, Stage, Tree, Watch, frames_of
 
@@ -85,12 +88,14 @@ class Run:
         assert self.encoder is not None
         return text.encode_prompts(self.loader, self.encoder, self.settings.prompts, watch.report)
 
-    def denoise(self, inputs: Inputs, noise: NamedNoise, watch: Watch) -> Iterator[Tree]:
+    def denoise(self, inputs: Inputs, noise: NamedNoise, watch: Watch, keep: Keep | None = None) -> Iterator[Tree]:
         """Latents after each stage; the last are the result."""
         origin = Origin.of(self.loader, "transformer", loras=self.adapters.used)
         with self.loader.borrow("transformer", **self.settings.build_options("transformer")) as transformer:
             fuse = self.adapters.fuse
-            stages = Denoising(self.settings, self.loader, transformer, fuse, inputs, noise, watch, origin)
+            stages = Denoising(
+                self.settings, self.loader, transformer, fuse, inputs, noise, watch, origin, keep or Keep()
+            )  # fmt: skip
             yield from stages.run()
 
 
@@ -107,12 +112,19 @@ class Generate:
     plan: Plan
     ways: Ways
 
-    def __init__(self, request: Request, noise: Noise | Mapping[str, Any] | None = None):
-        """noise: as `LTXPipeline.generate` takes it."""
-        self.request, self._noise = request, noise
+    def __init__(
+        self,
+        request: Request,
+        noise: Noise | Mapping[str, Any] | None = None,
+        keep: Path | None = None,
+    ):
+        """noise: as `LTXPipeline.generate` takes it; keep: a folder for what the run has so far."""
+        self.request, self._noise, self._keep = request, noise, keep
 
     def check(self, watch: Watch) -> None:
         """What needs no model; tells what is rounded."""
+        if self._keep is not None:
+            check_folder(self._keep)
         self._recipe = self.request.check(self.recipes)
         self.request, notes = self.request.rounded()
         for note in notes:
@@ -149,31 +161,63 @@ class Generate:
         return clip
 
     def clips(self, watch: Watch) -> Generator[Clip, None, None]:
-        """What each stage ends with, as a clip of that stage's size that can be stored; the last is the result."""
-        noise, run, contexts = draws(self.request.seed, self._noise), self._run, self._embedded
-        if run.encoder is not None:
-            if run.writer is not None:
-                self._run = run = replace(run, settings=text.enhanced(run.settings, run.writer, watch))
-            contexts = run.contexts(watch)
-        if self.request.seconds is not None:
-            self._run = run = self._lasting(run, contexts["positive"], watch)
-        inputs = self.inputs(contexts, watch)
-        self._decoding = self._drawn(noise)
-        for stage, latents in zip(run.settings.recipe.stages, run.denoise(inputs, noise, watch), strict=True):
-            yield self._clip(latents, stage)
+        """What each stage ends with, as a clip of that stage's size that can be stored; the last is the result.
 
-    def _lasting(self, run: Run, context: Context, watch: Watch) -> Run:
+        Where the run has kept its result, that alone.
+        """
+        noise = draws(self.request.seed, self._noise)
+        with keeping(self._keep, self._asked, noise, watch.say) as keep:
+            result = keep.result
+            contexts = self._texts(keep, watch, over=result is not None)
+            stages = self._run.settings.recipe.stages
+            if result is not None:
+                self._decoding = self._drawn(noise)
+                yield self._clip(result, stages[-1])
+                return
+            inputs = self.inputs(contexts, watch)
+            self._decoding = self._drawn(noise)
+            for number, latents in enumerate(self._run.denoise(inputs, noise, watch, keep), 1):
+                clip = self._clip(latents, stages[number - 1])
+                if number == len(stages):
+                    keep.finish(clip.stored)
+                yield clip
+
+    def _texts(self, keep: Keep, watch: Watch, *, over: bool) -> Mapping[str, Context]:
+        """The prompts, encoded, and the run with what they tell. over: only the latter, which is all that it needs."""
+        run, contexts = self._run, self._embedded
+        if run.writer is not None:
+            run = replace(run, settings=text.enhanced(run.settings, run.writer, watch, keep.found.get("prompt")))
+            keep.tell(prompt=run.settings.request.prompt)
+        if run.encoder is not None and not over:
+            contexts = keep.contexts(run.settings.prompts, lambda: run.contexts(watch))
+        if self.request.seconds is not None:
+            run = self._lasting(run, contexts, watch, keep)
+        self._run = run
+        return contexts
+
+    def _lasting(self, run: Run, contexts: Mapping[str, Context], watch: Watch, keep: Keep) -> Run:
         """The run as long as the prompt asks for; sound or not, both contexts tell (reference: 1.2.0's pipelines)."""
-        request = self.request
+        request, frames = self.request, keep.found.get("num_frames")
         assert request.seconds is not None
-        with run.loader.borrow("duration_head") as head:
-            seconds = head.seconds(context.video.astype(mx.float32), context.audio.astype(mx.float32))
-        frames = frames_of(seconds, request.fps, request.seconds)
-        watch.say(f"The prompt asks for {seconds:.1f} seconds: the clip has {frames} frames.")
+        if frames is None:
+            context = contexts["positive"]
+            with run.loader.borrow("duration_head") as head:
+                seconds = head.seconds(context.video.astype(mx.float32), context.audio.astype(mx.float32))
+            frames = frames_of(seconds, request.fps, request.seconds)
+            watch.say(f"The prompt asks for {seconds:.1f} seconds: the clip has {frames} frames.")
+            keep.tell(num_frames=frames)
         lasting = replace(run.settings.request, num_frames=frames, auto_duration=None)
         settings = replace(run.settings, request=lasting)
         self.request, self._media = settings.request, conditions.read(settings)
         return replace(run, settings=settings)
+
+    def _asked(self) -> Mapping[str, Any]:
+        """What tells this run from others that might be kept."""
+        run = self._run
+        files = run.encoder.files if run.encoder is not None else {}
+        about = described(run.settings, run.loader.checkpoint, {**self._named, **run.loader.computed})
+        loras = {"loras": [f"{mark_of(path)} {strength:g}" for path, strength in run.adapters.used]}
+        return identity({**about, **(loras if run.adapters.used else {})}, files, self._noise)
 
     def _drawn(self, noise: NamedNoise) -> Noise | None:
         """What a diffusion decoder makes the result of, where that was handed in."""
@@ -193,9 +237,13 @@ class Generate:
     def _described(self, settings: Settings) -> dict[str, Any]:
         if self._about is None:
             loader = self._run.loader
-            where = {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
-            self._about = described(settings, loader.checkpoint, {**where, **loader.computed})
+            self._about = described(settings, loader.checkpoint, {**self._named, **loader.computed})
         return self._about
+
+    @property
+    def _named(self) -> dict[str, str]:
+        """The model by a name that is nobody's folder, if it has one."""
+        return {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
 
     def _clip(self, latents: Tree, stage: Stage) -> Clip:
         settings, loader, media = self._run.settings, self._run.loader, self._media

@@ -31,12 +31,22 @@ if TYPE_CHECKING:
     from mlx_video.runner import Runner
 
 
-def enhanced(settings: Settings, source: TextSource, watch: Watch) -> Settings:
-    """The settings with the prompt that Gemma made of the user's, which is reported token by token."""
+def enhanced(settings: Settings, source: TextSource, watch: Watch, kept: str | None = None) -> Settings:
+    """The settings with the prompt that Gemma made of the user's, which is reported token by token.
+
+    kept: the one that it made before, if it did.
+    """
+    asked = settings.request
+    prompt = _write(settings, source, watch) if kept is None else kept
+    watch.say(f"enhanced prompt: {prompt}")
+    return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
+
+
+def _write(settings: Settings, source: TextSource, watch: Watch) -> str:
     asked = settings.request
     options: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
     steps = platform.Steps(Phase.ENHANCE, asked.max_tokens or source.text.MAX_TOKENS, watch.report)
-    prompt = source.text.enhance(
+    prompt: str = source.text.enhance(
         source.path,
         source.tensors.load,
         asked.prompt,
@@ -47,8 +57,7 @@ def enhanced(settings: Settings, source: TextSource, watch: Watch) -> Settings:
     )
     steps.total = max(steps.done, 1)  # of fewer tokens than it might have been
     steps.tell(steps.done)
-    watch.say(f"enhanced prompt: {prompt}")
-    return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
+    return prompt
 
 
 def encode_prompts(

@@ -42,7 +42,7 @@ MAX_LORA = 10.0
 SCALE = (0, 100)
 """Of a guidance."""
 _NUMBER = r"\d{1,6}(?:\.\d{1,6})?"
-CALLING = ("noise", "on_step", "on_preview", "on_message")
+CALLING = ("noise", "keep", "on_step", "on_preview", "on_kept", "on_message")
 """Keywords of `LTXPipeline.generate` that say how it runs, not what it makes."""
 
 _SIDE = "multiple of 32; best of 64, which all pipelines but dev work in (default {default}; 256 for the demo)"

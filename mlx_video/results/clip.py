@@ -199,19 +199,25 @@ class Clip:
             samples = audio_files.fit(waveform, round(self.shape.seconds * rate))
             audio_files.write_wav(audio_path, samples, rate, settings)
 
-    @in_keywords()
-    def store(self, folder: str | Path) -> None:
-        """Writes the latents and how they are shown to a new folder, whole or not at all, for `LTXPipeline.open`.
+    @property
+    def stored(self) -> Stored:
+        """All that there is to keep of it."""
+        return Stored(self.latents, self.look, self.metadata, self._given, self._inputs)
 
+    @in_keywords()
+    def store(self, where: str | Path) -> None:
+        """Writes the latents and how they are shown to a new folder, or to a file named .safetensors.
+
+        Whole or not at all, for `LTXPipeline.open`. A file holds no place of the files that the clip was made of.
         Raises UserError as `save` does.
         """
-        Stored(self.latents, self.look, self.metadata, self._given, self._inputs).write(folder)
+        self.stored.write(where)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Clip:
+    def open(cls, where: str | Path) -> Clip:
         """What `store` wrote, without a model: to be looked at, and decoded once `LTXPipeline.open` opened it.
 
-        Raises UserError where the folder holds no such thing, or a damaged one.
+        Raises UserError where the folder or the file holds no such thing, or a damaged one.
         """
-        found = Stored.read(folder)
+        found = Stored.read(where)
         return cls(found.latents, found.look, found.metadata, given=found.given, inputs=found.inputs)

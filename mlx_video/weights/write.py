@@ -7,14 +7,18 @@ what the tensors mean.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.types import UserError
 
@@ -74,8 +78,13 @@ def _shards(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         yield shard
 
 
-def write(path: Path, tensors: dict[str, Pending], metadata: Mapping[str, str], told: Told) -> None:
-    """Writes `tensors` to one file, emptying the mapping as it goes. Raises as `write_shards` does."""
+def write(
+    path: Path, tensors: dict[str, Pending], metadata: Mapping[str, str], told: Told, *, tidy: bool = True
+) -> None:
+    """Writes `tensors` to one file, emptying the mapping as it goes. Raises as `write_shards` does.
+
+    tidy: whether memory that MLX has to spare is given back after each; work that goes on would only take it again.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in tensors.items():
@@ -90,7 +99,27 @@ def write(path: Path, tensors: dict[str, Pending], metadata: Mapping[str, str], 
             for piece in _pieces(tensors.pop(name), name, path.name):
                 file.write(piece)
                 told(len(piece))
-            mx.clear_cache()
+            if tidy:
+                mx.clear_cache()
+
+
+def settle(path: Path) -> None:
+    """Waits until a file's bytes are on the disk, so that a name given to it after a loss of power has them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some disks know no such thing
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checksum(arrays: Mapping[str, mx.array], text: str = "") -> str:
+    """A digest of arrays with their names, shapes and precisions, and of a text that belongs to them."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.array(mx.contiguous(array).reshape(-1).view(mx.uint8)).data)
+    return f"blake2b {digest.hexdigest()}"  # never to be taken for a number
 
 
 def _pieces(tensor: Pending, name: str, file: str) -> Iterator[memoryview]:
