@@ -200,13 +200,29 @@ class LTXPipeline:
         return self._runner.run(Decode(Clip(found, look, {})), _watch(on_step, on_message))
 
     @in_keywords()
-    def open(self, folder: str | Path, *, on_step: Step = None, on_message: Say = log.info) -> Clip:
-        """The clip that `Clip.store` wrote to `folder`, to be decoded by this model; the keywords are `decode`'s.
+    def open(
+        self,
+        where: str | Path,
+        *,
+        tiling: str | None = None,
+        stream: bool | None = None,
+        video_decoder: str | None = None,
+        fps: float | None = None,
+        audio: bool | None = None,
+        on_step: Step = None,
+        on_message: Say = log.info,
+    ) -> Clip:
+        """The clip that `Clip.store` wrote, or that a finished run has kept, to be decoded by this model.
 
-        Raises UserError where there is none, or it is damaged or another model's.
+        where: its folder or its .safetensors file. tiling, stream, video_decoder: as in `generate`, where it is to be
+        decoded otherwise; fps: of a clip without sound; audio: False for none. on_step: of a download. Raises UserError
+        where there is no such clip, or it is damaged or another model's.
         """
         with platform.computing():
-            stored = Clip.open(folder)
+            stored = Clip.open(where)
+        stored.look = stored.look.otherwise(
+            tiling=tiling, stream=stream, video_decoder=video_decoder, fps=fps, audio=audio
+        )
         return self._runner.run(Decode(stored), _watch(on_step, on_message))
 
     @in_keywords()

@@ -19,11 +19,13 @@ from typing import Any
 
 from mlx_video import cli
 from mlx_video.checkpoints import demo
+from mlx_video.cli.decoding import decode
 from mlx_video.cli.parser import Model, given
+from mlx_video.cli.stopping import Stopping
 from mlx_video.models.families import RECIPES
 from mlx_video.request import Request
 from mlx_video.request.options import flag, option
-from mlx_video.types import AudioIn, ImageAt, Lora, UserError
+from mlx_video.types import AudioIn, ImageAt, Lora, Phase, UserError
 
 NAME = "mlx_video.generate"
 EXAMPLES = """\
@@ -45,6 +47,15 @@ class Outputs:
     metadata: bool = option(True, "", "leave the settings out of what is written")
     again: str | None = option(
         None, "FILE", "make what this package has written once more: its settings, but for those given here",
+    )  # fmt: skip
+    keep: str | None = option(
+        None, "FOLDER", "keep what is done, step by step: the same command again goes on from there, and Ctrl-C ends "
+        "after the step in hand",
+    )  # fmt: skip
+    latents: bool = option(False, "", "what was decoded, too, as NAME.latents.safetensors beside the video")
+    decode: str | None = option(
+        None, "FILE|FOLDER", "decode such latents, or those of --keep, once more: with another --tiling, "
+        "--video-decoder, --output-path or, without sound, --fps",
     )  # fmt: skip
 
 
@@ -154,29 +165,50 @@ def _sound_path(args: argparse.Namespace, request: Request) -> str | None:
     return args.output_audio
 
 
+def _latents_path(args: argparse.Namespace) -> str | None:
+    """Where latents go, if they are asked for."""
+    video = Path(args.output_path)
+    return str(video.with_name(f"{video.stem}.latents.safetensors")) if args.latents and video.name else None
+
+
 def generate(args: argparse.Namespace) -> None:
     """Runs the command: everything cheap is checked before anything heavy is loaded."""
+    latents = _latents_path(args)
+    if args.decode is not None:
+        decode(args, latents)
+        return
     request = request_of(args)
     recipe = request.check(RECIPES)
     if args.plan and args.placeholder:
         raise UserError("--plan and --placeholder exclude each other: a placeholder takes next to nothing.")
+    if args.plan and args.latents:
+        raise UserError("--latents has no effect with --plan, which makes none.")
     from mlx_video.jobs.inputs import files_of
     from mlx_video.results.look import Look
     from mlx_video.results.outputs import check_outputs
+    from mlx_video.results.stored import check_file
 
     sound = _sound_path(args, request)
     look = Look(recipe.stages[-1].of(request.shape), sound=None if request.audio is False else "latents")
     check_outputs(args.output_path, look, audio=sound, frames=args.save_frames, inputs=files_of(request))
+    if latents is not None:
+        check_file(Path(latents))
     with cli.pipeline(args) as (pipe, bars):
         if args.plan:
             lines: list[str] = []
             plan = pipe.plan(request, on_step=bars, on_message=lines.append)
             cli.show("\n".join([str(plan), *lines]))
             return
-        clip = pipe.run(request, on_step=bars, on_message=bars.say)
-        if clip.silent and args.output_audio is None:
-            sound = None
-        clip.save(args.output_path, audio_path=sound, frames=args.save_frames, metadata=args.metadata, on_step=bars)
+        phases = [stage.phase or Phase.STAGE.numbered(number) for number, stage in enumerate(recipe.stages, 1)]
+        stopping = Stopping(args.keep, phases, bars, bars.say)
+        with stopping.listening():
+            clip = pipe.run(
+                request, keep=args.keep, on_step=stopping.report, on_kept=stopping.kept, on_message=bars.say
+            )
+            if latents is not None:
+                clip.store(latents, metadata=args.metadata)
+            sound = None if clip.silent and args.output_audio is None else sound
+            clip.save(args.output_path, audio_path=sound, frames=args.save_frames, metadata=args.metadata, on_step=bars)
     cli.done(args, bars, f"{args.output_path}: {clip}; seed {request.seed}, ")
 
 

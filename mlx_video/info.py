@@ -12,7 +12,9 @@ if __name__ == "__main__":
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlx_video import cli
 from mlx_video.cli.parser import path
@@ -54,6 +56,9 @@ def info(args: argparse.Namespace) -> None:
     if Path(args.path).suffix.lower() in MADE and Path(args.path).is_file():
         cli.show("\n".join(_settings_of(Path(args.path))))
         return
+    if (stored := _stored(Path(args.path))) is not None:
+        cli.show("\n".join(stored))
+        return
     where = models.full_name(args.path)
     hub_id = locate.is_hub_id(where)
     lines = describe_repo(where) if hub_id else describe(locate.existing(where, "PATH"))
@@ -67,12 +72,27 @@ def _settings_of(path: Path) -> list[str]:
     """What a finished file says of how it was made."""
     from mlx_video.media import settings
 
-    said = settings.read(path)
-    lines = [str(path)]
-    for name, value in said.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        lines.append(f"  {cli.one_line(name):<20}{cli.one_line(text)}")
-    return lines
+    return [str(path), *_listed(settings.read(path))]
+
+
+def _stored(path: Path) -> list[str] | None:
+    """What a stored clip, or a folder that a run is kept in, says of how it was made; None for anything else."""
+    from mlx_video.results.clip import Clip
+    from mlx_video.results.kept import asked_of
+    from mlx_video.results.stored import said_by
+
+    if (said := said_by(path)) is not None:
+        return [str(path), *_listed({"latents": str(Clip.open(path)), **said})]
+    if (asked := asked_of(path)) is not None:
+        return [str(path), *_listed({"kept": "a run that is not finished", **asked})]
+    return None
+
+
+def _listed(said: Mapping[str, Any]) -> list[str]:
+    texts = {
+        name: each if isinstance(each, str) else json.dumps(each, ensure_ascii=False) for name, each in said.items()
+    }
+    return [f"  {cli.one_line(name):<20}{cli.one_line(text)}" for name, text in texts.items()]
 
 
 def main(argv: list[str] | None = None) -> int:

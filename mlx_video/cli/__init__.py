@@ -51,8 +51,9 @@ def run(
         except MemoryError:
             say(f"{parser.prog}: this process may not take as much memory as the run needs (see ulimit -v).")
             return 1
-        except KeyboardInterrupt:
-            say(f"{parser.prog}: interrupted; nothing was written.")
+        except KeyboardInterrupt as stop:
+            said = stop.args[0] if stop.args else "interrupted; nothing was written."
+            say(f"{parser.prog}: {one_line(said)}")
             return 130
     return 0
 

@@ -18,7 +18,7 @@ _TABLES = (*options_of(Request), *options_of(Upscaling))
 NAMES = {
     "model_repo": "where", "text_encoder_repo": "text_encoder", "output_path": "path", "output_audio": "audio_path",
     "save_frames": "frames", "audio_start_time": "audio_file: start",
-    **{name: name for name in ("dtype", "vae_dtype", "quantize", "low_memory", "memory_limit", "variant")},
+    **{name: name for name in ("dtype", "vae_dtype", "quantize", "low_memory", "memory_limit", "variant", "keep")},
     **{one.name: one.name for one in _TABLES},
 }  # fmt: skip
 """Keywords by what commands call them."""

@@ -205,13 +205,13 @@ class Clip:
         return Stored(self.latents, self.look, self.metadata, self._given, self._inputs)
 
     @in_keywords()
-    def store(self, where: str | Path) -> None:
+    def store(self, where: str | Path, *, metadata: bool = True) -> None:
         """Writes the latents and how they are shown to a new folder, or to a file named .safetensors.
 
         Whole or not at all, for `LTXPipeline.open`. A file holds no place of the files that the clip was made of.
-        Raises UserError as `save` does.
+        metadata: whether its settings are in it. Raises UserError as `save` does.
         """
-        self.stored.write(where)
+        (self.stored if metadata else self.stored._replace(metadata={})).write(where)
 
     @classmethod
     def open(cls, where: str | Path) -> Clip:

@@ -20,13 +20,12 @@ import mlx.core as mx
 
 from mlx_video.media.files import check_new_folder, replacing
 from mlx_video.reading import read_json
-from mlx_video.results.stored import LATENTS, SETTINGS, Stored
+from mlx_video.results.stored import LATENTS, REQUEST, SETTINGS, Stored
 from mlx_video.types import RunError, UserError
 from mlx_video.weights.store import Tensors
 from mlx_video.weights.write import Pending, checksum, settle, write
 
 FORMAT = "mlx_video kept 1"
-REQUEST = "request.json"
 SUFFIX = ".safetensors"
 _UNFINISHED = re.compile(r"\.[a-z0-9-]+\.[0-9a-f]+\.part\.(json|safetensors)")
 """What a killed process leaves: who has the lock knows that nobody is writing it."""
@@ -36,6 +35,14 @@ Say = Callable[[str], None]
 def is_kept(path: Path) -> bool:
     """Whether a folder is one that runs keep things in."""
     return (path / REQUEST).is_file()
+
+
+def asked_of(path: Path) -> dict[str, Any] | None:
+    """What was asked of the run that a folder keeps; None where it keeps none."""
+    with suppress(UserError):
+        asked = read_json(path / REQUEST).get("asked") if is_kept(path) else None
+        return asked if isinstance(asked, dict) else None
+    return None
 
 
 def check_folder(path: Path) -> None:

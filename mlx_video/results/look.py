@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 
-from mlx_video.request import kinds
-from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, VIDEO_DECODERS, Tree, VideoShape
+from mlx_video.models.families import RECIPES
+from mlx_video.request import Request, kinds
+from mlx_video.types import SPACE_SCALE, TILINGS, TIME_SCALE, VIDEO_DECODERS, Tree, UserError, VideoShape
 
 Heard = Literal["latents", "given", "source"] | None
 Sound = tuple[np.ndarray, int]
@@ -62,6 +63,36 @@ class Look:
             raise ValueError(f"decoder {self.decoder!r}")
         if self.sound == "latents" and "audio" not in latents:
             raise ValueError("sound")
+
+    def otherwise(
+        self,
+        *,
+        tiling: str | None = None,
+        stream: bool | None = None,
+        video_decoder: str | None = None,
+        fps: float | None = None,
+        audio: bool | None = None,
+    ) -> Look:
+        """The same with what is given; audio: False for no sound. Raises UserError for what does not go together."""
+        decoder = self.decoder if video_decoder is None else video_decoder
+        asked = Request(
+            prompt="-", tiling=self.tiling if tiling is None else tiling,
+            stream=(self.stream and decoder != "diffusion") if stream is None else stream,
+            video_decoder=decoder, fps=self.shape.fps if fps is None else fps,
+        )  # fmt: skip
+        asked.check(RECIPES)
+        if audio and self.sound is None:
+            raise UserError("--audio has no effect on a clip that was made without sound.")
+        sound = None if audio is False else self.sound
+        if fps is not None and sound is not None and fps != float(self.fps):
+            raise UserError(
+                f"--fps {fps:g} would part the pictures from their sound, which is of {float(self.fps):g} frames a "
+                f"second; add --no-audio."
+            )
+        shape, rate = (self.shape, self.rate) if fps is None else (self.shape._replace(fps=fps), None)
+        return replace(
+            self, tiling=asked.tiling, stream=asked.stream, decoder=decoder, sound=sound, shape=shape, rate=rate
+        )
 
     @property
     def fps(self) -> float | Fraction:

@@ -40,6 +40,8 @@ FORMS: dict[Modality, tuple[int | str, ...]] = {
 LATENTS, SETTINGS = "latents.safetensors", "settings.json"
 SUFFIX, SETTINGS_KEY = ".safetensors", "settings"
 """Of a single file, and where its header has its settings."""
+REQUEST = "request.json"
+"""Of a folder that a run is kept in, which has the clip once that is finished."""
 FORMAT = "mlx_video result 1"
 """Of a stored one's settings."""
 
@@ -121,6 +123,8 @@ class Stored(NamedTuple):
 def _settings_of(place: Path, tensors: Tensors | None) -> dict[str, Any]:
     """tensors: of a single file, which says its settings itself."""
     if tensors is None:
+        if (place / REQUEST).is_file() and not (place / SETTINGS).exists():
+            raise UserError(f"{place} keeps a run that is not finished; the same command with --keep goes on from it.")
         settings: Any = read_json(check_input(place / SETTINGS, "a stored clip"))
     else:
         settings = tensors.metadata.get(SETTINGS_KEY)
