@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_video.checkpoints import demo, locate
 from mlx_video.checkpoints.hub.fetch import Take
 from mlx_video.checkpoints.hub.outlines import Outlines
-from mlx_video.checkpoints.provenance import described, mark_of
+from mlx_video.checkpoints.provenance import described
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.noise import DECODING, NamedNoise, draws, seeded
 from mlx_video.jobs import embeddings, text
@@ -214,10 +214,9 @@ class Generate:
     def _asked(self) -> Mapping[str, Any]:
         """What tells this run from others that might be kept."""
         run = self._run
-        files = run.encoder.files if run.encoder is not None else {}
-        about = described(run.settings, run.loader.checkpoint, {**self._named, **run.loader.computed})
-        loras = {"loras": [f"{mark_of(path)} {strength:g}" for path, strength in run.adapters.used]}
-        return identity({**about, **(loras if run.adapters.used else {})}, files, self._noise)
+        about = described(run.settings, run.loader.checkpoint, run.loader.computed)
+        encoder = None if run.encoder is None else embeddings.encoder_mark(run.encoder)
+        return identity(about, run.adapters.used, encoder, self._noise)
 
     def _drawn(self, noise: NamedNoise) -> Noise | None:
         """What a diffusion decoder makes the result of, where that was handed in."""
@@ -237,13 +236,9 @@ class Generate:
     def _described(self, settings: Settings) -> dict[str, Any]:
         if self._about is None:
             loader = self._run.loader
-            self._about = described(settings, loader.checkpoint, {**self._named, **loader.computed})
+            where = {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
+            self._about = described(settings, loader.checkpoint, {**where, **loader.computed})
         return self._about
-
-    @property
-    def _named(self) -> dict[str, str]:
-        """The model by a name that is nobody's folder, if it has one."""
-        return {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
 
     def _clip(self, latents: Tree, stage: Stage) -> Clip:
         settings, loader, media = self._run.settings, self._run.loader, self._media

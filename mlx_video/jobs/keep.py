@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,8 +71,8 @@ class Keep:
 
     def _get(self, name: str, **facts: Any) -> _Found | None:
         """Groups of arrays, and facts; None where there are none, or of other `facts`."""
-        found = None if self._folder is None else self._folder.get(name)
-        if found is None or any(found[1].get(fact) != value for fact, value in facts.items()):
+        found = None if self._folder is None else self._folder.get(name, **facts)
+        if found is None:
             return None
         groups: dict[str, dict[str, mx.array]] = {}
         for key, array in found[0].items():
@@ -172,19 +172,22 @@ def keeping(path: Path | None, asked: Callable[[], Mapping[str, Any]], noise: Na
 
 
 def identity(
-    described: Mapping[str, Any], files: Mapping[str, Path], noise: Noise | Mapping[str, Any] | None
+    described: Mapping[str, Any],
+    loras: Sequence[tuple[Path, float]],
+    encoder: str | None,
+    noise: Noise | Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """All that the latents of a run follow from, in plain values.
 
-    described: as `provenance.described` gives it; files: of the text encoder; noise: as it was handed in.
+    described: as `provenance.described` gives it; loras: files of all, with strengths; encoder: the text encoder's
+    mark, None where the prompt is encoded already; noise: as it was handed in.
     """
     asked = {name: value for name, value in described.items() if name not in SHOWING}
-    if files:
-        digest = hashlib.blake2b(digest_size=8)
-        for file in sorted(files.values()):
-            digest.update(f"{file.name} {mark_of(file) if file.is_file() else ''}\n".encode())
-        asked["text_encoder"] = digest.hexdigest()
-    return asked if noise is None else {**asked, "noise": _mark_of_noise(noise)}
+    if loras:
+        asked["loras"] = [f"{path.name} {strength:g}" for path, strength in loras]
+        asked["files"] = {**described.get("files", {}), **{path.name: mark_of(path) for path, _ in loras}}
+    marks = {"text_encoder": encoder, "noise": None if noise is None else _mark_of_noise(noise)}
+    return {**asked, **{name: mark for name, mark in marks.items() if mark is not None}}
 
 
 def _mark_of_noise(noise: Noise | Mapping[str, Any]) -> str:

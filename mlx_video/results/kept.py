@@ -106,7 +106,7 @@ class KeptFolder:
             return
         try:
             said = read_json(self.path / REQUEST)
-            if said.get("format") != FORMAT or not all(isinstance(said.get(part), dict) for part in ("asked", "found")):
+            if said.get("format") != FORMAT or said.pop("sum", None) != _sum(said):
                 raise UserError(f"{self.path / REQUEST} is not as it was written.")
         except UserError as fault:
             self._say(f"{fault.args[0]} It is written anew.")
@@ -115,7 +115,7 @@ class KeptFolder:
 
     def begin(self, asked: Mapping[str, Any]) -> None:
         """What is put and read from here on is of the run that was asked for so."""
-        self._mark = hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=12).hexdigest()
+        self._mark = _sum(asked)
         if self.asked != asked:
             self.asked, self.found = dict(asked), {}
             self._write_request()
@@ -126,7 +126,8 @@ class KeptFolder:
         self._write_request()
 
     def _write_request(self) -> None:
-        text = json.dumps({"format": FORMAT, "asked": self.asked, "found": self.found}, indent=1)
+        said = {"format": FORMAT, "asked": self.asked, "found": self.found}
+        text = json.dumps({**said, "sum": _sum(said)}, indent=1)
         with self._going_on(), replacing(self.path / REQUEST) as temporary:
             temporary.write_text(text, encoding="utf-8")
             settle(temporary)
@@ -156,18 +157,23 @@ class KeptFolder:
             write(temporary, pending, metadata, lambda _: None, tidy=False)
             settle(temporary)
 
-    def get(self, name: str) -> tuple[dict[str, mx.array], dict[str, Any]] | None:
-        """Arrays, laid out in memory as they were, and facts; None where there are none of this run and whole."""
+    def get(self, name: str, **wanted: Any) -> tuple[dict[str, mx.array], dict[str, Any]] | None:
+        """Arrays, laid out in memory as they were, and facts; None where there are none of this run and whole.
+
+        wanted: facts that they are to have; arrays of others are not read.
+        """
         file = self._file(name)
         if not file.exists():
             return None
         try:
             tensors = Tensors([file])
-            facts, laid = tensors.metadata.get("facts"), tensors.load()
+            facts = tensors.metadata.get("facts")
+            if isinstance(facts, dict) and any(facts.get(fact) != value for fact, value in wanted.items()):
+                return None
+            laid = tensors.load()
             mx.eval(laid)
-            if not isinstance(facts, dict) or tensors.metadata.get("sum") != checksum(
-                laid, json.dumps(facts, sort_keys=True)
-            ):
+            said = json.dumps(facts, sort_keys=True)
+            if not isinstance(facts, dict) or tensors.metadata.get("sum") != checksum(laid, said):
                 raise UserError(f"{file} is not as it was written.")
             if facts["run"] != self._mark:
                 raise UserError(f"{file} is of another run.")
@@ -207,6 +213,10 @@ class KeptFolder:
         for file in self.path.glob(f"*{SUFFIX}"):
             if file.name != LATENTS:
                 file.unlink(missing_ok=True)
+
+
+def _sum(said: Mapping[str, Any]) -> str:
+    return "blake2b " + hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def _axes(array: mx.array) -> list[int]:

@@ -10,6 +10,7 @@ import pytest
 
 from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, Request, UserError
 from mlx_video.diffusion.noise import seeded
+from mlx_video.diffusion.schedules import REFINE
 from mlx_video.jobs import text
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.stages import Inputs
@@ -54,10 +55,12 @@ class MadeUp(Generate):
         "gradient": replace(
             RECIPES["dev"], name="gradient", stages=(replace(FIRST, sampler="gradient_estimating_euler"),)
         ),
+        "second order": replace(RECIPES["dev"], name="second order", stages=(replace(FIRST, sampler="res_2s"),)),
         "ancestral": replace(RECIPES["dev"], name="ancestral", stages=(replace(FIRST, sampler="ancestral_euler"),)),
         "windows": Recipe(
             "windows", "in parts", "distilled",
-            (Stage(1.0, "refine", sampler="res_2s", start="given", window=Window(3, 1), phase="refine"),), audio_from=0,
+            (Stage(1.0, "refine", sampler="res_2s", start=REFINE[-2], window=Window(3, 1), phase="refine"),),
+            audio_from=0,
         ),
     }  # fmt: skip
 
@@ -69,17 +72,19 @@ class MadeUp(Generate):
 
 CASES = {
     "distilled": {},
-    "dev with sound, skipping": {"pipeline": "dev", "steps": 5, "skip_step": 2},
+    "dev with sound, skipping": {"pipeline": "dev", "steps": 3, "skip_step": 1},
+    "dev, skipping more": {"pipeline": "dev", "steps": 6, "skip_step": 2},
     "dev, silent": {"pipeline": "dev", "steps": 3, "audio": False},
     "two stages": {"pipeline": "dev-two-stage", "steps": 3, "skip_step": 1},
-    "hq": {"pipeline": "dev-two-stage-hq", "steps": 2, "num_frames": 1},
+    "hq": {"pipeline": "dev-two-stage-hq", "steps": 3},
     "pictures and sound": {"pipeline": "dev-two-stage", "steps": 2, "image": "picture", "audio_file": "sound"},
     "LoRA": {"pipeline": "dev-two-stage-hq", "steps": 2, "lora": "own", "num_frames": 1},
     "LoRA, streamed": {"pipeline": "dev-two-stage", "steps": 2, "lora": "own", "low_memory": True, "num_frames": 1},
     "dfr": {"generation": "2.5", "pipeline": "dfr", "num_frames": 41, "temporal_upsample_rounds": 1},
     "2.5": {"generation": "2.5", "num_generated_keyframes": 1},
-    "gradient": {"pipeline": "gradient", "steps": 4},
-    "ancestral": {"pipeline": "ancestral", "steps": 3},
+    "gradient": {"pipeline": "gradient", "steps": 3, "num_frames": 1},
+    "second order": {"pipeline": "second order", "steps": 2, "num_frames": 1},
+    "ancestral": {"pipeline": "ancestral", "steps": 2, "num_frames": 1},
     "windows": {"pipeline": "windows", "num_frames": 41, "audio": False},
 }
 
@@ -125,7 +130,7 @@ def stopped_after_every_step(run, keep, **more):
             pass
 
 
-QUICK = ("dev with sound, skipping", "hq", "gradient", "ancestral", "windows")
+QUICK = ("dev with sound, skipping", "second order", "gradient", "ancestral", "windows")
 """Every sampler, and guidance that repeats itself; the others take longer."""
 
 
@@ -334,10 +339,10 @@ def emptied(file):
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("contexts", altered), ("state", altered), ("stage-1", cut), ("request", cut),
+        ("contexts", altered), ("state", altered), ("request", altered),
         *(pytest.param(name, damage, marks=SLOW) for name, damage in [
-            ("contexts", cut), ("contexts", emptied), ("state", cut), ("state", emptied), ("stage-1", altered),
-            ("stage-1", emptied), ("request", altered), ("request", emptied),
+            ("contexts", cut), ("contexts", emptied), ("state", cut), ("state", emptied), ("stage-1", cut),
+            ("stage-1", altered), ("stage-1", emptied), ("request", cut), ("request", emptied),
         ]),
     ],
 )  # fmt: skip
@@ -351,12 +356,10 @@ def test_a_damaged_file_is_named_and_not_used(pipe, whole, kept, name, damage):
     assert sorted(os.listdir(kept)) == DONE
 
 
+@SLOW
 @pytest.mark.parametrize(
-    ("name", "damage"),
-    [("latents.safetensors", altered), *(
-        pytest.param(name, cut, marks=SLOW) for name in ("latents.safetensors", "settings.json"))
-    ],
-)  # fmt: skip
+    ("name", "damage"), [("latents.safetensors", altered), ("latents.safetensors", cut), ("settings.json", cut)]
+)
 def test_a_damaged_clip_is_made_anew(pipe, whole, kept, name, damage):
     said = []
     pipe.generate(**SMALL, keep=kept)
@@ -366,6 +369,7 @@ def test_a_damaged_clip_is_made_anew(pipe, whole, kept, name, damage):
     assert [text for text in said if str(kept) in text and "anew" in text]
 
 
+@SLOW
 def test_a_file_of_another_run_is_not_used(pipe, whole, kept, tmp_path):
     with pytest.raises(Stopped):
         pipe.generate(**SMALL, seed=7, keep=tmp_path / "other", on_kept=stop)
