@@ -72,6 +72,8 @@ class Denoising:
     """Of the transformer's numbers, for who has to be told that they are none."""
     keyframes: dict[int, mx.array] = field(default_factory=dict, init=False)
     """Those that stages have made beside the video so far, by the stage's number: (1, 128, n, H, W)."""
+    in_turns: bool = False
+    """Whether several runs share one transformer: then nothing, {}, is given wherever an upsampler has been used."""
 
     def run(self) -> Iterator[Tree]:
         """Latents after each stage, normalised: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16).
@@ -89,6 +91,8 @@ class Denoising:
                     if before is not None and kind.startswith("spatial"):  # in time they are single frames
                         before = upsample(before, kind, self.loader, self.watch.report, Phase.UPSAMPLE)
                         self.keyframes[number - 1] = before
+                    if self.in_turns:
+                        yield {}  # all others use that upsampler before the transformer comes back
                 latents = {**latents, "video": larger}
                 set_loras = self.fuse(self.transformer) if self.loader.ways.step_aside else set_loras
             set_loras({"user": 1.0, **stage.loras, "distilled": self.settings.lora_strengths[number - 1]})
