@@ -51,8 +51,8 @@ def run(
         except MemoryError:
             say(f"{parser.prog}: this process may not take as much memory as the run needs (see ulimit -v).")
             return 1
-        except KeyboardInterrupt:
-            say(f"{parser.prog}: interrupted; nothing was written.")
+        except KeyboardInterrupt as stop:
+            say(f"{parser.prog}: interrupted; {stop if stop.args else 'nothing was written'}.")
             return 130
     return 0
 
