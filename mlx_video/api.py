@@ -24,7 +24,7 @@ from mlx_video.jobs.upscale import Upscale
 from mlx_video.planning.plan import Memory, Plan
 from mlx_video.request import Request, RequestOptions, Upscaling, kinds
 from mlx_video.request.generating import request_of
-from mlx_video.request.spelling import in_keywords, told
+from mlx_video.request.spelling import in_keywords, keywords, told
 from mlx_video.request.upscaling import UpscalingOptions, upscaling_of
 from mlx_video.results.clip import Clip
 from mlx_video.results.look import Look
@@ -193,7 +193,7 @@ class LTXPipeline:
     ) -> Many:
         defaults = demo.defaults(self._runner.where)
         asked = [one if isinstance(one, Request) else request_of(defaults, one) for one in requests]
-        return Many(asked, on_error or _raise, *([is_there] if is_there else []))
+        return Many(asked, _spelling(on_error or _raise), *([is_there] if is_there else []))
 
     @in_keywords()
     def plan_many(
@@ -310,6 +310,16 @@ def _spelt(pairs: Iterator[tuple[int, Clip]]) -> Generator[tuple[int, Clip], Non
 
 def _raise(number: int, fault: Fault) -> None:
     raise fault
+
+
+def _spelling(tell: Failed) -> Failed:
+    """`tell`, handed faults that name keywords."""
+
+    def take(number: int, fault: Fault) -> None:
+        fault.said = keywords(fault.args[0])
+        tell(number, fault)
+
+    return take
 
 
 def _watch(on_step: Step, on_message: Say, on_preview: Preview | None = None) -> Watch:

@@ -55,7 +55,9 @@ def run(args: argparse.Namespace, base: Request, sound_of: SoundOf) -> None:
     seeds = f"seeds {clips[0].request.seed} to {clips[-1].request.seed}" if args.prompts is None else args.prompts
     cli.done(args, bars, f"{len(work.made)} of {len(clips)} clips, {clips[0].place.path} and on; {seeds}, ")
     if work.faults:
-        listed = "".join(f"\n  {work.name(number)}: {fault}" for number, fault in sorted(work.faults.items()))
+        listed = "".join(
+            f"\n  {work.name(number)}: {cli.one_line(fault.args[0])}" for number, fault in sorted(work.faults.items())
+        )
         raise RunError(f"{len(work.faults)} of {len(clips)} clips were not made:{listed}")
 
 
@@ -158,7 +160,7 @@ class _Work:
     def _fail(self, number: int, fault: Fault) -> None:
         self._saving.drop(number)
         self.faults[number] = fault
-        self._bars.say(f"{self.name(number)} is left out: {fault}")
+        self._bars.say(f"{self.name(number)} is left out: {cli.one_line(fault.args[0])}")
 
     def _is_there(self, number: int, settings: Mapping[str, Any]) -> bool:
         from mlx_video.results.outputs import is_made
