@@ -180,7 +180,8 @@ class Generate:
         if self._about is None:
             loader = self._run.loader
             where = {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
-            self._about = described(self._run.settings, loader.checkpoint, {**where, **loader.computed})
+            computed = {**where, **loader.computed}
+            self._about = described(self._run.settings, loader.checkpoint, computed, self._run.encoder)
         return self._about
 
     def go(self, ways: Ways) -> None:
