@@ -17,13 +17,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from bench import block, codecs, diffusion, generations, memory, networks, phases, reading, steps, weights
+from bench import block, codecs, diffusion, generations, many, memory, networks, phases, reading, steps, weights
 from bench.measure import alternate, clock, multiply, table
 from mlx_video import platform
 from mlx_video.cpu import linux_blas
 
 PARTS = [
     "blas", "block", "generations", "steps", "codecs", "networks", "diffusion", "reading", "weights", "phases", "memory",
+    "many",
 ]  # fmt: skip
 
 
@@ -102,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
     if "memory" in args.only:
         with tempfile.TemporaryDirectory() as folder:
             print(memory.report(Path(folder)), flush=True)
+    if "many" in args.only:
+        print(many.report(), flush=True)
 
 
 if __name__ == "__main__":

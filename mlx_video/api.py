@@ -6,7 +6,8 @@ Turns keywords into a job and hands it to the runner.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,6 +17,7 @@ from mlx_video import platform
 from mlx_video.checkpoints import demo, locate
 from mlx_video.jobs.decode import Decode
 from mlx_video.jobs.generate import Generate
+from mlx_video.jobs.many import Failed, Fault, Made, Many
 from mlx_video.jobs.placeholder import Placeholder
 from mlx_video.jobs.text import Encode
 from mlx_video.jobs.upscale import Upscale
@@ -23,7 +25,7 @@ from mlx_video.planning.plan import Memory, Plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request, RequestOptions, Upscaling, kinds
 from mlx_video.request.generating import request_of
-from mlx_video.request.spelling import in_keywords, told
+from mlx_video.request.spelling import in_keywords, keywords, told
 from mlx_video.request.upscaling import UpscalingOptions, upscaling_of
 from mlx_video.results.clip import Clip
 from mlx_video.results.look import Look
@@ -161,6 +163,65 @@ class LTXPipeline:
         folder = None if keep is None else path_of(keep, "--keep", "give the name of a folder")
         return self._runner.run(Generate(request, noise, folder), watch)
 
+    def generate_many(
+        self,
+        requests: Iterable[Request | Mapping[str, Any]],
+        *,
+        on_step: Step = None,
+        on_preview: Preview | None = None,
+        on_message: Say = log.info,
+        on_error: Failed | None = None,
+    ) -> Iterator[Clip]:
+        """Clips of several requests (each a Request, or the keywords of `generate`), in their order, as an iterator.
+
+        Every network is read once for all: texts, inputs and denoising go phase by phase before the first clip comes;
+        each is what it would be by itself. Decode or save a clip before you take the next. All are checked before this
+        returns. on_error: called with the number of a clip, from 0, and the fault where it fails by itself; it is left
+        out then. Without it the first such fault is raised, which ends the iterator. Its end, or closing it, frees the
+        networks. on_step: told of all clips' steps together; everything else as in `generate`.
+        """
+        pairs = self.run_many(
+            requests, on_step=on_step, on_preview=on_preview, on_message=told(on_message), on_error=on_error
+        )
+        return _clips(pairs)
+
+    @in_keywords()
+    def run_many(
+        self,
+        requests: Iterable[Request | Mapping[str, Any]],
+        *,
+        on_step: Step = None,
+        on_preview: Preview | None = None,
+        on_message: Say = log.info,
+        on_error: Failed | None = None,
+        is_there: Made | None = None,
+    ) -> Generator[tuple[int, Clip], None, None]:
+        """As `generate_many`, with the number of each clip, from 0; those that `is_there` knows are not made.
+
+        is_there: called with a clip's number and the settings that its file would have.
+        """
+        job = self._many(requests, on_error, is_there)
+        return _spelt(self._runner.run(job, _watch(on_step, on_message, on_preview)))
+
+    def _many(
+        self, requests: Iterable[Request | Mapping[str, Any]], on_error: Failed | None, is_there: Made | None = None
+    ) -> Many:
+        defaults = demo.defaults(self._runner.where)
+        asked = [one if isinstance(one, Request) else request_of(defaults, one) for one in requests]
+        return Many(asked, _spelling(on_error or _raise), *([is_there] if is_there else []))
+
+    @in_keywords()
+    def plan_many(
+        self, requests: Iterable[Request | Mapping[str, Any]], *, on_step: Step = None, on_message: Say = log.info
+    ) -> Plan:
+        """As `plan`, of all clips that `generate_many` would make of `requests`, together."""
+        job, watch = self._many(requests, None), _watch(on_step, on_message)
+        job.check(watch)
+        self._runner.open(job, watch, plan=True)
+        if job.plan is None:
+            raise UserError("There is nothing to plan: every clip is a placeholder, or cannot be made.")
+        return job.plan
+
     @in_keywords()
     def plan(self, request: Request, *, on_step: Step = None, on_message: Say = log.info) -> Plan:
         """What a run of `request` would take, phase by phase, and how it would keep within memory; makes nothing.
@@ -265,6 +326,31 @@ class LTXPipeline:
     ) -> None:
         """Writes a prompt (and the negative one) as a file for `embedding=`; raises UserError as `generate` does."""
         self._runner.run(Encode(prompt, path, variant, negative_prompt), _watch(on_step, on_message))
+
+
+def _clips(pairs: Generator[tuple[int, Clip], None, None]) -> Iterator[Clip]:
+    with closing(pairs):
+        for _, clip in pairs:
+            yield clip
+
+
+def _spelt(pairs: Iterator[tuple[int, Clip]]) -> Generator[tuple[int, Clip], None, None]:
+    with in_keywords():
+        yield from pairs
+
+
+def _raise(number: int, fault: Fault) -> None:
+    raise fault
+
+
+def _spelling(tell: Failed) -> Failed:
+    """`tell`, handed faults that name keywords."""
+
+    def take(number: int, fault: Fault) -> None:
+        fault.said = keywords(fault.args[0])
+        tell(number, fault)
+
+    return take
 
 
 def _watch(on_step: Step, on_message: Say, on_preview: Preview | None = None, on_kept: Step = None) -> Watch:

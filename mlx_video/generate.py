@@ -14,13 +14,14 @@ import argparse
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mlx_video import cli
 from mlx_video.checkpoints import demo
 from mlx_video.cli.decoding import decode
-from mlx_video.cli.parser import Model, given
+from mlx_video.cli.parser import Model, given, prompts_of
 from mlx_video.cli.stopping import Stopping
 from mlx_video.models.families import RECIPES
 from mlx_video.request import Request
@@ -34,7 +35,9 @@ examples:
   {name} "waves at night" -n 97 -H 512 -W 768 -o waves.mp4
   {name} "she turns" --image first.png --image final.png last
   {name} "a jazz band" --pipeline dev --cfg-scale 3 --seed 7
-  {name} "a jazz band" --pipeline dev --plan"""
+  {name} "a jazz band" --pipeline dev --plan
+  {name} "a jazz band" --takes 8 -o jazz.mp4        # jazz-0001.mp4 ...
+  {name} --prompts list.txt -o out.mp4              # a clip for each line"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,20 @@ class Outputs:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Many clips of one command."""
+
+    takes: int = option(
+        1, "N", "so many clips of each request, with seeds from --seed up; -o out.mp4 makes out-0001.mp4 and so on",
+        group="many clips",
+    )  # fmt: skip
+    prompts: str | None = option(
+        None, "FILE", "a clip for each line: a prompt, or a JSON object with any options and its own output; or a "
+        ".toml with tables [[clip]]; - is standard input",
+    )  # fmt: skip
+
+
 def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
     """All flags; `name` and `defaults` are those of an alias of this command."""
     pipelines = "\n".join(
@@ -71,7 +88,7 @@ def build_parser(name: str = NAME, **defaults: Any) -> cli.Parser:
         description=f"Make a video with sound from a prompt.\n\npipelines:\n{pipelines}\n\n"
         f"{EXAMPLES.format(name=name)}",
     )
-    parser.take_prompt().take("generate", Outputs, Request, Model, **{"sound_beside": False, **defaults})
+    parser.take_prompt().take("generate", Outputs, Batch, Request, Model, **{"sound_beside": False, **defaults})
     parser.remembered = ("model_repo",)  # --again may name one, too
     return parser
 
@@ -157,9 +174,9 @@ def _spread_lora_strength(args: argparse.Namespace) -> None:
     args.lora_strength = None
 
 
-def _sound_path(args: argparse.Namespace, request: Request) -> str | None:
+def _sound_path(args: argparse.Namespace, request: Request, output: str | None = None) -> str | None:
     """Where the sound goes by itself: where the user says, or beside the video by the name of an alias."""
-    made, video = request.audio is not False and request.audio_file is None, Path(args.output_path)
+    made, video = request.audio is not False and request.audio_file is None, Path(output or args.output_path)
     if args.output_audio is None and args.sound_beside and made and video.name:
         return str(video.with_suffix(".wav"))
     return args.output_audio
@@ -176,6 +193,11 @@ def generate(args: argparse.Namespace) -> None:
     latents = _latents_path(args)
     if args.decode is not None:
         decode(args, latents)
+        return
+    if args.prompts is not None or args.takes != 1 or len(prompts_of(args)) > 1:
+        from mlx_video.cli import many
+
+        many.run(args, request_of(args), partial(_sound_path, args))
         return
     request = request_of(args)
     recipe = request.check(RECIPES)

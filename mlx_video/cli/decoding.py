@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHOWING = ("tiling", "stream", "video_decoder", "fps", "audio")
 """Options of a request that say how latents are shown."""
-OTHERS = ("again", "keep", "plan", "dtype", "quantize", "text_encoder_repo")
+OTHERS = ("again", "keep", "plan", "prompts", "dtype", "quantize", "text_encoder_repo")
 """Flags that are of making latents."""
 
 
@@ -55,6 +55,7 @@ def _showing(args: argparse.Namespace) -> dict[str, Any]:
     # What stands for a part of an option, and flags that are of a run, are where they were parsed to.
     names = [part.name for one in options_of(Request) for part in one.also]
     asked |= {name: getattr(args, name) for name in (*names, *OTHERS)}
+    asked["takes"] = args.takes if args.takes != 1 else None
     for name, value in asked.items():
         left_out = value is None or value is False or value in ("", ())
         if name not in SHOWING and not left_out:

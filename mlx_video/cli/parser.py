@@ -22,8 +22,8 @@ from mlx_video.request.options import Option, option, options_of
 from mlx_video.types import DTYPES, UserError
 
 GROUPS = (
-    "", "refinement", "clip", "model", "memory", "pictures and sound to start from", "prompt enhancement", "LoRA",
-    "guidance", "output",
+    "", "refinement", "clip", "many clips", "model", "memory", "pictures and sound to start from", "prompt enhancement",
+    "LoRA", "guidance", "output",
 )  # fmt: skip
 """As `--help` shows them."""
 ABOUT = {"guidance": "only for the pipelines named; the default is the recipe's"}
@@ -185,6 +185,8 @@ def _settings(row: Option) -> dict[str, Any]:
     if row.default is MISSING:
         found |= {"default": None, "required": True}
     choices = tuple(RECIPES) if row.name == "pipeline" else row.choices
+    if row.several:
+        return {**found, "action": "append"}
     if choices and (row.hint is str or metavar is None):
         found["choices"] = choices
     item = kinds.item_of(row.hint)
@@ -221,11 +223,17 @@ def given(args: argparse.Namespace, table: type) -> dict[str, Any]:
 
 def prompt_of(args: argparse.Namespace) -> str:
     """The prompt, empty where there is none; raises UserError where it is given twice."""
-    texts = [text for text in (args.text, args.prompt) if text is not None]
-    if len(texts) > 1:
+    return "".join(prompts_of(args)[:1])
+
+
+def prompts_of(args: argparse.Namespace) -> list[str]:
+    """The prompts, of which a command that takes several may have more than one; raises UserError as `prompt_of`."""
+    flags = args.prompt if isinstance(args.prompt, list) else [args.prompt]
+    texts = [text for text in (args.text, *flags) if text is not None]
+    if args.text is not None and len(texts) > 1:
         short = repr(texts[0] if len(texts[0]) <= 30 else f"{texts[0][:30]}...")
         raise UserError(f"The prompt is given twice, as {short} and as --prompt; leave one of them out.")
-    return "".join(texts)
+    return texts
 
 
 def _made(row: Option, words: Sequence[str]) -> Any:

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+import math
+from collections.abc import Generator, Hashable, Iterator, Mapping
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,12 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import described
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.noise import DECODING, NamedNoise, draws, seeded
+from mlx_video.diffusion.tokens import latent_shape
 from mlx_video.jobs import embeddings, text
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.demand import Networks, generating
-from mlx_video.jobs.keep import Keep, identity, keeping
+from mlx_video.jobs.keep import NOTHING, Keep, identity, keeping
 from mlx_video.jobs.settings import Settings, resolve
 from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.lending.adapters import Adapters
@@ -33,13 +36,13 @@ from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.models.families import RECIPES
-from mlx_video.planning.plan import Plan, make_plan
+from mlx_video.planning.plan import Demand, Plan, make_plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request
 from mlx_video.results.clip import Clip
 from mlx_video.results.kept import check_folder
 from mlx_video.results.look import Look
-from mlx_video.types import Context, Noise, Recipe, Stage, Tree, Watch, frames_of
+from mlx_video.types import AudioShape, Context, Noise, Recipe, Stage, Tree, Watch, frames_of
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
@@ -88,14 +91,22 @@ class Run:
         assert self.encoder is not None
         return text.encode_prompts(self.loader, self.encoder, self.settings.prompts, watch.report)
 
-    def denoise(self, inputs: Inputs, noise: NamedNoise, watch: Watch, keep: Keep | None = None) -> Iterator[Tree]:
-        """Latents after each stage; the last are the result."""
-        origin = Origin.of(self.loader, "transformer", loras=self.adapters.used)
-        with self.loader.borrow("transformer", **self.settings.build_options("transformer")) as transformer:
+    @property
+    def steps(self) -> tuple[Any, ...]:
+        """What runs have in common that go through their stages together: pipeline, LoRAs, and what is denoised."""
+        return self.loader.checkpoint.source, self.settings.recipe, self.adding, self.settings.modalities
+
+    @property
+    def adding(self) -> tuple[Hashable, ...]:
+        """The LoRAs that the run adds to its transformer, and how strongly in each stage."""
+        return self.adapters.used and (self.adapters.used, self.settings.lora_strengths)
+
+    def denoise(self, inputs: Inputs, noise: NamedNoise, watch: Watch, **how: Any) -> Iterator[Tree]:
+        """Latents after each stage; the last are the result. how: `keep` and `in_turns` of `Denoising`."""
+        origin, build = Origin.of(self.loader, "transformer", loras=self.adapters.used), self.settings.build_options
+        with self.loader.borrow("transformer", loras=self.adding, **build("transformer")) as transformer:
             fuse = self.adapters.fuse
-            stages = Denoising(
-                self.settings, self.loader, transformer, fuse, inputs, noise, watch, origin, keep or Keep()
-            )  # fmt: skip
+            stages = Denoising(self.settings, self.loader, transformer, fuse, inputs, noise, watch, origin, **how)
             yield from stages.run()
 
 
@@ -104,11 +115,14 @@ class Generate:
 
     recipes: Mapping[str, Recipe] = RECIPES
     _run: Run
-    _media: conditions.Media
+    _media: conditions.Media | None
     _embedded: dict[str, Context]
     _decoding: Noise | None = None
     _about: dict[str, Any] | None = None
     _where: str = ""
+    _written: bool = False
+    networks: Networks
+    demand: Demand
     plan: Plan
     ways: Ways
 
@@ -143,14 +157,57 @@ class Generate:
         )
         self._run = run = Run.open(request, recipe, runner, runner.loader(found), take)
         self._embedded = _embedded(run, whole=not outlines.absent)
-        self.plan = make_plan(
-            generating(Networks.of(run.loader, run.encoder, run.adapters.sizes, run.writer), run.settings),
-            runner.memory,
-        )
-        run.loader.ways = self.ways = self.plan.ways
+        self.networks = Networks.of(run.loader, run.encoder, run.adapters.sizes, run.writer)
+        self.demand = generating(self.networks, run.settings)
+        self.plan = make_plan(self.demand, runner.memory)
+        self.go(self.plan.ways)
         self._media = conditions.read(run.settings)
         advice = (demo.advice(request.prompt), demo.reach(request.shape)) if runner.where == demo.NAME else ()
         return (*run.messages, *filter(None, advice))
+
+    @property
+    def opened(self) -> Run:
+        """The recipe on the checkpoint, once the job is open."""
+        return self._run
+
+    @property
+    def embedded(self) -> Mapping[str, Context]:
+        """The contexts that the user has handed over, where there is no text to encode."""
+        return self._embedded
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that it leaves from one phase to the next: its texts and its latents."""
+        run, settings = self._run, self._run.settings
+        costs, config = run.loader.checkpoint.family.costs(), run.loader.checkpoint.config
+        shapes = [latent_shape(settings.decoded), latent_shape(AudioShape.of(settings.shape))]
+        texts: int = costs.contexts(config, len(settings.prompts), run.loader.dtype.size)
+        return texts + sum(mx.float32.size * math.prod(shape) for shape in shapes)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the file of the clip will say of how it was made."""
+        if self._about is None:
+            loader = self._run.loader
+            where = {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
+            computed = {**where, **loader.computed}
+            self._about = described(self._run.settings, loader.checkpoint, computed, self._run.encoder)
+        return self._about
+
+    def go(self, ways: Ways) -> None:
+        """Keeps within memory in these ways."""
+        self._run.loader.ways = self.ways = ways
+
+    def with_seed(self, seed: int) -> Generate:
+        """This open job with another seed."""
+        other, settings = copy(self), self._run.settings
+        other.request, other._about = replace(self.request, seed=seed), None
+        other._run = replace(self._run, settings=replace(settings, request=replace(settings.request, seed=seed)))
+        return other
+
+    def forget_files(self) -> None:
+        """Lets go of pictures and sounds, which were read to be checked; they are read again when they are wanted."""
+        self._media = None
 
     def run(self, watch: Watch) -> Clip:
         """The clip; nothing of it is decoded yet."""
@@ -167,33 +224,55 @@ class Generate:
         """
         noise = draws(self.request.seed, self._noise)
         with keeping(self._keep, self._asked, noise, watch.say) as keep:
-            result = keep.result
-            contexts = self._texts(keep, watch, over=result is not None)
-            stages = self._run.settings.recipe.stages
-            if result is not None:
-                self._decoding = self._drawn(noise)
-                yield self._clip(result, stages[-1])
-                return
-            inputs = self.inputs(contexts, watch)
-            self._decoding = self._drawn(noise)
-            for number, latents in enumerate(self._run.denoise(inputs, noise, watch, keep), 1):
-                clip = self._clip(latents, stages[number - 1])
-                if number == len(stages):
-                    keep.finish(clip.stored)
-                yield clip
+            self.write(watch, keep)
+            run, contexts = self._run, self._embedded
+            if run.encoder is not None and keep.result is None:
+                contexts = keep.contexts(run.settings.prompts, lambda: run.contexts(watch))
+            with closing(self.turns(contexts, watch, noise, keep)) as turns:
+                yield from (clip for clip in turns if clip is not None)
 
-    def _texts(self, keep: Keep, watch: Watch, *, over: bool) -> Mapping[str, Context]:
-        """The prompts, encoded, and the run with what they tell. over: only the latter, which is all that it needs."""
-        run, contexts = self._run, self._embedded
-        if run.writer is not None:
-            run = replace(run, settings=text.enhanced(run.settings, run.writer, watch, keep.found.get("prompt")))
-            keep.tell(prompt=run.settings.request.prompt)
-        if run.encoder is not None and not over:
-            contexts = keep.contexts(run.settings.prompts, lambda: run.contexts(watch))
+    def write(self, watch: Watch, keep: Keep = NOTHING) -> None:
+        """Has the prompt written out, where that is asked for."""
+        if self._run.writer is not None and not self._written:
+            settings = text.enhanced(self._run.settings, self._run.writer, watch, keep.found.get("prompt"))
+            keep.tell(prompt=settings.request.prompt)
+            self._run = replace(self._run, settings=settings)
+            self._written, self._about = True, None
+
+    def turns(
+        self,
+        contexts: Mapping[str, Context],
+        watch: Watch,
+        noise: NamedNoise | None = None,
+        keep: Keep = NOTHING,
+    ) -> Generator[Clip | None, None, None]:
+        """As `clips`, with None wherever another network is wanted next: runs of the same `steps` that change turns
+        there, with a shelf between them, have each network read once. contexts: of the prompts, by their names, which
+        nobody needs of a run that has kept its result.
+        """
         if self.request.seconds is not None:
-            run = self._lasting(run, contexts, watch, keep)
-        self._run = run
-        return contexts
+            self._run, self._about = self._lasting(self._run, contexts, watch, keep), None
+        yield None
+        run, noise = self._run, noise or draws(self.request.seed, self._noise)
+        stages = run.settings.recipe.stages
+        if keep.result is not None:
+            self._decoding = self._drawn(noise)
+            yield self._clip(keep.result, stages[-1])
+            return
+        inputs = self.inputs(contexts, watch)
+        self._media = replace(self.media, images={}, heard=None)  # encoded now
+        yield None
+        self._decoding = self._drawn(noise)
+        number = 0
+        for latents in run.denoise(inputs, noise, watch, keep=keep, in_turns=True):
+            if not latents:
+                yield None
+                continue
+            clip = self._clip(latents, stages[number])
+            number += 1
+            if number == len(stages):
+                keep.finish(clip.stored)
+            yield clip
 
     def _lasting(self, run: Run, contexts: Mapping[str, Context], watch: Watch, keep: Keep) -> Run:
         """The run as long as the prompt asks for; sound or not, both contexts tell (reference: 1.2.0's pipelines)."""
@@ -229,27 +308,26 @@ class Generate:
         # The clips of earlier stages are smaller.
         return lambda name, wanted: array if wanted == shape else own(name, wanted)
 
+    @property
+    def media(self) -> conditions.Media:
+        """The user's files."""
+        if self._media is None:
+            self._media = conditions.read(self._run.settings)
+        return self._media
+
     def inputs(self, contexts: Mapping[str, Context], watch: Watch) -> Inputs:
         """What the run starts from and is steered by."""
-        return conditions.encode(self._media, contexts, self._run.settings, self._run.loader, watch.report)
-
-    def _described(self, settings: Settings) -> dict[str, Any]:
-        if self._about is None:
-            loader = self._run.loader
-            where = {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
-            self._about = described(settings, loader.checkpoint, {**where, **loader.computed}, self._run.encoder)
-        return self._about
+        return conditions.encode(self.media, contexts, self._run.settings, self._run.loader, watch.report)
 
     def _clip(self, latents: Tree, stage: Stage) -> Clip:
-        settings, loader, media = self._run.settings, self._run.loader, self._media
+        settings, loader, sound = self._run.settings, self._run.loader, self.media.sound
         request, made = settings.request, stage.of(settings.shape)
         shown = stage.of(request.shape)
         latents = {m: a[:, :, : shown.grid[0]] if m == "video" else a for m, a in latents.items()}
-        look = Look.cut(shown, made, latents, media.sound, rate=settings.rate(stage), tiling=request.tiling,
+        look = Look.cut(shown, made, latents, sound, rate=settings.rate(stage), tiling=request.tiling,
                        stream=request.stream, decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
         files = conditions.files_of(request)
-        metadata = self._described(settings)
-        return Clip(latents, look, metadata, Decoders(loader, self._decoding), given=media.sound, inputs=files)
+        return Clip(latents, look, self.described, Decoders(loader, self._decoding), given=sound, inputs=files)
 
 
 def _own_files(request: Request) -> tuple[str, ...]:

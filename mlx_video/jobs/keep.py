@@ -146,6 +146,10 @@ class Keep:
             self._folder.finish(clip)
 
 
+NOTHING = Keep()
+"""Of runs that keep nothing."""
+
+
 def _tree(group: Mapping[str, mx.array]) -> Tree:
     modalities: tuple[Modality, ...] = ("video", "audio")
     return {m: group[m] for m in modalities if m in group}

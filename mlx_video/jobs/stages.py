@@ -85,6 +85,8 @@ class Denoising:
     keep: Keep = field(default_factory=Keep)
     keyframes: dict[int, mx.array] = field(default_factory=dict, init=False)
     """Those that stages have made beside the video so far, by the stage's number: (1, 128, n, H, W)."""
+    in_turns: bool = False
+    """Whether several runs share one transformer: then nothing, {}, is given wherever an upsampler has been used."""
 
     def run(self) -> Iterator[Tree]:
         """Latents after each stage, normalised: video (1, 128, F, H, W) and, where there is sound, audio (1, 8, T, 16).
@@ -108,6 +110,8 @@ class Denoising:
                 for kind in stage.upsample:
                     with self.loader.aside(self.transformer, **build):
                         latents = {**latents, "video": self._upsampled(latents["video"], number, kind)}
+                        if self.in_turns:
+                            yield {}  # all others use that upsampler before the transformer comes back
                     set_loras = self.fuse(self.transformer) if anew else set_loras
                 for each in (*([] if anew else before), strengths):
                     set_loras(each)

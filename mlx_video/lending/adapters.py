@@ -5,7 +5,7 @@ Files are opened and matched against the network's names before anything heavy i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -86,14 +86,18 @@ class Adapters:
         """What brings LoRAs to the strengths of a stage, by name: the "user"'s own, all together, and "distilled".
 
         Going from one strength to the next adds the difference: the weights are not read a second time. Blocks that are
-        read from disk for each visit are given all of it each time they are read.
+        read from disk for each visit are given all of it each time they are read. Several runs with the same LoRAs may
+        have one transformer.
         """
         streamed = transformer.parts if isinstance(transformer.parts, Streamed) else None
-        now = dict.fromkeys(self._groups, 0.0)
+        if getattr(transformer, "added", None) is None:
+            transformer.added = _Added(self._groups)
+        # Who borrows it together with others finds it as they have left it.
+        now = transformer.added.strengths
 
         def bring(strengths: Mapping[str, float]) -> None:
             for name, strength in strengths.items():
-                if strength == now[name]:
+                if strength == now[name] or not self._groups[name]:
                     continue
                 terms = _terms(self._groups[name], strength - now[name]).items()
                 fitting.add(transformer, {p: t for p, t in terms if streamed is None or streamed.split(p)[0] is None})
@@ -102,6 +106,24 @@ class Adapters:
         if streamed is not None:
             streamed.adapt = lambda: [_terms(group, now[name]) for name, group in self._groups.items()]
         return bring
+
+
+class _Added:
+    """At which strengths LoRAs are in a transformer's weights, by name. No dict: a module would take it for weights."""
+
+    def __init__(self, names: Iterable[str]):
+        self.strengths = dict.fromkeys(names, 0.0)
+
+
+def is_adapted(network: nn.Module) -> bool:
+    """Whether LoRAs are in a network's weights: taken out again they would leave what rounding has changed."""
+    added = getattr(network, "added", None)
+    return added is not None and any(added.strengths.values())
+
+
+def adapt_anew(network: nn.Module) -> None:
+    """Tells that a network's weights have just been read, without LoRAs."""
+    network.added = None
 
 
 def _match(transformer: nn.Module, adapter: Adapter) -> tuple[_Matched, fitting.Coverage]:

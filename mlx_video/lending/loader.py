@@ -8,7 +8,7 @@ no recipe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from mlx_video.checkpoints.hub.models import full_name
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.neighbours import upsampler_part
 from mlx_video.checkpoints.text_source import TextSource
+from mlx_video.lending.adapters import adapt_anew, is_adapted
+from mlx_video.lending.shelf import Shelf
 from mlx_video.lending.visits import Files, Streamed, Ways
 from mlx_video.models.families import DEFAULT, FAMILIES
 from mlx_video.types import UserError
@@ -53,6 +55,8 @@ class Loader:
         # Gemma's activations leave float16's range.
         self.text_dtype = platform.compute_dtype(wide_range=True) if self.dtype == mx.float16 else self.dtype
         self.quantization = quantization
+        self.shelf: Shelf | None = None
+        """Where networks stay between borrowers; None: nowhere."""
 
     def check(self, component: str, **options: Any) -> None:
         """Raises UserError where a component's tensors do not fit its network; reads headers, and no tensor.
@@ -91,21 +95,37 @@ class Loader:
         return self.vae_dtype if kind.autoencoder else self.dtype
 
     @contextmanager
-    def borrow(self, component: str, *, streamed: bool | None = None, **options: Any) -> Iterator[nn.Module]:
-        """One network with its weights, emptied on exit. `options` go to the reader of its config.
+    def borrow(
+        self, component: str, *, streamed: bool | None = None, loras: Hashable = (), **options: Any
+    ) -> Iterator[nn.Module]:
+        """One network with its weights, emptied on exit, or put on the shelf. `options` go to the reader of its config.
 
         streamed: read it part by part whenever it is called (transformer and connectors); None: as the run's ways say.
+        loras: what borrowers add to it; those of a shelf that add the same have one network together.
         """
-        network = self.checkpoint.take(component, **options)
-        part, transformer = self.checkpoint.part(component), component == "transformer"
-        how = self.quantization if transformer else None
-        dtype = self.dtype_of(component)
-        if self.ways.streams(component) if streamed is None else streamed:
-            stream_weights(network, part, dtype, how)
-        else:
-            give_weights(network, part, dtype, how)
-        if transformer:
-            network.keep_text = self.ways.keep_text
+        part, streamed = self.checkpoint.part(component), self.ways.streams(component) if streamed is None else streamed
+        key = (component, streamed, loras, *options.items())
+
+        def make() -> nn.Module:
+            network = self.checkpoint.take(component, **options)
+            how = self.quantization if component == "transformer" else None
+            (stream_weights if streamed else give_weights)(network, part, self.dtype_of(component), how)
+            return network
+
+        with self._lent(key, part, self.dtype_of(component), make) as network:
+            if component == "transformer":
+                network.keep_text = self.ways.keep_text
+            yield network
+
+    @contextmanager
+    def _lent(self, key: Hashable, part: Part, dtype: mx.Dtype, make: Callable[[], nn.Module]) -> Iterator[nn.Module]:
+        if self.shelf is not None:
+            whole = (key, tuple(part.tensors.paths), part.prefixes, dtype, self.quantization)
+            size = part.tensors.nbytes(part.prefixes)
+            with self.shelf.lend(whole, make, size, is_adapted) as network:
+                yield network
+            return
+        network = make()
         try:
             yield network
         finally:
@@ -114,24 +134,26 @@ class Loader:
     @contextmanager
     def aside(self, transformer: nn.Module, **options: Any) -> Iterator[None]:
         """Within it a borrowed transformer has no weights, where the run's ways say so; then they are read anew, and
-        LoRAs are to be added again. `options` are those that it was borrowed with.
+        LoRAs are to be added again. `options` are those that it was borrowed with. Of several borrowers of one
+        transformer, who may all be in here at once, the first that leaves has them read.
         """
         if self.ways.step_aside:
             release(transformer)
         yield
-        if self.ways.step_aside:
+        if self.shelf is not None:
+            self.shelf.make_room()
+        if self.ways.step_aside and not transformer:
             again = self.checkpoint.build("transformer", **options)
             give_weights(again, self.checkpoint.part("transformer"), self.dtype, self.quantization)
             dict.update(transformer, again)
+            adapt_anew(transformer)
 
     @contextmanager
     def borrow_upsampler(self, kind: str = "spatial x2") -> Iterator[nn.Module]:
         """An upsampler, from its own file. `kind`: "spatial x2", "spatial x1.5" or "temporal x2"."""
-        network = read_upsampler(self.upsampler(kind), self.vae_dtype)
-        try:
+        part = self.upsampler(kind)
+        with self._lent(kind, part, self.vae_dtype, lambda: read_upsampler(part, self.vae_dtype)) as network:
             yield network
-        finally:
-            release(network)
 
     def upsampler(self, kind: str = "spatial x2") -> Part:
         """The tensors of an upsampler; raises UserError where there is none of that kind."""
@@ -144,6 +166,8 @@ class Loader:
     @contextmanager
     def borrow_text_encoder(self, source: TextSource, *, streamed: bool | None = None) -> Iterator[Any]:
         """A text encoder, closed on exit. `streamed`: read layer by layer; None: as the run's ways say."""
+        if self.shelf is not None:
+            self.shelf.make_room()
         encoder = read_text_encoder(source, self.text_dtype, self.ways.stream_text if streamed is None else streamed)
         try:
             yield encoder

@@ -66,7 +66,7 @@ def _strength(stage: int) -> Any:
 class Request:
     """All that a user may ask of one clip. Field names are the flags' names with underscores."""
 
-    prompt: str = option("", "-p TEXT", "the same, as a flag")
+    prompt: str = option("", "-p TEXT", "the same, as a flag; several make a clip each", several=True)
     embedding: str | None = option(None, "FILE", "a prompt that mlx_video.encode has written, in place of --prompt")
     pipeline: str = option("distilled", "NAME", "one of those above (default {default})")
     height: int = option(512, "-H PX", _SIDE, group="clip")

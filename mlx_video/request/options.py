@@ -39,6 +39,8 @@ class Option:
     """Whether it has an effect in a recipe; None: in all."""
     commands: tuple[str, ...] = ()
     """Those that have it, of the commands that take its table; none: all."""
+    several: bool = False
+    """Commands take it more than once, for a request each."""
     name: str = ""
     hint: Any = None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mlx_video.media import audio as audio_files
 from mlx_video.media import image as image_files
+from mlx_video.media import settings as settings_files
 from mlx_video.media import video as video_files
 from mlx_video.media.files import check_apart, check_new_folder, check_room
 from mlx_video.reading import path_of
@@ -27,6 +30,63 @@ def check_outputs(
     That is also where it is of another kind than the source, there is too little room for it, or it is one of the
     `inputs`.
     """
+    path, needed = _needed(path, look, audio, frames)
+    check_apart(list(needed), inputs or {})
+    check_room(needed)
+    return path
+
+
+class Place(NamedTuple):
+    """Where one of many clips goes, and what of."""
+
+    path: str | Path
+    look: Look
+    audio: str | Path | None = None
+    frames: bool = False
+    inputs: Mapping[str, str] | None = None
+
+
+def check_places(places: Iterable[Place]) -> None:
+    """As `check_outputs`, for many clips: there must be room for all, no two may go to one place, and none to what
+    another one reads.
+    """
+    needed: dict[Path, int] = {}
+    inputs: dict[str, str] = {}
+    for place in places:
+        # What an earlier run has made stays, or is told of when its turn comes.
+        path = path_of(place.path, advice="give the name of a file")
+        _, own = _needed(path, place.look, place.audio, place.frames and not path.exists())
+        for one, size in own.items():
+            if one in needed:
+                raise UserError(f"Two clips of this run would be written to {one}; give each an output of its own.")
+            needed[one] = size
+        inputs.update(place.inputs or {})
+    check_apart(list(needed), inputs)
+    check_room(needed)
+
+
+def is_made(place: Place, settings: Mapping[str, Any]) -> bool:
+    """Whether everything that would be written is there already, by what its own settings say of how it was made."""
+    path = path_of(place.path)
+    folder = path.with_suffix("")
+    if not path.is_file() or (place.audio is not None and not path_of(place.audio).is_file()):
+        return False
+    if place.frames and not (folder.is_dir() and len(list(folder.iterdir())) == place.look.shape.frames):
+        return False
+    try:
+        found = settings_files.read(path)
+    except UserError:
+        return False
+    wanted = json.loads(json.dumps(settings, default=str))
+    if "original_prompt" in found:
+        found["prompt"] = found.pop("original_prompt")
+    if wanted.get("auto_duration") is not None:  # the prompt has decided
+        wanted["num_frames"] = found.get("num_frames")
+    return bool(found == wanted)
+
+
+def _needed(path: str | Path, look: Look, audio: str | Path | None, frames: bool) -> tuple[Path, dict[Path, int]]:
+    """The path, and the bytes that each output takes."""
     if audio is not None and look.sound is None:
         raise UserError(f"--output-audio {audio} has nothing to hold: the clip is made without sound.")
     path = path_of(path, advice="give the name of a file")
@@ -48,6 +108,4 @@ def check_outputs(
         needed[audio_files.check_output(audio)] = audio_files.bytes_needed(shape.seconds)
     if frames:
         needed[check_new_folder(path.with_suffix(""))] = image_files.bytes_needed(*size)
-    check_apart(list(needed), inputs or {})
-    check_room(needed)
-    return path
+    return path, needed

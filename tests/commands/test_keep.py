@@ -168,6 +168,8 @@ def test_latents_are_decoded_otherwise(small_folder, stored, tmp_path, command):
     [
         (("a fox",), "--prompt has no effect with --decode"),
         (("--pipeline", "dev"), "--pipeline has no effect with --decode"),
+        (("--takes", "2"), "--takes has no effect with --decode"),
+        (("--prompts", "some.txt"), "--prompts has no effect with --decode"),
         (("--seed", "0"), "--seed has no effect"),
         (("--image", "a.png"), "--image has no effect"),
         (("--lora-strength", "1"), "--lora-strength has no effect"),
