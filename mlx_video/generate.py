@@ -206,6 +206,7 @@ def generate(args: argparse.Namespace) -> None:
     if args.plan and args.latents:
         raise UserError("--latents has no effect with --plan, which makes none.")
     from mlx_video.jobs.inputs import files_of
+    from mlx_video.results.kept import told
     from mlx_video.results.look import Look
     from mlx_video.results.outputs import check_outputs
     from mlx_video.results.stored import check_file
@@ -219,6 +220,8 @@ def generate(args: argparse.Namespace) -> None:
         if args.plan:
             lines: list[str] = []
             plan = pipe.plan(request, on_step=bars, on_message=lines.append)
+            if args.keep is not None:
+                lines.append(f"{args.keep} keeps of a run so far: {told(Path(args.keep))}.")
             cli.show("\n".join([str(plan), *lines]))
             return
         phases = [stage.phase or Phase.STAGE.numbered(number) for number, stage in enumerate(recipe.stages, 1)]

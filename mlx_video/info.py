@@ -78,13 +78,13 @@ def _settings_of(path: Path) -> list[str]:
 def _stored(path: Path) -> list[str] | None:
     """What a stored clip, or a folder that a run is kept in, says of how it was made; None for anything else."""
     from mlx_video.results.clip import Clip
-    from mlx_video.results.kept import asked_of
+    from mlx_video.results.kept import asked_of, told
     from mlx_video.results.stored import said_by
 
     if (said := said_by(path)) is not None:
         return [str(path), *_listed({"latents": str(Clip.open(path)), **said})]
     if (asked := asked_of(path)) is not None:
-        return [str(path), *_listed({"kept": "a run that is not finished", **asked})]
+        return [str(path), *_listed({"kept so far": told(path), **asked})]
     return None
 
 

@@ -97,10 +97,11 @@ class Denoising:
         shipped: Tree = {}
         set_loras, build = self.fuse(self.transformer), self.settings.build_options("transformer")
         before: list[dict[str, float]] = []
+        kept: tuple[Tree, mx.array | None] | None = latents, None  # after a stage that is made nothing kept is used
         for number, stage in enumerate(recipe.stages, 1):
             strengths = {"user": 1.0, **stage.loras, "distilled": self.settings.lora_strengths[number - 1]}
             anew = bool(stage.upsample) and self.loader.ways.step_aside
-            kept = self.keep.stage(number)
+            kept = self.keep.stage(number) if kept is not None else None
             if kept is not None:
                 # Weights that LoRAs were added to in two steps are not those of one: the steps are made up for later.
                 before = [*([] if anew else before), strengths]

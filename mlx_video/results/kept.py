@@ -45,6 +45,19 @@ def asked_of(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def told(path: Path) -> str:
+    """What a folder keeps so far, in words; raises UserError where one of its files is damaged."""
+    if (path / SETTINGS).exists():
+        return "the finished clip, which is only decoded"
+    found = ["the texts"] if (path / f"contexts{SUFFIX}").exists() else []
+    found += sorted(file.stem.replace("-", " ") for file in path.glob(f"stage-*{SUFFIX}"))
+    state = path / f"state{SUFFIX}"
+    facts = Tensors([state]).metadata.get("facts") if state.exists() else None
+    if isinstance(facts, dict) and f"stage {facts.get('stage')}" not in found:
+        found.append(f"{facts.get('step')} steps of stage {facts.get('stage')}")
+    return ", ".join(found) or "nothing yet"
+
+
 def check_folder(path: Path) -> None:
     """Raises UserError where nothing can be kept: no folder can be made, or something else is in it."""
     if not is_kept(path) and not _only_unfinished(path):

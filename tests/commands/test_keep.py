@@ -241,5 +241,13 @@ def test_info_prints_stored_latents_and_kept_folders(stored, tmp_path, capsys):
     (tmp_path / "request.json").write_text('{"asked": {"prompt": "a cube"}, "found": {}}')
     assert info.main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "a run that is not finished" in said
+    assert "kept so far         nothing yet" in said
     assert "a cube" in said
+
+
+def test_the_plan_says_what_is_kept(line, tmp_path, command, capfd, monkeypatch, heard):
+    kept = tmp_path / "kept"
+    interrupting(monkeypatch, 10)
+    assert command(generate.main, *line, "--keep", kept)[0] == 130
+    assert generate.main([*map(str, line), "--keep", str(kept), "--plan"]) == 0
+    assert f"{kept} keeps of a run so far: the texts, stage 1, 2 steps of stage 2." in capfd.readouterr().out

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +15,8 @@ from mlx_video.diffusion.noise import seeded
 from mlx_video.diffusion.schedules import REFINE
 from mlx_video.jobs import text
 from mlx_video.jobs.generate import Generate
-from mlx_video.jobs.stages import Inputs
+from mlx_video.jobs.keep import Keep
+from mlx_video.jobs.stages import Denoising, Inputs
 from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2.duration import DurationHead
 from mlx_video.models.ltx_2.recipes import RECIPES
@@ -147,6 +150,50 @@ def test_a_run_that_is_stopped_after_every_step_ends_in_the_same_latents(opened,
     assert same(whole.latents, once_more.latents)
     assert whole.metadata == once_more.metadata
     assert not [text for text in said if "anew" in text]
+
+
+@pytest.mark.parametrize("step_aside", [False, True])
+@pytest.mark.parametrize("skipped", [{1}, {1, 2}, {1, 2, 3}])
+def test_loras_come_to_a_strength_by_the_same_steps(step_aside, skipped, monkeypatch):
+    # In 16 bit 0.25 and then 0.25 more is not 0.5 at once; a transformer that stepped aside is read anew.
+    stages = [Stage(1.0, "refine", loras={"distilled": 1.0}, upsample=("spatial x2",) * (n == 3)) for n in (1, 2, 3, 4)]
+    recipe = Recipe("loras", "", "dev", tuple(stages), audio_from=0)
+    weights, seen = [], {}
+
+    class Loader:
+        ways = SimpleNamespace(step_aside=step_aside)
+
+        @contextmanager
+        def aside(self, *given, **more):
+            yield
+            weights[:] = [] if step_aside else weights
+
+    class Kept(Keep):
+        def __init__(self, numbers):
+            super().__init__()
+            self.numbers = numbers
+
+        def stage(self, number):
+            return ({"video": mx.ones(1)}, None) if number in self.numbers else None
+
+    def stage(self, number, *given):
+        seen[number] = list(weights)
+        return {"video": mx.ones(1)}
+
+    monkeypatch.setattr(Denoising, "stage", stage)
+    monkeypatch.setattr(Denoising, "_upsampled", lambda self, latent, *rest: latent)
+    settings = SimpleNamespace(recipe=recipe, build_options=lambda name: {}, lora_strengths=(0.25, 0.5, 0.75, 1.0))
+    made = []
+    for now in (set(), skipped):
+        weights.clear()
+        seen.clear()
+        fuse = lambda transformer: lambda strengths: weights.append(strengths["distilled"])  # noqa: E731
+        run = Denoising(settings, Loader(), None, fuse, Inputs({}), seeded(1), Watch(), keep=Kept(now))
+        list(run.run())
+        made.append(dict(seen))
+    whole, rest = made
+    assert set(rest) == {1, 2, 3, 4} - skipped
+    assert rest == {number: whole[number] for number in rest}
 
 
 def test_what_is_there_is_not_made_again(pipe, tmp_path, monkeypatch):
