@@ -35,6 +35,7 @@ from mlx_video.types import (
     Listener,
     Lora,
     Noise,
+    Picture,
     Preview,
     Progress,
     UserError,
@@ -117,6 +118,7 @@ class LTXPipeline:
         noise: Given = None,
         on_step: Step = None,
         on_preview: Preview | None = None,
+        on_picture: Picture | None = None,
         on_message: Say = log.info,
         **options: Unpack[RequestOptions],
     ) -> Clip:
@@ -124,13 +126,18 @@ class LTXPipeline:
 
         noise: a callable (name, shape) -> array or a mapping, in place of the seeded draws (names: `diffusion.noise`).
         on_step: called with every Progress. on_preview: called after each step with Progress and the current prediction
-        of the latents, which has the axes of `Clip.latents` and can be handed to `decode`. What either raises cancels
-        the run. on_message: told what the user should know, such as a number of frames that was rounded. image: path,
-        ImageAt, (path, frame, strength), or several. lora: path, Lora, (path, strength), or several. audio_file: path,
-        AudioIn or (path, start). Raises UserError for what the user can put right.
+        of the latents, which has the axes of `Clip.latents` and can be handed to `decode`. on_picture: the same as
+        pictures (n, h, w, 3) uint8, one for each latent frame, through a map that is fitted to the checkpoint's decoder
+        once. What any of them raises cancels the run. on_message: told what the user should know, such as a number of
+        frames that was rounded. image: path, ImageAt, (path, frame, strength), or several. lora: path, Lora, (path,
+        strength), or several. audio_file: path, AudioIn or (path, start). Raises UserError for what the user can put
+        right.
         """
         request = request_of(demo.defaults(self._runner.where), options)
-        return self.run(request, noise=noise, on_step=on_step, on_preview=on_preview, on_message=told(on_message))
+        say = told(on_message)
+        return self.run(
+            request, noise=noise, on_step=on_step, on_preview=on_preview, on_picture=on_picture, on_message=say
+        )
 
     @in_keywords()
     def run(
@@ -140,11 +147,12 @@ class LTXPipeline:
         noise: Given = None,
         on_step: Step = None,
         on_preview: Preview | None = None,
+        on_picture: Picture | None = None,
         on_message: Say = log.info,
     ) -> Clip:
         """One clip from a whole Request; everything else as in `generate`."""
         job = (Placeholder if request.placeholder is True else Generate)(request, noise)
-        return self._runner.run(job, _watch(on_step, on_message, on_preview))
+        return self._runner.run(job, _watch(on_step, on_message, on_preview, on_picture))
 
     @in_keywords()
     def plan(self, request: Request, *, on_step: Step = None, on_message: Say = log.info) -> Plan:
@@ -236,6 +244,8 @@ class LTXPipeline:
         self._runner.run(Encode(prompt, path, variant, negative_prompt), _watch(on_step, on_message))
 
 
-def _watch(on_step: Step, on_message: Say, on_preview: Preview | None = None) -> Watch:
+def _watch(
+    on_step: Step, on_message: Say, on_preview: Preview | None = None, on_picture: Picture | None = None
+) -> Watch:
     report: Listener = on_step or (lambda progress: None)
-    return Watch(report, on_preview, on_message)
+    return Watch(report, on_preview, on_message, on_picture)

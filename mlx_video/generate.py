@@ -20,8 +20,9 @@ from typing import Any
 from mlx_video import cli
 from mlx_video.checkpoints import demo
 from mlx_video.cli.parser import Model, given
+from mlx_video.cli.pictures import Preview, beside
 from mlx_video.models.families import RECIPES
-from mlx_video.request import Request
+from mlx_video.request import Request, options
 from mlx_video.request.options import flag, option
 from mlx_video.types import AudioIn, ImageAt, Lora, UserError
 
@@ -42,6 +43,13 @@ class Outputs:
     output_path: str = option("output.mp4", "--output -o FILE", "the video (default {default})", group="output")
     output_audio: str | None = option(None, "FILE.wav", "the sound by itself, too")
     save_frames: bool = option(False, "", "every frame as a PNG, in a folder named after the video")
+    preview: bool = option(
+        False, "", "a strip of pictures after each step, as FILE.preview.png and in terminals that show pictures"
+    )
+    preview_every: int | None = option(
+        None, "N", "a preview every N steps (default 1)", limits=(1, 1000), needs="preview"
+    )
+    sheet: bool = option(False, "", "a contact sheet beside the video, as FILE.sheet.png")
     metadata: bool = option(True, "", "leave the settings out of what is written")
     again: str | None = option(
         None, "FILE", "make what this package has written once more: its settings, but for those given here",
@@ -149,6 +157,7 @@ def _spread_lora_strength(args: argparse.Namespace) -> None:
 def _sound_path(args: argparse.Namespace, request: Request) -> str | None:
     """Where the sound goes by itself: where the user says, or beside the video by the name of an alias."""
     made, video = request.audio is not False and request.audio_file is None, Path(args.output_path)
+    made = made and not request.skip_vae
     if args.output_audio is None and args.sound_beside and made and video.name:
         return str(video.with_suffix(".wav"))
     return args.output_audio
@@ -158,6 +167,9 @@ def generate(args: argparse.Namespace) -> None:
     """Runs the command: everything cheap is checked before anything heavy is loaded."""
     request = request_of(args)
     recipe = request.check(RECIPES)
+    options.check(Outputs(**given(args, Outputs)))
+    if args.preview and args.placeholder:
+        raise UserError("--preview has no effect with --placeholder, which makes no steps; leave one of them out.")
     if args.plan and args.placeholder:
         raise UserError("--plan and --placeholder exclude each other: a placeholder takes next to nothing.")
     from mlx_video.jobs.inputs import files_of
@@ -165,19 +177,29 @@ def generate(args: argparse.Namespace) -> None:
     from mlx_video.results.outputs import check_outputs
 
     sound = _sound_path(args, request)
-    look = Look(recipe.stages[-1].of(request.shape), sound=None if request.audio is False else "latents")
-    check_outputs(args.output_path, look, audio=sound, frames=args.save_frames, inputs=files_of(request))
+    silent = request.audio is False or (request.skip_vae and request.audio_file is None)
+    look = Look(recipe.stages[-1].of(request.shape), sound=None if silent else "latents")
+    strip, sheet = (beside(args.output_path, kind) if getattr(args, kind) else None for kind in ("preview", "sheet"))
+    check_outputs(
+        args.output_path, look, audio=sound, frames=args.save_frames, pictures=[one for one in (strip, sheet) if one],
+        inputs=files_of(request),
+    )  # fmt: skip
     with cli.pipeline(args) as (pipe, bars):
         if args.plan:
             lines: list[str] = []
             plan = pipe.plan(request, on_step=bars, on_message=lines.append)
             cli.show("\n".join([str(plan), *lines]))
             return
-        clip = pipe.run(request, on_step=bars, on_message=bars.say)
+        preview = Preview(strip, args.preview_every or 1, bars.say) if strip else None
+        clip = pipe.run(request, on_step=bars, on_picture=preview, on_message=bars.say)
         if clip.silent and args.output_audio is None:
             sound = None
-        clip.save(args.output_path, audio_path=sound, frames=args.save_frames, metadata=args.metadata, on_step=bars)
+        clip.save(
+            args.output_path, audio_path=sound, frames=args.save_frames, metadata=args.metadata, sheet=sheet,
+            on_step=bars,
+        )  # fmt: skip
     cli.done(args, bars, f"{args.output_path}: {clip}; seed {request.seed}, ")
+    cli.check_made(clip, args.output_path)
 
 
 def main(argv: list[str] | None = None, name: str = NAME, defaults: Mapping[str, Any] | None = None) -> int:

@@ -34,9 +34,11 @@ from mlx_video.models.families import RECIPES
 from mlx_video.planning.plan import Plan, make_plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request
-from mlx_video.results.clip import Clip
+from mlx_video.results import faults, preview
+from mlx_video.results.clip import Clip, Decoder
+from mlx_video.results.latent_map import LatentMap
 from mlx_video.results.look import Look
-from mlx_video.types import Context, Noise, Recipe, Stage, Tree, Watch, frames_of
+from mlx_video.types import Context, Noise, Phase, Recipe, Stage, Tree, Watch, frames_of
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
@@ -102,6 +104,9 @@ class Generate:
     _media: conditions.Media
     _embedded: dict[str, Context]
     _decoding: Noise | None = None
+    _map: LatentMap | None = None
+    _pictured = False
+    _suspected: tuple[str, ...] = ()
     _about: dict[str, Any] | None = None
     _where: str = ""
     plan: Plan
@@ -114,6 +119,7 @@ class Generate:
     def check(self, watch: Watch) -> None:
         """What needs no model; tells what is rounded."""
         self._recipe = self.request.check(self.recipes)
+        self._pictured = watch.picture is not None or self.request.skip_vae
         self.request, notes = self.request.rounded()
         for note in notes:
             watch.say(note)
@@ -130,6 +136,8 @@ class Generate:
             recipe, text_encoder=request.embedding is None, lora=not brought, parts=_own_files(request), take=take
         )
         self._run = run = Run.open(request, recipe, runner, runner.loader(found), take)
+        if self._pictured:
+            preview.check(run.loader)
         self._embedded = _embedded(run, whole=not outlines.absent)
         self.plan = make_plan(
             generating(Networks.of(run.loader, run.encoder, run.adapters.sizes, run.writer), run.settings),
@@ -137,8 +145,9 @@ class Generate:
         )
         run.loader.ways = self.ways = self.plan.ways
         self._media = conditions.read(run.settings)
+        told = (preview.TOLD,) if request.skip_vae else ()
         advice = (demo.advice(request.prompt), demo.reach(request.shape)) if runner.where == demo.NAME else ()
-        return (*run.messages, *filter(None, advice))
+        return (*run.messages, *told, *filter(None, advice))
 
     def run(self, watch: Watch) -> Clip:
         """The clip; nothing of it is decoded yet."""
@@ -158,8 +167,16 @@ class Generate:
         if self.request.seconds is not None:
             self._run = run = self._lasting(run, contexts["positive"], watch)
         inputs = self.inputs(contexts, watch)
-        self._decoding = self._drawn(noise)
-        for stage, latents in zip(run.settings.recipe.stages, run.denoise(inputs, noise, watch), strict=True):
+        self._decoding, self._suspected = self._drawn(noise), ()
+        if self._pictured:
+            self._map = preview.map_of(run.loader, watch.report)
+            watch = preview.pictured(watch, self._map)
+        stages = run.settings.recipe.stages
+        for number, (stage, latents) in enumerate(zip(stages, run.denoise(inputs, noise, watch), strict=True), 1):
+            found = faults.of_latents(Phase.STAGE.numbered(number), latents)
+            for sentence in found:
+                watch.say(sentence)
+            self._suspected += found
             yield self._clip(latents, stage)
 
     def _lasting(self, run: Run, context: Context, watch: Watch) -> Run:
@@ -205,8 +222,16 @@ class Generate:
         look = Look.cut(shown, made, latents, media.sound, rate=settings.rate(stage), tiling=request.tiling,
                        stream=request.stream, decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
         files = conditions.files_of(request)
-        metadata = self._described(settings)
-        return Clip(latents, look, metadata, Decoders(loader, self._decoding), given=media.sound, inputs=files)
+        metadata, decoder = self._described(settings), self._decoder(loader)
+        if request.skip_vae:
+            look = replace(look, sound="given" if media.sound is not None else None)
+        suspected = self._suspected
+        return Clip(latents, look, metadata, decoder, given=media.sound, inputs=files, suspected=suspected)
+
+    def _decoder(self, loader: Loader) -> Decoder:
+        if self.request.skip_vae and self._map is not None:
+            return preview.MapDecoder(self._map)
+        return Decoders(loader, self._decoding)
 
 
 def _own_files(request: Request) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlx_video.media import audio as audio_files
@@ -13,6 +13,9 @@ from mlx_video.reading import path_of
 from mlx_video.results.look import Look
 from mlx_video.types import UserError
 
+PICTURE_BYTES = 4 << 20
+"""Of a preview or a contact sheet at most: 1.3 million pixels."""
+
 
 def check_outputs(
     path: str | Path,
@@ -20,12 +23,13 @@ def check_outputs(
     *,
     audio: str | Path | None = None,
     frames: bool = False,
+    pictures: Sequence[str | Path] = (),
     inputs: Mapping[str, str] | None = None,
 ) -> Path:
     """The path, with `~` spelt out; raises UserError, before anything heavy, where an output could not be written.
 
     That is also where it is of another kind than the source, there is too little room for it, or it is one of the
-    `inputs`.
+    `inputs`. pictures: further ones of moderate size, such as a contact sheet.
     """
     if audio is not None and look.sound is None:
         raise UserError(f"--output-audio {audio} has nothing to hold: the clip is made without sound.")
@@ -48,6 +52,8 @@ def check_outputs(
         needed[audio_files.check_output(audio)] = audio_files.bytes_needed(shape.seconds)
     if frames:
         needed[check_new_folder(path.with_suffix(""))] = image_files.bytes_needed(*size)
+    for picture in pictures:
+        needed[image_files.check_output(picture)] = PICTURE_BYTES
     check_apart(list(needed), inputs or {})
     check_room(needed)
     return path
