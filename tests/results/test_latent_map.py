@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import LTXPipeline, UserError, generate
+from mlx_video import LTXPipeline, Request, UserError, generate
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.lending.loader import Loader
 from mlx_video.media.image import read_image
@@ -132,6 +132,25 @@ def test_skip_vae_needs_no_decoder_and_says_so(folder, tmp_path, capsys, texts_a
     assert "waveform" not in said
     made = readback.read(tmp_path / "a.mp4")
     assert (made.frames, made.size, made.sound, made.metadata["skip_vae"]) == (9, (64, 64), None, True)
+
+
+@pytest.mark.parametrize("generation", ["2", "2.5"])
+@pytest.mark.usefixtures("few_films")
+def test_every_generation_has_its_map(small_folder, generation):
+    loader = Loader(open_checkpoint(small_folder(generation), "distilled"), mx.float32)
+    preview.check(loader)
+    found = preview.map_of(loader, lambda progress: None)
+    assert found.pictures(np.zeros((128, 2, 3, 1))).shape == (2, 24, 8, 3)
+    assert found.r2 <= 1
+
+
+def test_a_plan_without_decoders_counts_the_fit_in_their_place(folder):
+    with LTXPipeline.from_pretrained(folder, dtype="float32") as pipe:
+        phases = {skip: pipe.plan(Request("a fox", skip_vae=skip)).phases for skip in (False, True)}
+    whole, quick = ({phase.name: phase.peak for phase in phases[skip]} for skip in (False, True))
+    assert set(whole) - set(quick) == {"decode", "waveform"}
+    assert set(quick) - set(whole) == {"preview"}
+    assert 0 < quick["preview"] < whole["decode"]  # so that a fit for --preview is never what a run needs most
 
 
 @pytest.mark.parametrize("other", ["--stream", "--placeholder", "--tiling=none", "--video-decoder=conv"])
