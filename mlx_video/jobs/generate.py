@@ -169,7 +169,7 @@ class Generate:
         inputs = self.inputs(contexts, watch)
         self._decoding, self._suspected = self._drawn(noise), ()
         if self._pictured:
-            self._map = preview.map_of(run.loader, watch.report)
+            self._map = preview.map_of(run.loader, watch)
             watch = preview.pictured(watch, self._map)
         stages = run.settings.recipe.stages
         for number, (stage, latents) in enumerate(zip(stages, run.denoise(inputs, noise, watch), strict=True), 1):

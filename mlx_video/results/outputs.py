@@ -33,6 +33,8 @@ def check_outputs(
     """
     if audio is not None and look.sound is None:
         raise UserError(f"--output-audio {audio} has nothing to hold: the clip is made without sound.")
+    if pictures and look.still:
+        raise UserError(f"{pictures[0]} has nothing to show: only a video has a contact sheet.")
     path = path_of(path, advice="give the name of a file")
     own, other = (image_files, video_files) if look.still else (video_files, image_files)
     if look.source is not None and path.suffix.lower() in other.SUFFIXES:

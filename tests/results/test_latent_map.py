@@ -12,8 +12,10 @@ from mlx_video.lending.loader import Loader
 from mlx_video.media.image import read_image
 from mlx_video.media.sheet import even
 from mlx_video.results import latent_map, preview
+from mlx_video.results.look import Look
 from mlx_video.results.made_up import film
-from mlx_video.types import Phase
+from mlx_video.results.outputs import check_outputs
+from mlx_video.types import Phase, VideoShape, Watch
 from tests.jobs.test_runs import SMALL
 from tests.support import readback
 
@@ -102,21 +104,22 @@ def test_a_run_shows_pictures_and_previews_and_keeps_its_map(folder):
 @pytest.mark.usefixtures("few_films")
 def test_a_kept_map_is_read_and_a_damaged_one_is_made_anew(folder, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MLX_VIDEO_CACHE", str(tmp_path))
-    loader, told = Loader(open_checkpoint(folder, "distilled"), mx.float32), []
-    first = preview.map_of(loader, told.append)
+    loader, told, heard = Loader(open_checkpoint(folder, "distilled"), mx.float32), [], []
+    first = preview.map_of(loader, Watch(told.append, say=heard.append))
     [kept] = (tmp_path / "previews").iterdir()
     assert told[-1].done == told[-1].total == 8
     assert float(mx.load(str(kept), return_metadata=True)[1]["r2"]) == first.r2
     told.clear()
-    again = preview.map_of(loader, told.append)
+    again = preview.map_of(loader, Watch(told.append, say=heard.append))
     assert told == []
+    assert heard == [preview.FITTED.format(first.r2)]
     np.testing.assert_array_equal(again.weights, first.weights)
     assert again.r2 == first.r2
     data = bytearray(kept.read_bytes())
     data[-1] ^= 1
     kept.write_bytes(data)
     with caplog.at_level(logging.INFO):
-        made = preview.map_of(loader, told.append)
+        made = preview.map_of(loader, Watch(told.append, say=heard.append))
     assert told
     assert "map is made anew: its numbers are not those that were written" in caplog.text
     np.testing.assert_array_equal(made.weights, first.weights)
@@ -139,7 +142,7 @@ def test_skip_vae_needs_no_decoder_and_says_so(folder, tmp_path, capsys, texts_a
 def test_every_generation_has_its_map(small_folder, generation):
     loader = Loader(open_checkpoint(small_folder(generation), "distilled"), mx.float32)
     preview.check(loader)
-    found = preview.map_of(loader, lambda progress: None)
+    found = preview.map_of(loader, Watch())
     assert found.pictures(np.zeros((128, 2, 3, 1))).shape == (2, 24, 8, 3)
     assert found.r2 <= 1
 
@@ -172,6 +175,11 @@ def test_a_preview_and_a_sheet_lie_beside_the_video(folder, tmp_path, capsys, fr
     sheet = read_image(tmp_path / "a.sheet.png")
     assert sheet.shape[1] == min(frames, 4) * 76 + 12
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_picture_has_no_sheet():
+    with pytest.raises(UserError, match="only a video has a contact sheet"):
+        check_outputs("a.png", Look(VideoShape(1, 64, 64, 24.0), still=True), pictures=["b.png"])
 
 
 def test_moments_are_even():
