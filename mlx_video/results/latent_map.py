@@ -54,7 +54,8 @@ class LatentMap(NamedTuple):
 
 def _apply(latent: np.ndarray, weights: np.ndarray) -> np.ndarray:
     # (C, F, H, W) -> (F, H, W, values)
-    return np.moveaxis(latent, 0, -1).astype(np.float32) @ weights[:-1] + weights[-1]
+    values: np.ndarray = np.moveaxis(latent, 0, -1).astype(np.float32) @ weights[:-1] + weights[-1]
+    return values
 
 
 def _whole(values: np.ndarray) -> np.ndarray:

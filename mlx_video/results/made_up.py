@@ -34,7 +34,8 @@ class _Shape(NamedTuple):
         across = math.sin(self.turn) * right + math.cos(self.turn) * down
         away = np.hypot(along, across) if self.kind == 0 else np.maximum(abs(along), abs(across))
         away = abs(along) + abs(across) if self.kind == 2 else away
-        return np.clip((self.reach - away) * len(x) / EDGE + 0.5, 0, 1)[..., None]
+        share: np.ndarray = np.clip((self.reach - away) * len(x) / EDGE + 0.5, 0, 1)
+        return share[..., None]
 
 
 def film(number: int, frames: int, side: int) -> np.ndarray:
