@@ -3,7 +3,8 @@
     python docs/make_pictures.py [FOLDER]
 
 Each strip is eight moments of a clip, from left to right; pictures that were given stand before it, framed, and a sound
-that was given lies beneath it as its waveform.
+that was given lies beneath it as its waveform. Of the previews there are three strips, one above the other, after the
+first step, the eighth and the last; beneath them the same moments of the finished clip.
 """
 
 import math
@@ -71,6 +72,23 @@ def strip(frames: list[np.ndarray], before: list[Image.Image], sound: np.ndarray
     return sheet
 
 
+def previews(pipe: LTXPipeline) -> Image.Image:
+    """What --preview shows of a run, and what came of it."""
+    shown: list[np.ndarray] = []
+    clip = pipe.generate(
+        prompt="a yellow triangle rising on a black background", num_frames=8 * MOMENTS - 7, audio=False,
+        on_picture=lambda progress, frames: shown.append(frames),
+    )  # fmt: skip
+    rows = [shown[0], shown[7], shown[-1], np.stack(list(clip))[::8]]
+    whole = np.concatenate([np.concatenate([resized(picture) for picture in row], axis=1) for row in rows])
+    return Image.fromarray(whole)
+
+
+def resized(picture: np.ndarray) -> np.ndarray:
+    """Of the size that a moment has in a strip."""
+    return np.array(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
 def main(folder: Path) -> None:
     """Writes the strips."""
     with tempfile.TemporaryDirectory() as place, LTXPipeline.from_pretrained("demo") as pipe:
@@ -86,6 +104,7 @@ def main(folder: Path) -> None:
             sheet = strip([np.array(frame) for frame in clip], [picture for picture, _ in pictures], sound)
             sheet.quantize(128).save(folder / f"{name}.png", optimize=True)
 
+        previews(pipe).quantize(64).save(folder / "preview.png", optimize=True)
         save("demo", "a red circle bouncing on a blue background, low beep")
         save(
             "picture", "a green star moving up on a gray background",

@@ -38,6 +38,7 @@ from mlx_video.types import (
     Listener,
     Lora,
     Noise,
+    Picture,
     Preview,
     Progress,
     UserError,
@@ -122,6 +123,7 @@ class LTXPipeline:
         on_step: Step = None,
         on_preview: Preview | None = None,
         on_kept: Step = None,
+        on_picture: Picture | None = None,
         on_message: Say = log.info,
         **options: Unpack[RequestOptions],
     ) -> Clip:
@@ -131,15 +133,16 @@ class LTXPipeline:
         keep: a folder for what the run has so far, step by step; the same call again goes on from there, to the same
         latents, and once the clip is finished only decodes it. on_step: called with every Progress. on_preview: called
         after each step with Progress and the current prediction of the latents, which has the axes of `Clip.latents`
-        and can be handed to `decode`. on_kept: called after each step, once it is kept. What any of them raises cancels
-        the run. on_message: told what the user should know, such as a number of frames that was rounded. image: path,
-        ImageAt, (path, frame, strength), or several. lora: path, Lora, (path, strength), or several. audio_file: path,
-        AudioIn or (path, start). Raises UserError for what the user can put right.
+        and can be handed to `decode`. on_picture: the same as pictures (n, h, w, 3) uint8, one for each latent frame,
+        through a map that is fitted to the checkpoint's decoder once. on_kept: called after each step, once it is kept.
+        What any of them raises cancels the run. on_message: told what the user should know, such as a number of frames
+        that was rounded. image: path, ImageAt, (path, frame, strength), or several. lora: path, Lora, (path, strength),
+        or several. audio_file: path, AudioIn or (path, start). Raises UserError for what the user can put right.
         """
         request = request_of(demo.defaults(self._runner.where), options)
         return self.run(
-            request, noise=noise, keep=keep, on_step=on_step, on_preview=on_preview, on_kept=on_kept,
-            on_message=told(on_message),
+            request, noise=noise, keep=keep, on_step=on_step, on_preview=on_preview, on_picture=on_picture,
+            on_kept=on_kept, on_message=told(on_message),
         )  # fmt: skip
 
     @in_keywords()
@@ -151,11 +154,12 @@ class LTXPipeline:
         keep: str | Path | None = None,
         on_step: Step = None,
         on_preview: Preview | None = None,
+        on_picture: Picture | None = None,
         on_kept: Step = None,
         on_message: Say = log.info,
     ) -> Clip:
         """One clip from a whole Request; everything else as in `generate`."""
-        watch = _watch(on_step, on_message, on_preview, on_kept)
+        watch = _watch(on_step, on_message, on_preview, on_picture, on_kept)
         if request.placeholder is True:
             if keep is not None:
                 raise UserError(f"--keep {keep} has no effect with --placeholder, which takes next to nothing.")
@@ -353,6 +357,12 @@ def _spelling(tell: Failed) -> Failed:
     return take
 
 
-def _watch(on_step: Step, on_message: Say, on_preview: Preview | None = None, on_kept: Step = None) -> Watch:
+def _watch(
+    on_step: Step,
+    on_message: Say,
+    on_preview: Preview | None = None,
+    on_picture: Picture | None = None,
+    on_kept: Step = None,
+) -> Watch:
     report: Listener = on_step or (lambda progress: None)
-    return Watch(report, on_preview, on_message, on_kept or (lambda progress: None))
+    return Watch(report, on_preview, on_message, on_kept or (lambda progress: None), on_picture)

@@ -22,9 +22,10 @@ from mlx_video import cli
 from mlx_video.checkpoints import demo
 from mlx_video.cli.decoding import decode
 from mlx_video.cli.parser import Model, given, prompts_of
+from mlx_video.cli.pictures import Preview, beside
 from mlx_video.cli.stopping import Stopping
 from mlx_video.models.families import RECIPES
-from mlx_video.request import Request
+from mlx_video.request import Request, options
 from mlx_video.request.options import flag, option
 from mlx_video.types import AudioIn, ImageAt, Lora, Phase, UserError
 
@@ -47,6 +48,13 @@ class Outputs:
     output_path: str = option("output.mp4", "--output -o FILE", "the video (default {default})", group="output")
     output_audio: str | None = option(None, "FILE.wav", "the sound by itself, too")
     save_frames: bool = option(False, "", "every frame as a PNG, in a folder named after the video")
+    preview: bool = option(
+        False, "", "a strip of pictures after each step, as FILE.preview.png and in terminals that show pictures"
+    )
+    preview_every: int | None = option(
+        None, "N", "a preview every N steps (default 1)", limits=(1, 1000), needs="preview"
+    )
+    sheet: bool = option(False, "", "a contact sheet beside the video, as FILE.sheet.png")
     metadata: bool = option(True, "", "leave the settings out of what is written")
     again: str | None = option(
         None, "FILE", "make what this package has written once more: its settings, but for those given here",
@@ -176,7 +184,7 @@ def _spread_lora_strength(args: argparse.Namespace) -> None:
 
 def _sound_path(args: argparse.Namespace, request: Request, output: str | None = None) -> str | None:
     """Where the sound goes by itself: where the user says, or beside the video by the name of an alias."""
-    made, video = request.audio is not False and request.audio_file is None, Path(output or args.output_path)
+    made, video = not request.silent and request.audio_file is None, Path(output or args.output_path)
     if args.output_audio is None and args.sound_beside and made and video.name:
         return str(video.with_suffix(".wav"))
     return args.output_audio
@@ -190,6 +198,7 @@ def _latents_path(args: argparse.Namespace) -> str | None:
 
 def generate(args: argparse.Namespace) -> None:
     """Runs the command: everything cheap is checked before anything heavy is loaded."""
+    options.check(Outputs(**given(args, Outputs)))
     latents = _latents_path(args)
     if args.decode is not None:
         decode(args, latents)
@@ -201,6 +210,8 @@ def generate(args: argparse.Namespace) -> None:
         return
     request = request_of(args)
     recipe = request.check(RECIPES)
+    if args.preview and args.placeholder:
+        raise UserError("--preview has no effect with --placeholder, which makes no steps; leave one of them out.")
     if args.plan and args.placeholder:
         raise UserError("--plan and --placeholder exclude each other: a placeholder takes next to nothing.")
     if args.plan and args.latents:
@@ -212,8 +223,12 @@ def generate(args: argparse.Namespace) -> None:
     from mlx_video.results.stored import check_file
 
     sound = _sound_path(args, request)
-    look = Look(recipe.stages[-1].of(request.shape), sound=None if request.audio is False else "latents")
-    check_outputs(args.output_path, look, audio=sound, frames=args.save_frames, inputs=files_of(request))
+    look = Look(recipe.stages[-1].of(request.shape), sound=None if request.silent else "latents")
+    strip, sheet = (beside(args.output_path, kind) if getattr(args, kind) else None for kind in ("preview", "sheet"))
+    check_outputs(
+        args.output_path, look, audio=sound, frames=args.save_frames, pictures=[one for one in (strip, sheet) if one],
+        inputs=files_of(request),
+    )  # fmt: skip
     if latents is not None:
         check_file(Path(latents))
     with cli.pipeline(args) as (pipe, bars):
@@ -228,13 +243,18 @@ def generate(args: argparse.Namespace) -> None:
         stopping = Stopping(args.keep, phases, bars, bars.say)
         with stopping.listening():
             clip = pipe.run(
-                request, keep=args.keep, on_step=stopping.report, on_kept=stopping.kept, on_message=bars.say
-            )
+                request, keep=args.keep, on_step=stopping.report, on_kept=stopping.kept, on_message=bars.say,
+                on_picture=Preview(strip, args.preview_every or 1, bars.say) if strip else None,
+            )  # fmt: skip
             if latents is not None:
                 clip.store(latents, metadata=args.metadata)
             sound = None if clip.silent and args.output_audio is None else sound
-            clip.save(args.output_path, audio_path=sound, frames=args.save_frames, metadata=args.metadata, on_step=bars)
+            clip.save(
+                args.output_path, audio_path=sound, frames=args.save_frames, metadata=args.metadata, sheet=sheet,
+                on_step=bars,
+            )  # fmt: skip
     cli.done(args, bars, f"{args.output_path}: {clip}; seed {request.seed}, ")
+    cli.check_made(clip, args.output_path)
 
 
 def main(argv: list[str] | None = None, name: str = NAME, defaults: Mapping[str, Any] | None = None) -> int:

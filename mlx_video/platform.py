@@ -13,6 +13,7 @@ import mmap
 import os
 import platform as system
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlx_video.cpu import linux_blas
+from mlx_video.reading import path_of
 from mlx_video.request import kinds
 from mlx_video.types import DTYPES, Listener, Progress, UserError
 
@@ -44,6 +46,8 @@ SECONDS_PER_EVALUATION = 0.5
 ml-explore/mlx#3267); the bound is not documented, so this stays well below the seconds at which it was seen. The cost
 of evaluating is about a millisecond."""
 
+CACHE_VARIABLE = "MLX_VIDEO_CACHE"
+"""Names the cache folder; "off" turns it off."""
 TF32_SWITCH = "MLX_ENABLE_TF32"
 """MLX reads it once, at the first product that it concerns (mlx/utils.h). Unless it is 0, an M5 and CUDA multiply
 float32 with 10 bits of each factor (ml-explore/mlx#3897, #3860): 2^-10.4 wrong, which is not float32. Products in 16
@@ -190,6 +194,31 @@ def peak_memory() -> int:
     peak = mx.get_peak_memory()
     mx.reset_peak_memory()
     return peak
+
+
+def cache_folder(kind: str) -> Path | None:
+    """Where what can be made anew is kept from run to run: "contexts", "previews".
+
+    None where MLX_VIDEO_CACHE is "off", or where there is no such place. A folder that it names has contexts in it, and
+    folders of the other kinds. Raises UserError where it names none.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    if named == "off":
+        return None
+    if named:
+        try:
+            place = path_of(named, CACHE_VARIABLE)
+        except UserError as fault:
+            if not isinstance(fault.__cause__, OSError):
+                raise
+            log.warning("%s are not kept: %s", {"contexts": "Prompts"}.get(kind, kind.capitalize()), fault)
+            return None
+        return place if kind == "contexts" else place / kind
+    try:
+        home = Path.home() / "Library/Caches" if sys.platform == "darwin" else Path.home() / ".cache"
+    except RuntimeError:  # nobody's
+        return None
+    return Path(os.environ.get("XDG_CACHE_HOME") or home) / "mlx_video" / kind
 
 
 _one_at_a_time = threading.RLock()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import mlx.core as mx
+    import numpy as np
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
@@ -409,6 +410,8 @@ class Phase(StrEnum):
     TEXT = "text"
     IMAGES = "images"
     SOUND = "sound"
+    PREVIEW = "preview"
+    """Fitting the map that shows latents."""
     ENCODE = "encode"
     """A film that is to be upscaled."""
     STAGE = "stage"
@@ -444,6 +447,9 @@ class Listener(Protocol):
 Preview = Callable[[Progress, Tree], None]
 """Shown the prediction of the latents after each step."""
 
+Picture = Callable[[Progress, "np.ndarray"], None]
+"""Shown the same as pictures: (n, h, w, 3) uint8, one for each latent frame, a quarter of the clip's size a side."""
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -454,3 +460,4 @@ class Watch:
     say: Callable[[str], None] = lambda message: None
     stepped: Callable[[Progress], None] = lambda progress: None
     """Called after each step of a sampler, once it is kept where anything is: whatever it raises loses nothing."""
+    picture: Picture | None = None

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mlx_video import early
@@ -22,8 +23,9 @@ from mlx_video.types import RunError, UserError
 
 if TYPE_CHECKING:
     from mlx_video.api import LTXPipeline
+    from mlx_video.results.clip import Clip
 
-__all__ = ["Bars", "Parser", "clock", "done", "one_line", "pipeline", "prompt_of", "run", "say", "show"]
+__all__ = ["Bars", "Parser", "check_made", "clock", "done", "one_line", "pipeline", "prompt_of", "run", "say", "show"]
 
 
 def run(
@@ -137,3 +139,19 @@ def done(args: argparse.Namespace, bars: Bars, what: str) -> None:
     if not args.quiet:
         name = os.path.basename(where.rstrip("/")) if os.path.exists(where) else where
         say(f"{what}{name}, in {clock(bars.seconds)}")
+
+
+def check_made(clip: Clip, path: str | Path) -> None:
+    """Raises RunError where something is wrong with a saved clip: what, with figures, and where its latents are kept.
+
+    They lie beside it, for `--decode`: another decoding, or a look at what went wrong.
+    """
+    if not clip.faults:
+        return
+    file = Path(path).with_suffix(".latents.safetensors")
+    try:
+        clip.store(file)
+        kept = f"its latents are kept in {file}"
+    except (UserError, RunError) as error:
+        kept = f"its latents could not be kept ({str(error).rstrip('.')})"
+    raise RunError(f"{' '.join(clip.faults)} {path} is written as it is, and {kept}.")

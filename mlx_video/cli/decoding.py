@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_video import cli
 from mlx_video.cli.parser import given, prompt_of
+from mlx_video.cli.pictures import beside
 from mlx_video.request import Request
 from mlx_video.request.options import flag, options_of
 from mlx_video.types import UserError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 SHOWING = ("tiling", "stream", "video_decoder", "fps", "audio")
 """Options of a request that say how latents are shown."""
-OTHERS = ("again", "keep", "plan", "prompts", "dtype", "quantize", "text_encoder_repo")
+OTHERS = ("again", "keep", "plan", "prompts", "preview", "preview_every", "dtype", "quantize", "text_encoder_repo")
 """Flags that are of making latents."""
 
 
@@ -35,7 +36,11 @@ def decode(args: argparse.Namespace, latents: str | None) -> None:
     _take_model(args, clip)
     look = clip.look.otherwise(**asked)
     inputs = {f"--decode {args.decode}": args.decode}
-    check_outputs(args.output_path, look, audio=args.output_audio, frames=args.save_frames, inputs=inputs)
+    sheet = beside(args.output_path, "sheet") if args.sheet else None
+    check_outputs(
+        args.output_path, look, audio=args.output_audio, frames=args.save_frames, pictures=[sheet] if sheet else [],
+        inputs=inputs,
+    )  # fmt: skip
     if latents is not None:
         check_file(Path(latents))
     with cli.pipeline(args) as (pipe, bars):
@@ -44,9 +49,10 @@ def decode(args: argparse.Namespace, latents: str | None) -> None:
             clip.store(latents, metadata=args.metadata)
         clip.save(
             args.output_path, audio_path=args.output_audio, frames=args.save_frames, metadata=args.metadata,
-            on_step=bars,
+            sheet=sheet, on_step=bars,
         )  # fmt: skip
     cli.done(args, bars, f"{args.output_path}: {clip}; ")
+    cli.check_made(clip, args.output_path)
 
 
 def _showing(args: argparse.Namespace) -> dict[str, Any]:

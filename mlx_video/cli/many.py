@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MOST_TAKES = 1000
 STDIN = "-"
-ONE_CLIPS = ("keep", "latents")
+ONE_CLIPS = ("keep", "latents", "preview", "sheet")
 SoundOf = Callable[[Request, str], "str | None"]
 """Where a clip's sound goes by itself, by request and output."""
 
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace, base: Request, sound_of: SoundOf) -> None:
     for name in ONE_CLIPS:
         if getattr(args, name):
             raise UserError(
-                f"{flag(name)} is of one clip; of several, those that are finished stay, and the same command again "
-                f"makes the others."
+                f"{flag(name)} is of one clip, and these are several; leave it out. The clips that are finished stay, "
+                f"and the same command again makes the others."
             )
     clips = _clips(args, asked(args, base), sound_of)
     if args.plan and any(one.request.placeholder for one in clips):
@@ -115,7 +115,7 @@ def _clips(args: argparse.Namespace, asked: Sequence[Asked], sound_of: SoundOf) 
         if args.output_audio is not None:
             sound = _numbered(args.output_audio, number)
         recipe = one.request.check(RECIPES)
-        look = Look(recipe.stages[-1].of(one.request.shape), sound=None if one.request.audio is False else "latents")
+        look = Look(recipe.stages[-1].of(one.request.shape), sound=None if one.request.silent else "latents")
         clips.append(_One(one.request, Place(path, look, sound, args.save_frames, files_of(one.request))))
     return clips
 
@@ -160,6 +160,7 @@ class _Work:
         sound = None if clip.silent and not self._wants_sound else place.audio
         try:
             clip.save(place.path, audio_path=sound, frames=place.frames, metadata=self._metadata, on_step=decoding)
+            cli.check_made(clip, place.path)
         except (UserError, RunError) as fault:
             self._fail(number, fault)
             return

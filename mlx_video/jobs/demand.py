@@ -22,6 +22,7 @@ from mlx_video.lending.weighing import is_quantized, weigh_component, weigh_text
 from mlx_video.media.video import ENCODED_BYTES
 from mlx_video.models.family import Cost
 from mlx_video.planning.plan import Change, Demand, Need
+from mlx_video.results.preview import FRAMES, LENGTH
 from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Modality, Pass, Phase, Stage
 from mlx_video.weights.quantize import BITS, Quantization
 from mlx_video.weights.store import size_of
@@ -244,6 +245,8 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
         yield networks.simple(Phase.IMAGES, "video_encoder", cost)
     if "audio_encoder" in used:
         yield networks.simple(Phase.SOUND, "audio_encoder", costs.convert_sound(config, latents, size, decoding=False))
+    if request.skip_vae:
+        yield _fitting(networks, ways)
     for number, stage in enumerate(settings.recipe.stages, 1):
         for kind in stage.upsample:
             yield networks.upsample(settings, ways, kind, stage.of(shape).grid)
@@ -254,7 +257,21 @@ def _phases(networks: Networks, settings: Settings, ways: Ways) -> Iterator[Need
             networks.simple(Phase.WAVEFORM, "audio_decoder", costs.convert_sound(config, latents, size, decoding=True)),
             networks.simple(Phase.WAVEFORM, "vocoder", wave),
         )
+    if request.skip_vae:
+        return
     yield networks.decode(settings.decoded.grid, request.tiling, ways, request.stream, request.video_decoder or "conv")
+
+
+def _fitting(networks: Networks, ways: Ways) -> Need:
+    """Fitting the map that shows latents: what counts where nothing larger is decoded."""
+    encoding = networks.costs.encode_picture(
+        networks.loader.checkpoint.config, FRAMES * LENGTH, LENGTH, networks.loader.vae_dtype.size
+    )
+    cells, latents = LENGTH // SPACE_SCALE, (FRAMES - 1) // TIME_SCALE + 1
+    decoding = networks.decode((latents, cells, cells), "none", ways, stream=False)
+    return _one_by_one(
+        networks.simple(Phase.PREVIEW, "video_encoder", encoding), decoding._replace(name=Phase.PREVIEW, outside=0)
+    )
 
 
 def _stage(networks: Networks, number: int, stage: Stage, settings: Settings, ways: Ways) -> Need:

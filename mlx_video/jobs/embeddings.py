@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +17,13 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from mlx_video import platform
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs import embeddings_npz as contexts_npz
 from mlx_video.lending.loader import Loader
 from mlx_video.media.files import check_input, check_place, replacing
-from mlx_video.reading import is_there, parse_json, path_of, shown
+from mlx_video.reading import is_there, parse_json, shown
 from mlx_video.types import CONTEXT_TOKENS, Context, RunError, UserError
 from mlx_video.weights.store import Tensors
 from mlx_video.weights.write import Pending, checksum, write
@@ -36,8 +35,7 @@ FORMAT = "mlx_video contexts 1"
 ENTRY = 2
 """The form of a kept prompt; those of other forms are not looked at."""
 _OTHER = "was encoded for another checkpoint; encode the prompt again with this --model-repo."
-CACHE_VARIABLE = "MLX_VIDEO_CACHE"
-"""Names the cache folder; "off" turns it off."""
+CACHE_VARIABLE = platform.CACHE_VARIABLE
 CACHE_FILES = 32
 """Prompts kept; a real one takes 12.6 MB in 16 bit."""
 
@@ -220,19 +218,4 @@ class Cache:
 
 def cache_folder() -> Path | None:
     """Where contexts are kept; None where MLX_VIDEO_CACHE is "off"."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named == "off":
-        return None
-    if named:
-        try:
-            return path_of(named, CACHE_VARIABLE)
-        except UserError as fault:
-            if not isinstance(fault.__cause__, OSError):
-                raise
-            log.warning("Prompts are not kept: %s", fault)
-            return None
-    try:
-        home = Path.home() / "Library/Caches" if sys.platform == "darwin" else Path.home() / ".cache"
-    except RuntimeError:  # nobody's
-        return None
-    return Path(os.environ.get("XDG_CACHE_HOME") or home) / "mlx_video" / "contexts"
+    return platform.cache_folder("contexts")

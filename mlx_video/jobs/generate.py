@@ -39,10 +39,12 @@ from mlx_video.models.families import RECIPES
 from mlx_video.planning.plan import Demand, Plan, make_plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request
-from mlx_video.results.clip import Clip
+from mlx_video.results import faults, preview
+from mlx_video.results.clip import Clip, Decoder
 from mlx_video.results.kept import check_folder
+from mlx_video.results.latent_map import LatentMap
 from mlx_video.results.look import Look
-from mlx_video.types import AudioShape, Context, Noise, Recipe, Stage, Tree, Watch, frames_of
+from mlx_video.types import AudioShape, Context, Noise, Phase, Recipe, Stage, Tree, Watch, frames_of
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner
@@ -118,6 +120,9 @@ class Generate:
     _media: conditions.Media | None
     _embedded: dict[str, Context]
     _decoding: Noise | None = None
+    _map: LatentMap | None = None
+    _pictured = False
+    _suspected: tuple[str, ...] = ()
     _about: dict[str, Any] | None = None
     _where: str = ""
     _written: bool = False
@@ -140,6 +145,7 @@ class Generate:
         if self._keep is not None:
             check_folder(self._keep)
         self._recipe = self.request.check(self.recipes)
+        self._pictured = watch.picture is not None or self.request.skip_vae
         self.request, notes = self.request.rounded()
         for note in notes:
             watch.say(note)
@@ -156,14 +162,17 @@ class Generate:
             recipe, text_encoder=request.embedding is None, lora=not brought, parts=_own_files(request), take=take
         )
         self._run = run = Run.open(request, recipe, runner, runner.loader(found), take)
+        if self._pictured:
+            preview.check(run.loader)
         self._embedded = _embedded(run, whole=not outlines.absent)
         self.networks = Networks.of(run.loader, run.encoder, run.adapters.sizes, run.writer)
         self.demand = generating(self.networks, run.settings)
         self.plan = make_plan(self.demand, runner.memory)
         self.go(self.plan.ways)
         self._media = conditions.read(run.settings)
+        told = (preview.TOLD,) if request.skip_vae else ()
         advice = (demo.advice(request.prompt), demo.reach(request.shape)) if runner.where == demo.NAME else ()
-        return (*run.messages, *filter(None, advice))
+        return (*run.messages, *told, *filter(None, advice))
 
     @property
     def opened(self) -> Run:
@@ -254,25 +263,34 @@ class Generate:
             self._run, self._about = self._lasting(self._run, contexts, watch, keep), None
         yield None
         run, noise = self._run, noise or draws(self.request.seed, self._noise)
-        stages = run.settings.recipe.stages
+        stages, self._decoding, self._suspected = run.settings.recipe.stages, self._drawn(noise), ()
+        if self._pictured:
+            self._map = preview.map_of(run.loader, watch)
+            watch = preview.pictured(watch, self._map)
         if keep.result is not None:
-            self._decoding = self._drawn(noise)
             yield self._clip(keep.result, stages[-1])
             return
         inputs = self.inputs(contexts, watch)
         self._media = replace(self.media, images={}, heard=None)  # encoded now
         yield None
-        self._decoding = self._drawn(noise)
         number = 0
         for latents in run.denoise(inputs, noise, watch, keep=keep, in_turns=True):
             if not latents:
                 yield None
                 continue
+            self._suspect(number + 1, latents, watch)
             clip = self._clip(latents, stages[number])
             number += 1
             if number == len(stages):
                 keep.finish(clip.stored)
             yield clip
+
+    def _suspect(self, number: int, latents: Tree, watch: Watch) -> None:
+        """Looks at what a stage ended with, and says what is wrong with it."""
+        found = faults.of_latents(Phase.STAGE.numbered(number), latents)
+        for sentence in found:
+            watch.say(sentence)
+        self._suspected += found
 
     def _lasting(self, run: Run, contexts: Mapping[str, Context], watch: Watch, keep: Keep) -> Run:
         """The run as long as the prompt asks for; sound or not, both contexts tell (reference: 1.2.0's pipelines)."""
@@ -327,7 +345,15 @@ class Generate:
         look = Look.cut(shown, made, latents, sound, rate=settings.rate(stage), tiling=request.tiling,
                        stream=request.stream, decoder=request.video_decoder or "conv", seed=request.seed)  # fmt: skip
         files = conditions.files_of(request)
-        return Clip(latents, look, self.described, Decoders(loader, self._decoding), given=sound, inputs=files)
+        decoder = self._decoder(loader)
+        if request.skip_vae:
+            look = replace(look, sound="given" if sound is not None else None)
+        return Clip(latents, look, self.described, decoder, given=sound, inputs=files, suspected=self._suspected)
+
+    def _decoder(self, loader: Loader) -> Decoder:
+        if self.request.skip_vae and self._map is not None:
+            return preview.MapDecoder(self._map)
+        return Decoders(loader, self._decoding)
 
 
 def _own_files(request: Request) -> tuple[str, ...]:

@@ -86,7 +86,8 @@ class Settings:
     @property
     def components(self) -> tuple[str, ...]:
         """The networks that the run will borrow, the text encoder apart."""
-        sound = self.request.audio_file is not None
+        sound, skipped = self.request.audio_file is not None, self.request.skip_vae
+        made = "audio" in self.modalities and not sound and not skipped
         wanted = {
             "connectors": self.request.embedding is None,
             "video_encoder": bool(self.request.image),
@@ -94,10 +95,10 @@ class Settings:
             "duration_head": self.request.seconds is not None,
             "transformer": True,
             "latent_statistics": bool(self.recipe.upsamplers),
-            "video_decoder": self.request.video_decoder != "diffusion",
+            "video_decoder": self.request.video_decoder != "diffusion" and not skipped,
             "diffusion_decoder": self.request.video_decoder == "diffusion",
-            "audio_decoder": "audio" in self.modalities and not sound,
-            "vocoder": "audio" in self.modalities and not sound,
+            "audio_decoder": made,
+            "vocoder": made,
         }
         return tuple(name for name, used in wanted.items() if used)
 

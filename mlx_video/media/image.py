@@ -198,6 +198,15 @@ def _weights(size: int, scaled: int, kept: int) -> tuple[np.ndarray, np.ndarray,
     return first, np.minimum(first + 1, size - 1), position - first.astype(np.float32)
 
 
+def enlarged(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8 scaled to height x width, smoothly."""
+    from PIL import Image
+
+    if image.shape[:2] == (height, width):
+        return image
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def bytes_needed(count: int, height: int, width: int) -> int:
     """At most what so many pictures take on disk as PNG: noise cannot be made smaller, and has a few bytes more."""
     return count * (height * (3 * width + 8) + 4096)

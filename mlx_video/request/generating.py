@@ -42,7 +42,7 @@ MAX_LORA = 10.0
 SCALE = (0, 100)
 """Of a guidance."""
 _NUMBER = r"\d{1,6}(?:\.\d{1,6})?"
-CALLING = ("noise", "keep", "on_step", "on_preview", "on_kept", "on_message")
+CALLING = ("noise", "keep", "on_step", "on_preview", "on_picture", "on_kept", "on_message")
 """Keywords of `LTXPipeline.generate` that say how it runs, not what it makes."""
 
 _SIDE = "multiple of 32; best of 64, which all pipelines but dev work in (default {default}; 256 for the demo)"
@@ -172,6 +172,9 @@ class Request:
         choices=VIDEO_DECODERS,
     )  # fmt: skip
     stream: bool = option(False, "", "decode in short spans, so that frames leave as they are made")
+    skip_vae: bool = option(
+        False, "", "a quick look: show the latents through a linear map in place of the decoders: coarse, silent"
+    )
 
     @property
     def shape(self) -> VideoShape:
@@ -188,6 +191,11 @@ class Request:
             return self, ()
         told = f"--num-frames {self.num_frames} is made {near}: a clip has 1 + 8k frames (--strict-frames refuses)."
         return replace(self, num_frames=near), (told,)
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is nothing to hear: a sound of its own takes decoding."""
+        return self.audio is False or (self.skip_vae and self.audio_file is None)
 
     @property
     def seconds(self) -> tuple[float, float] | None:
@@ -225,6 +233,12 @@ class Request:
         return recipe.going_on(self.temporal_upsample_rounds)
 
     def _check_decoder(self) -> None:
+        if self.skip_vae:
+            without = {"--tiling": self.tiling != "auto", "--stream": self.stream, "--placeholder": self.placeholder,
+                       "--video-decoder": self.video_decoder is not None}  # fmt: skip
+            for name, given in without.items():
+                if given:
+                    raise UserError(f"{name} has no effect with --skip-vae, which decodes nothing; leave one out.")
         if self.video_decoder != "diffusion":
             return
         if self.tiling not in ("auto", "none"):
@@ -394,6 +408,7 @@ class RequestOptions(TypedDict, total=False):
     tiling: str
     video_decoder: str | None
     stream: bool
+    skip_vae: bool
 
 
 def request_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Request:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,9 @@ from mlx_video import platform
 from mlx_video.media import audio as audio_files
 from mlx_video.media import image as image_files
 from mlx_video.media import video as video_files
+from mlx_video.media.sheet import Sheet
 from mlx_video.request.spelling import in_keywords
+from mlx_video.results import faults
 from mlx_video.results.look import Look, Sound
 from mlx_video.results.outputs import check_outputs
 from mlx_video.results.stored import Stored
@@ -61,14 +63,17 @@ class Clip:
         *,
         given: Sound | None = None,
         inputs: Mapping[str, str] | None = None,
+        suspected: Sequence[str] = (),
     ):
         """decoder: None where there is no checkpoint to decode with. given: the sound, where the user gave it.
 
-        inputs: files that the clip was made of, by their flags; `save` never writes over them.
+        inputs: files that the clip was made of, by their flags; `save` never writes over them. suspected: what is
+        wrong with the latents, a sentence each.
         """
         self.latents, self.look, self.metadata = dict(latents), look, dict(metadata)
         self._decoder, self._given, self._inputs = decoder, given, dict(inputs or {})
-        self._sound = given
+        self._sound, self._suspected = given, tuple(suspected)
+        self._seen: tuple[str, ...] = ()
 
     @property
     def shape(self) -> VideoShape:
@@ -106,6 +111,15 @@ class Clip:
         """The same clip, which has a decoder now."""
         self._decoder = decoder
         return self
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with it, a sentence each: with the latents at once, with pictures and sound once it is saved.
+
+        One colour, black, frozen, saturated; no sound, clipped sound: see `results.faults`. A film or a picture that
+        was upscaled is as its source was, and nothing is looked for.
+        """
+        return (*self._suspected, *self._seen)
 
     @property
     def waveform(self) -> np.ndarray | None:
@@ -165,28 +179,38 @@ class Clip:
         audio_path: str | Path | None = None,
         frames: bool = False,
         metadata: bool = True,
+        sheet: str | Path | None = None,
         on_step: Listener = _silently,
     ) -> None:
         """Writes the video (the WAV, the frames as PNGs in a folder named after the video), each whole or not at all.
 
-        metadata: whether its settings are written into them. Raises UserError where something cannot be written; what
-        was there before then still is.
+        metadata: whether its settings are written into them. sheet: where a contact sheet goes: frames at even times,
+        the prompt beneath. What is wrong with what was written is in `faults` then. Raises UserError where something
+        cannot be written; what was there before then still is.
         """
         with platform.computing():  # runs of other threads come before or after, not between the frames
-            self._save(path, audio_path, frames, self.metadata if metadata else {}, on_step)
+            self._save(path, audio_path, frames, sheet, self.metadata if metadata else {}, on_step)
 
     def _save(
         self,
         path: str | Path,
         audio_path: str | Path | None,
         frames: bool,
+        sheet: str | Path | None,
         settings: Mapping[str, Any],
         report: Listener,
     ) -> None:
-        path = check_outputs(path, self.look, audio=audio_path, frames=frames, inputs=self._inputs)
+        path = check_outputs(
+            path, self.look, audio=audio_path, frames=frames, pictures=[sheet] if sheet else [], inputs=self._inputs
+        )
         sound = self._decoded_sound(report)
+        watched, laid = faults.Watched(), Sheet(len(self), float(self.fps), str(settings.get("prompt", "")))
         with ExitStack() as stack:
             images: Iterator[np.ndarray] = stack.enter_context(closing(self.frames(report)))
+            if self.look.source is None:
+                images = watched.watch(images)
+            if sheet is not None:
+                images = laid.watch(images)
             if self.look.still:
                 image_files.save_image(path, next(images), settings)
                 return
@@ -194,6 +218,10 @@ class Clip:
                 images = stack.enter_context(video_files.frame_folder(path.with_suffix("")))(images)
             source = self.look.source if self.look.sound == "source" else None
             video_files.write_video(path, images, self.fps, audio=sound, audio_from=source, metadata=settings)
+        if sheet is not None:
+            image_files.save_image(sheet, laid.whole(), settings)
+        heard = faults.of_sound(sound[0]) if sound is not None and self.look.sound == "latents" else ()
+        self._seen = (*watched.faults, *heard)
         if audio_path is not None and sound is not None:
             waveform, rate = sound  # as long as the pictures, as it is in the video
             samples = audio_files.fit(waveform, round(self.shape.seconds * rate))

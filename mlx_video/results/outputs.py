@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,9 @@ from mlx_video.reading import path_of
 from mlx_video.results.look import Look
 from mlx_video.types import UserError
 
+PICTURE_BYTES = 4 << 20
+"""Of a preview or a contact sheet at most: 1.3 million pixels."""
+
 
 def check_outputs(
     path: str | Path,
@@ -23,14 +26,15 @@ def check_outputs(
     *,
     audio: str | Path | None = None,
     frames: bool = False,
+    pictures: Sequence[str | Path] = (),
     inputs: Mapping[str, str] | None = None,
 ) -> Path:
     """The path, with `~` spelt out; raises UserError, before anything heavy, where an output could not be written.
 
     That is also where it is of another kind than the source, there is too little room for it, or it is one of the
-    `inputs`.
+    `inputs`. pictures: further ones of moderate size, such as a contact sheet.
     """
-    path, needed = _needed(path, look, audio, frames)
+    path, needed = _needed(path, look, audio, frames, pictures)
     check_apart(list(needed), inputs or {})
     check_room(needed)
     return path
@@ -85,10 +89,14 @@ def is_made(place: Place, settings: Mapping[str, Any]) -> bool:
     return bool(found == wanted)
 
 
-def _needed(path: str | Path, look: Look, audio: str | Path | None, frames: bool) -> tuple[Path, dict[Path, int]]:
+def _needed(
+    path: str | Path, look: Look, audio: str | Path | None, frames: bool, pictures: Sequence[str | Path] = ()
+) -> tuple[Path, dict[Path, int]]:
     """The path, and the bytes that each output takes."""
     if audio is not None and look.sound is None:
         raise UserError(f"--output-audio {audio} has nothing to hold: the clip is made without sound.")
+    if pictures and look.still:
+        raise UserError(f"{pictures[0]} has nothing to show: only a video has a contact sheet.")
     path = path_of(path, advice="give the name of a file")
     own, other = (image_files, video_files) if look.still else (video_files, image_files)
     if look.source is not None and path.suffix.lower() in other.SUFFIXES:
@@ -108,4 +116,6 @@ def _needed(path: str | Path, look: Look, audio: str | Path | None, frames: bool
         needed[audio_files.check_output(audio)] = audio_files.bytes_needed(shape.seconds)
     if frames:
         needed[check_new_folder(path.with_suffix(""))] = image_files.bytes_needed(*size)
+    for picture in pictures:
+        needed[image_files.check_output(picture)] = PICTURE_BYTES
     return path, needed

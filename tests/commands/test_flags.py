@@ -38,6 +38,7 @@ def request(*flags: str) -> Request:
         (["-a"], "audio", True),
         (["--tiling", "aggressive"], "tiling", "aggressive"),
         (["--stream"], "stream", True),
+        (["--skip-vae"], "skip_vae", True),
         (["--steps", "12"], "steps", 12),
         (["--negative-prompt", "fog"], "negative_prompt", "fog"),
         (["--cfg-scale", "4"], "cfg_scale", 4.0),
