@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILMS, FRAMES, LENGTH = 20, 9, 128
-"""Films that the map is fitted to, frames of each, and pixels a side: 640 cells for 129 unknowns. Twice as many give
-an R2 0.03 better on the demo's clips and take twice as long (18 CPU seconds on the demo)."""
+"""Films that the map is fitted to, frames of each, and pixels a side: 640 cells for 129 unknowns, in 17 CPU seconds for
+the demo. The last preview of five clips of the demo then correlates with what is decoded by 0.85 to 0.97."""
 TOLD = (
     "--skip-vae: the video is a linear map of the latents, a quarter as sharp a side and without sound; nothing is "
     "decoded."
