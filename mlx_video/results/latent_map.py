@@ -14,8 +14,8 @@ import numpy as np
 from mlx_video.types import SPACE_SCALE, TIME_SCALE
 
 SIDE = 8
-"""Pixels a side that a latent cell becomes. It costs next to nothing in exactness: 1, 4, 8 and 16 reached an R2 of 0.58,
-0.61, 0.60 and 0.60 on four of the demo's clips, fitted to the same films."""
+"""Pixels a side that a latent cell becomes. It costs next to nothing in exactness: 1, 4, 8 and 16 reached an R2 of
+0.58, 0.61, 0.60 and 0.60 on four of the demo's clips, fitted to the same films."""
 REDUCED = SPACE_SCALE // SIDE
 """Pixels of the clip for each of the map's, a side."""
 RIDGE = 0.3
