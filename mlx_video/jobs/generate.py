@@ -38,7 +38,7 @@ from mlx_video.planning.plan import Demand, Plan, make_plan
 from mlx_video.reading import path_of
 from mlx_video.request import Request
 from mlx_video.results.clip import Clip
-from mlx_video.results.look import Look
+from mlx_video.results.look import Look, Sound
 from mlx_video.types import AudioShape, Context, Noise, Recipe, Stage, Tree, Watch, frames_of
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class Generate:
     recipes: Mapping[str, Recipe] = RECIPES
     _run: Run
     _media: conditions.Media | None
+    _sound: Sound | None = None
     _embedded: dict[str, Context]
     _decoding: Noise | None = None
     _about: dict[str, Any] | None = None
@@ -229,7 +230,7 @@ class Generate:
         yield None
         run, noise = self._run, draws(self.request.seed, self._noise)
         inputs = self.inputs(contexts, watch)
-        self._media = replace(self.media, images={}, heard=None)  # encoded now
+        self._sound, self._media = self.media.sound, None  # pictures are encoded now
         yield None
         self._decoding = self._drawn(noise)
         stages = iter(run.settings.recipe.stages)
@@ -272,7 +273,7 @@ class Generate:
         return conditions.encode(self.media, contexts, self._run.settings, self._run.loader, watch.report)
 
     def _clip(self, latents: Tree, stage: Stage) -> Clip:
-        settings, loader, sound = self._run.settings, self._run.loader, self.media.sound
+        settings, loader, sound = self._run.settings, self._run.loader, self._sound
         request, made = settings.request, stage.of(settings.shape)
         shown = stage.of(request.shape)
         latents = {m: a[:, :, : shown.grid[0]] if m == "video" else a for m, a in latents.items()}
