@@ -37,8 +37,8 @@ examples:
   {name} "she turns" --image first.png --image final.png last
   {name} "a jazz band" --pipeline dev --cfg-scale 3 --seed 7
   {name} "a jazz band" --pipeline dev --plan
-  {name} "a jazz band" --takes 8 -o jazz.mp4        # jazz-0001.mp4 ...
-  {name} --prompts list.txt -o out.mp4              # a clip for each line"""
+  {name} "a jazz band" --takes 8 -o jazz.mp4
+  {name} --prompts list.txt -o out.mp4"""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlx_video import cli
 from mlx_video.cli.parser import prompts_of
 from mlx_video.models.families import RECIPES
+from mlx_video.reading import MAX_JSON
 from mlx_video.request import Request, prompts
 from mlx_video.request.options import flag
 from mlx_video.request.prompts import Asked
@@ -81,7 +82,7 @@ def asked(args: argparse.Namespace, base: Request) -> list[Asked]:
     elif len(texts) > 1:
         raise UserError("--prompts and several --prompt exclude each other; put all of them into the file.")
     elif args.prompts == STDIN:
-        found = prompts.parse(sys.stdin.buffer.read(), Path("standard input"), base, RECIPES)
+        found = prompts.parse(_standard_input(), Path("standard input"), base, RECIPES)
     else:
         found = prompts.read(args.prompts, base, RECIPES)
     if len(found) * args.takes > prompts.MOST:
@@ -95,6 +96,18 @@ def asked(args: argparse.Namespace, base: Request) -> list[Asked]:
         for one in found
         for take in takes
     ]
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise UserError("--prompts - has nothing to read: standard input is closed.")
+    try:
+        found = sys.stdin.buffer.read(MAX_JSON + 1)
+    except OSError as error:
+        raise UserError(f"--prompts - cannot be read: {error.strerror or 'there is no standard input'}.") from error
+    if len(found) > MAX_JSON:
+        raise UserError(f"--prompts - has more than {MAX_JSON:,} bytes; no more are read of such a file.")
+    return found
 
 
 def _numbered(path: str, number: int) -> str:

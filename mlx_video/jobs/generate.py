@@ -43,7 +43,7 @@ from mlx_video.results import faults, preview
 from mlx_video.results.clip import Clip, Decoder
 from mlx_video.results.kept import check_folder
 from mlx_video.results.latent_map import LatentMap
-from mlx_video.results.look import Look
+from mlx_video.results.look import Look, Sound
 from mlx_video.types import AudioShape, Context, Noise, Phase, Recipe, Stage, Tree, Watch, frames_of
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class Generate:
     recipes: Mapping[str, Recipe] = RECIPES
     _run: Run
     _media: conditions.Media | None
+    _sound: Sound | None = None
     _embedded: dict[str, Context]
     _decoding: Noise | None = None
     _map: LatentMap | None = None
@@ -267,11 +268,12 @@ class Generate:
         if self._pictured:
             self._map = preview.map_of(run.loader, watch)
             watch = preview.pictured(watch, self._map)
+        self._sound = self.media.sound
         if keep.result is not None:
             yield self._clip(keep.result, stages[-1])
             return
         inputs = self.inputs(contexts, watch)
-        self._media = replace(self.media, images={}, heard=None)  # encoded now
+        self._media = None  # they are encoded now
         yield None
         number = 0
         for latents in run.denoise(inputs, noise, watch, keep=keep, in_turns=True):
@@ -338,7 +340,7 @@ class Generate:
         return conditions.encode(self.media, contexts, self._run.settings, self._run.loader, watch.report)
 
     def _clip(self, latents: Tree, stage: Stage) -> Clip:
-        settings, loader, sound = self._run.settings, self._run.loader, self.media.sound
+        settings, loader, sound = self._run.settings, self._run.loader, self._sound
         request, made = settings.request, stage.of(settings.shape)
         shown = stage.of(request.shape)
         latents = {m: a[:, :, : shown.grid[0]] if m == "video" else a for m, a in latents.items()}

@@ -7,12 +7,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import Lora, LTXPipeline, Request, UserError
+from mlx_video import ImageAt, Lora, LTXPipeline, Request, UserError
 from mlx_video.jobs import many
+from mlx_video.jobs.generate import Generate
 from mlx_video.lending import shelf
 from mlx_video.lending.visits import Ways
 from mlx_video.models.ltx_2.transformer import Transformer
 from mlx_video.planning.plan import Memory
+from mlx_video.types import Watch
 from tests.support import small
 from tests.support.reads import counted
 
@@ -109,6 +111,7 @@ def test_every_network_is_read_once_for_eight_takes(small_folder, inputs, monkey
     assert set(read.times.values()) == {1}, read
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("texts_are_new")
 def test_one_large_network_is_kept_at_a_time(small_folder, monkeypatch):
     monkeypatch.setattr(shelf, "SMALL", 0)
@@ -246,3 +249,10 @@ def test_placeholders_are_made_among_the_others(small_folder):
     with opened(small_folder("2.3")) as pipe:
         clips = list(pipe.generate_many([{**SMALL, "placeholder": True}, *takes(1)]))
         assert [clip.metadata.get("placeholder") for clip in clips] == [True, None]
+
+
+@pytest.mark.slow
+def test_a_job_that_runs_again_sees_its_picture_again(small_folder, inputs):
+    with opened(small_folder("2.3")) as pipe:
+        job = Generate(Request(**SMALL, image=(ImageAt(str(inputs / "picture.png")),)))
+        assert latents(pipe._runner.run(job, Watch())) == latents(job.run(Watch()))
