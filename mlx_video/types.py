@@ -419,6 +419,10 @@ class Phase(StrEnum):
     REFINE = "refine"
     WAVEFORM = "waveform"
     DECODE = "decode"
+    SAVE = "save"
+    """What a file still needs when its last frame is decoded."""
+    CHECKUP = "checkup"
+    """Examinations of `mlx_video.doctor`."""
 
     def numbered(self, number: int) -> str:
         """One of several: `stage 1`."""

@@ -29,8 +29,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-UNTOLD = (Phase.LOOK_UP,)
-"""Phases that are over too soon for a line of their own."""
+UNTOLD = (Phase.LOOK_UP, Phase.SAVE, Phase.CHECKUP)
+"""Phases that are over too soon for a line of their own, or whose end other lines tell."""
 
 
 class Line(NamedTuple):
