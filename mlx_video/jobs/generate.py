@@ -19,7 +19,7 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.provenance import described
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.noise import DECODING, NamedNoise, draws, seeded
-from mlx_video.jobs import embeddings, text
+from mlx_video.jobs import embeddings, influence, text
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.demand import Networks, generating
@@ -89,7 +89,7 @@ class Run:
         """Latents after each stage; the last are the result."""
         origin = Origin.of(self.loader, "transformer", loras=self.adapters.used)
         with self.loader.borrow("transformer", **self.settings.build_options("transformer")) as transformer:
-            fuse = self.adapters.fuse
+            fuse = influence.measured(self.adapters, inputs.contexts, self.settings, watch.say)
             stages = Denoising(self.settings, self.loader, transformer, fuse, inputs, noise, watch, origin)
             yield from stages.run()
 
