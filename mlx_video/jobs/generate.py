@@ -83,7 +83,7 @@ class Run:
     def contexts(self, watch: Watch) -> dict[str, Context]:
         """The settings' prompts, encoded."""
         assert self.encoder is not None
-        return text.encode_prompts(self.loader, self.encoder, self.settings.prompts, watch.report)
+        return text.encode_prompts(self.loader, self.encoder, self.settings.prompts, watch.report, watch.say)
 
     def denoise(self, inputs: Inputs, noise: NamedNoise, watch: Watch) -> Iterator[Tree]:
         """Latents after each stage; the last are the result."""

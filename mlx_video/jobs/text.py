@@ -6,7 +6,7 @@ Gemma may first write a prompt out. A prompt encoded lately comes from the cache
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from mlx_video.runner import Runner
 
 
+SHOWN = 200
+"""Characters at most of what is cut off a prompt."""
+
+
 def enhanced(settings: Settings, source: TextSource, watch: Watch) -> Settings:
     """The settings with the prompt that Gemma made of the user's, which is reported token by token."""
     asked = settings.request
@@ -51,10 +55,38 @@ def enhanced(settings: Settings, source: TextSource, watch: Watch) -> Settings:
     return replace(settings, request=replace(asked, prompt=prompt), original_prompt=asked.prompt)
 
 
+def cut_off(source: TextSource, prompts: Mapping[str, str]) -> Iterator[str]:
+    """For each of `prompts` (name -> text) that is longer than the text encoder reads: how long, and what it misses.
+
+    Reads its tokenizer alone, and that only for texts that may be too long: no token is less than a byte.
+    """
+    limit = source.text.CONTEXT_TOKENS
+    for name, text in prompts.items():
+        if len(text.encode(errors="replace")) < limit or (found := source.tokenizer().cut(text)) is None:
+            continue
+        words = " ".join("".join(c if c.isprintable() else " " for c in found.words).split())
+        if len(words) > SHOWN:
+            words = f"{words[: SHOWN // 2]} ... {words[-SHOWN // 2 :]}"
+        whose = "prompt" if name == "positive" else f"{name} prompt"
+        yield (
+            f"The {whose} has {found.tokens:,} tokens and the text encoder reads {found.limit:,}; "
+            f'the last {found.tokens - found.limit:,} are cut off: "{words}".'
+        )
+
+
 def encode_prompts(
-    loader: Loader, source: TextSource, prompts: Mapping[str, str], report: Listener
+    loader: Loader,
+    source: TextSource,
+    prompts: Mapping[str, str],
+    report: Listener,
+    say: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Context]:
-    """Contexts of `prompts` (name -> text) under the same names; a text that occurs twice is encoded once."""
+    """Contexts of `prompts` (name -> text) under the same names; a text that occurs twice is encoded once.
+
+    say: told what of a text is cut off, before anything is loaded.
+    """
+    for sentence in cut_off(source, prompts):
+        say(sentence)
     cache = Cache.of(loader, source)
     kept = {text: cache.get(text) for text in prompts.values()}
     contexts = {text: context for text, context in kept.items() if context is not None}
@@ -115,5 +147,5 @@ class Encode:
 
     def run(self, watch: Watch) -> None:
         """Writes the file."""
-        encoded = encode_prompts(self._loader, self._source, self._prompts, watch.report)
+        encoded = encode_prompts(self._loader, self._source, self._prompts, watch.report, watch.say)
         save(Path(self._path), encoded, self._prompts, connectors_mark(self._loader.checkpoint))
