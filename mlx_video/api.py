@@ -238,4 +238,5 @@ class LTXPipeline:
 
 def _watch(on_step: Step, on_message: Say, on_preview: Preview | None = None) -> Watch:
     report: Listener = on_step or (lambda progress: None)
-    return Watch(report, on_preview, on_message)
+    # A listener that shows what is left of the whole run is told what is expected of it.
+    return Watch(report, on_preview, on_message, getattr(report, "expect", Watch.expect))

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_video import cli
+from mlx_video.cli.parser import Talk
 from mlx_video.types import RunError
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument("--quick", action="store_true", help="only look, measure nothing")
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object, for programs")
-    parser.add_argument("--quiet", action="store_true", help="no bars")
-    parser.add_argument("--verbose", action="store_true", help="log what is loaded and why")
-    return parser
+    return parser.take("doctor", Talk)
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -47,7 +46,7 @@ def doctor(args: argparse.Namespace) -> None:
     from mlx_video.checkup.finding import Verdict, block, summary, worst
     from mlx_video.checkup.rounds import examinations, examine
 
-    bars = cli.Bars(args.quiet)
+    bars = cli.bars_for(args)
     platform.prepare()
     found: list[Finding] = []
     try:

@@ -27,7 +27,7 @@ def build_parser() -> cli.Parser:
         prog="mlx_video.info",
         usage="mlx_video.info [REPO|FOLDER|FILE] [--verbose]",
         description="Show what a checkpoint is (generation, variant, precision, parts, sizes),\n"
-        "what a LoRA is (base, rank, alpha, layers that do nothing), or how a clip was made.",
+        "what a LoRA is (base, rank, alpha, dead layers), or how a clip was made.",
     )
     parser.add_argument(
         "path",

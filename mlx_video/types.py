@@ -409,6 +409,8 @@ class Phase(StrEnum):
     TEXT = "text"
     IMAGES = "images"
     SOUND = "sound"
+    READ = "read"
+    """A film is read through."""
     ENCODE = "encode"
     """A film that is to be upscaled."""
     STAGE = "stage"
@@ -456,3 +458,5 @@ class Watch:
     report: Listener = lambda progress: None
     preview: Preview | None = None
     say: Callable[[str], None] = lambda message: None
+    expect: Callable[[Mapping[str, float]], None] = lambda seconds: None
+    """Told before a run begins how many seconds its plan expects of each phase, by its name."""

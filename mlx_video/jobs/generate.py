@@ -144,6 +144,7 @@ class Generate:
         """The clip; nothing of it is decoded yet."""
         for sentence in self.plan.choices:
             watch.say(sentence)
+        watch.expect(self.plan.expected)
         with closing(self.clips(watch)) as clips:
             *_, clip = clips
         return clip
