@@ -16,11 +16,11 @@ from mlx.utils import tree_map
 
 from bench.measure import MIB, alternate, multiply, table
 from mlx_video import platform
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
+from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.transformer.adaln import Modulation
 from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, Block, BlockInputs, Crossing, Skips
 from mlx_video.models.ltx_2.transformer.prepared import place
-from mlx_video.types import MODALITIES, Tree
+from mlx_video.types import CONTEXT_TOKENS, MODALITIES, Tree
 from tests.support import published_25, real_keys
 
 

@@ -21,8 +21,7 @@ from mlx_video.diffusion import conditioning
 from mlx_video.diffusion.noise import seeded
 from mlx_video.lending.loader import Loader, parameter_bytes
 from mlx_video.lending.visits import parts_of
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS
-from mlx_video.types import AudioShape, Context, VideoShape
+from mlx_video.types import CONTEXT_TOKENS, AudioShape, Context, VideoShape
 from mlx_video.weights.quantize import Quantization
 
 CLIPS = {"384 video tokens": VideoShape(41, 256, 256, 24.0), "1,536 video tokens": VideoShape(41, 512, 512, 24.0)}

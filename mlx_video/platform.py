@@ -95,7 +95,7 @@ def dtype_of(dtype: Any, name: str = "dtype") -> mx.Dtype | None:
 
     name: what the caller calls it.
     """
-    known = {key: getattr(mx, key) for key in DTYPES}
+    known: dict[str, mx.Dtype] = {key: getattr(mx, key) for key in DTYPES}
     if dtype is None or (isinstance(dtype, mx.Dtype) and dtype in known.values()):
         return dtype
     if isinstance(dtype, str) and dtype in known:

@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 os.environ.setdefault("MLX_VIDEO_BLAS", "on")
@@ -15,6 +16,14 @@ from mlx_video import platform
 
 mx.set_default_device(mx.cpu)  # the numbers that tests hold are the CPU's; on a Mac Metal is the default
 platform.prepare()
+
+
+def pytest_collection_modifyitems(items):
+    """Of a test with `quick(...)`, the cases that it does not name are slow ones."""
+    for item in items:
+        mark = item.get_closest_marker("quick")
+        if mark is not None and not any(fnmatch(item.callspec.id, pattern) for pattern in mark.args):
+            item.add_marker("slow")
 
 
 def pytest_collection_finish():

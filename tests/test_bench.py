@@ -6,9 +6,9 @@ import pytest
 
 from bench import block, generations, kernels, measure, networks, phases, steps, weights
 from mlx_video.checkpoints.layouts import open_checkpoint
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TransformerConfig
+from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.transformer.block import Block
-from mlx_video.types import Progress
+from mlx_video.types import CONTEXT_TOKENS, Progress
 from mlx_video.weights import names
 from tests.support import published_25, real_keys
 

@@ -117,6 +117,7 @@ def decibels(frames: np.ndarray, exact: np.ndarray) -> float:
     return 10 * np.log10(255**2 / max(np.square(frames.astype(float) - exact).mean(), 1e-9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_transformer_in_16_bit_gives_the_clip_of_float32(clips, dtype) -> None:
     """40 dB. With the autoencoders in float16, too, a clip on an M1 had 13.5 dB, a fifth of it black, and no error."""

@@ -144,7 +144,7 @@ def _relocations(image: mmap.mmap, types: tuple[int, ...]) -> dict[str, int]:
     def position(address: int) -> int:
         for kind, _, offset, start, _, length in segments:
             if kind == _PT_LOAD and start <= address < start + length:
-                return offset + address - start
+                return int(offset + address - start)
         raise _Unexpected("libmlx.so has a table outside its segments")
 
     dynamic = next(iter(s for s in segments if s[0] == _PT_DYNAMIC), None)

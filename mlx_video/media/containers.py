@@ -23,7 +23,8 @@ def open_file(path: str | Path) -> InputContainer:
 
     # From version 19 on PyAV does this by itself, and no longer takes the word for it.
     options: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-    return av.open(str(path), **options)
+    container: av.container.InputContainer = av.open(str(path), **options)
+    return container
 
 
 def check_encoders(names: Collection[str]) -> None:

@@ -181,10 +181,12 @@ def fill(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     def line(index: np.ndarray) -> np.ndarray:
         picked = image[index].astype(np.float32)
-        return picked[:, left] * (1 - across) + picked[:, right] * across
+        found: np.ndarray = picked[:, left] * (1 - across) + picked[:, right] * across
+        return found
 
     down = down[:, None, None]
-    return line(top) * (1 - down) + line(bottom) * down
+    found: np.ndarray = line(top) * (1 - down) + line(bottom) * down
+    return found
 
 
 def _weights(size: int, scaled: int, kept: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -169,7 +169,9 @@ def _check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
         raise ValueError(f"All frames have one size; got {frame.shape} after {shape}.")
 
 
-def _h264(container: av.container.OutputContainer, rate: Fraction, shape: tuple[int, ...], options: dict):
+def _h264(
+    container: av.container.OutputContainer, rate: Fraction, shape: tuple[int, ...], options: dict[str, str]
+) -> Any:
     # Averaging over 2x2 pixels puts a colour sample in their middle; x264 would say it stands at their left.
     stream = container.add_stream(H264, rate=rate, options={**options, "x264-params": "chromaloc=1"})
     context = stream.codec_context

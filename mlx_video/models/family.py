@@ -76,7 +76,8 @@ class Component(NamedTuple):
 @cache
 def _network(place: str) -> type[nn.Module]:
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    found: type[nn.Module] = getattr(import_module(module), name)
+    return found
 
 
 class Cost(NamedTuple):

@@ -52,16 +52,23 @@ class Section:
     def integer(self, key: str, default: int | Default, least: int = 1, most: int = MAX_WIDTH) -> int | Default:
         """The whole number under `key`, from `least` to `most`."""
         rule = f"a whole number from {least:,} to {most:,}"
-        return self._read(key, default, lambda value: type(value) is int and least <= value <= most, rule)
+        found: int | Default = self._read(
+            key, default, lambda value: type(value) is int and least <= value <= most, rule
+        )
+        return found
 
     def number(self, key: str, default: float, least: float, most: float) -> float:
         """The number under `key`, from `least` to `most`."""
         rule = f"a number from {least:g} to {most:g}"
-        return self._read(key, default, lambda value: type(value) in (int, float) and least <= value <= most, rule)
+        found: float = self._read(
+            key, default, lambda value: type(value) in (int, float) and least <= value <= most, rule
+        )
+        return found
 
     def flag(self, key: str, default: bool | Default) -> bool | Default:
         """The true or false under `key`."""
-        return self._read(key, default, lambda value: type(value) is bool, "true or false")
+        found: bool | Default = self._read(key, default, lambda value: type(value) is bool, "true or false")
+        return found
 
     def integers(
         self, key: str, default: Sequence[int], least: int, most: int, *, count: int | None = None

@@ -83,11 +83,13 @@ def weights(component, path):
 # ------------------------------------------------------------------------------------------------ whole packs
 
 
+@pytest.mark.quick("without metadata")
 @pytest.mark.parametrize("name", PACKS)
 def test_a_pack_gives_the_latents_of_the_official_one(name, pack, official_latents):
     assert same(latents(pack(name)), official_latents)
 
 
+@pytest.mark.quick("mlx-forge")
 @pytest.mark.parametrize("name", PACKS)
 def test_every_network_gets_the_very_same_weights(name, pack, small_folder):
     checkpoint = open_checkpoint(pack(name), "distilled")
@@ -148,6 +150,7 @@ def test_a_duration_head_with_its_projections_apart_says_the_same(own_pack, smal
     assert mx.array_equal(head(video, audio), official(video, audio))
 
 
+@pytest.mark.quick("text_encoder-*")
 @pytest.mark.parametrize("kind", ["gemma4", "gemma4_unified"])
 @pytest.mark.parametrize("name", ["text_encoder", "gemma4-12b-ltx-v1"])
 def test_a_text_encoder_in_a_folder_of_its_own_brings_its_projections(kind, name, own_pack, official_latents):

@@ -86,6 +86,7 @@ def actions(command):
     return [action for action in kept[0]._actions if not isinstance(action, argparse._HelpAction)]
 
 
+@pytest.mark.quick("generate", "convert", "encode", "upscale", "info")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_value_of_any_flag_is_a_traceback(tried, command):
     for action in actions(command):

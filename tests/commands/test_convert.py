@@ -43,6 +43,7 @@ def latents(where, **options):
         return {modality: np.array(value).tobytes() for modality, value in clip.latents.items()}, clip
 
 
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_converted_folder_gives_the_same_bytes(small_folder, converted, inputs, generation):
     folder = converted(generation)
@@ -56,6 +57,7 @@ def test_a_converted_folder_gives_the_same_bytes(small_folder, converted, inputs
     np.testing.assert_array_equal(one.waveform, two.waveform)
 
 
+@pytest.mark.quick("2.3")
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_one_without_sound_gives_the_same_video(small_folder, converted, generation):
     folder = converted(generation, "--no-audio")
@@ -69,6 +71,7 @@ def test_one_without_sound_gives_the_same_video(small_folder, converted, generat
         latents(folder, audio=True)
 
 
+@pytest.mark.slow
 def test_the_dev_variant_with_its_lora(small_folder, converted, tmp_path, made, command):
     for where in (small_folder("2.3"), converted("2.3", "--variant", "dev")):
         line = ["--pipeline", "dev-two-stage", "--steps", 2, "--model-repo", where, "-o", tmp_path / "a.mp4", "--quiet"]
@@ -79,6 +82,7 @@ def test_the_dev_variant_with_its_lora(small_folder, converted, tmp_path, made, 
     assert json.loads((converted("2.3", "--variant", "dev") / MARKER).read_text())["variant"] == "dev"
 
 
+@pytest.mark.quick("float16")
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_dtypes(converted, small_folder, dtype):
     folder = converted("2.3", "--dtype", dtype)

@@ -55,6 +55,7 @@ def small_source(small_folder, tmp_path):
 # ------------------------------------------------------------------------------------------------ the real names
 
 
+@pytest.mark.quick("*-2.3")
 @pytest.mark.parametrize("generation", ["2", "2.3"])
 @pytest.mark.parametrize("quantization", [None, Quantization(4)])
 def test_all_real_names_are_known_and_room_is_asked_for(whole, generation, quantization, tmp_path, monkeypatch):
@@ -108,6 +109,7 @@ def peak_of(source, output, bits):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [16, 4])
 def test_memory_does_not_grow_with_the_size_of_the_source(bits, tmp_path):
     sizes = {"attention_head_dim": 512, "cross_attention_dim": 1024, "audio_attention_head_dim": 256}

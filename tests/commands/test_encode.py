@@ -20,6 +20,7 @@ def latents(clip):
     return {modality: np.array(value).tobytes() for modality, value in clip.latents.items()}
 
 
+@pytest.mark.quick("2.3-dev")
 @pytest.mark.parametrize(("generation", "pipeline"), [("2", "distilled"), ("2.3", "dev")])
 def test_an_embedding_is_its_prompt(command, small_folder, tmp_path, made, monkeypatch, generation, pipeline):
     model = ["--model-repo", small_folder(generation)]

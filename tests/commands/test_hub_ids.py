@@ -138,6 +138,7 @@ def test_a_run_says_what_it_fetches_then_fetches_it_and_works(server, command, t
     assert clips[0] == clips[1] == clips[2]
 
 
+@pytest.mark.slow
 def test_an_embedding_spares_the_text_encoder(server, command, tmp_path):
     embedding = tmp_path / "a.safetensors"
     status, said = command(encode.main, "-p", "a red ball", "-o", embedding, "--model-repo", MODEL)
@@ -190,6 +191,7 @@ def test_what_cannot_run_is_refused_before_the_download(server, command, tmp_pat
     assert looked_into(server)
 
 
+@pytest.mark.slow
 def test_a_pipeline_forgets_outlines(server, small_folder):
     from mlx_video import LTXPipeline, Request, UserError
 

@@ -83,6 +83,7 @@ def test_a_checkpoint_without_a_head_says_so(small_folder, tmp_path) -> None:
         LTXPipeline.from_pretrained(tmp_path).generate(**SMALL, auto_duration="1:2")
 
 
+@pytest.mark.slow
 def test_of_the_hub_the_heads_file_comes_where_it_is_asked_for(monkeypatch, tmp_path, small_folder) -> None:
     repo = {"Lightricks/LTX-2.5": played_hub.repo_of(small_folder("2.5"))}
     every = {small_pack.TRANSFORMER.format("distilled"), small_pack.VIDEO, small_pack.SOUND, small_pack.UPSAMPLER,

@@ -50,6 +50,7 @@ def kept(monkeypatch):
     return found
 
 
+@pytest.mark.quick("no round-*")
 @pytest.mark.parametrize("low_memory", [False, True], ids=["", "low memory"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_is_the_reference_s(name, low_memory, small_folder, inputs, kept):
@@ -70,6 +71,7 @@ def test_a_run_is_the_reference_s(name, low_memory, small_folder, inputs, kept):
     assert all(value <= LIMIT for value in errors.values()), errors
 
 
+@pytest.mark.slow
 def test_every_stage_is_a_clip_as_long_as_was_asked(small_folder, tmp_path):
     with LTXPipeline.from_pretrained(small_folder("2.5"), dtype="float32") as pipe:
         job = Generate(asked(CASES["two rounds"], None))
@@ -157,6 +159,7 @@ def test_a_missing_file_is_named(without, said, tmp_path):
             pipe.plan(replace(request, temporal_upsample_rounds=0))
 
 
+@pytest.mark.quick("more1")
 @pytest.mark.parametrize("more", [(), ("--placeholder",), ("--video-decoder", "diffusion", "--width", "96")])
 def test_as_a_command(more, small_folder, tmp_path):
     size = ["-H", "64", "-W", "64", "-n", "9", "--fps", "23.98", *more]

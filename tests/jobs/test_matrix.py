@@ -34,6 +34,14 @@ def check(film, generation, *, sound, fps=Fraction(24), frames=9, size=(64, 64))
         assert film.sound is None
 
 
+@pytest.mark.quick(
+    "2-conv-dev-*",
+    "2.3-conv-distilled-*",
+    "2.3-conv-dev-two-stage-hq-silent",
+    "2.5-conv-dev-two-stage-*d",
+    "2.5-conv-dev-two-stage-silent",
+    "2.5-diffusion-distilled-silent",
+)
 @pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize("sound", [True, False], ids=["sound", "silent"])
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -61,6 +69,7 @@ def test_a_prompt_becomes_a_video(small_folder, tmp_path, capfd, generation, dec
 PROGRAMS = [("2.3", "generate", "distilled"), ("2", "generate_dev", "dev")]
 
 
+@pytest.mark.quick("2.3-*")
 @pytest.mark.parametrize(("generation", "module", "pipeline"), PROGRAMS)
 def test_as_a_program(small_folder, tmp_path, generation, module, pipeline):
     line = flags(small_folder(generation), tmp_path / "a.mp4", pipeline, "--quiet")
@@ -73,6 +82,7 @@ def test_as_a_program(small_folder, tmp_path, generation, module, pipeline):
     assert film.metadata["pipeline"] == pipeline
 
 
+@pytest.mark.quick("more0*", "more1*", "more4*")
 @pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize(
     ("more", "size", "frames", "fps"),

@@ -199,6 +199,7 @@ def exact(small_folder):
     return get
 
 
+@pytest.mark.quick("bfloat16-2", "float16-2.3")
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("name", DTYPES)
 def test_a_run_in_16_bit_is_near_the_float32_one(small_folder, exact, generation, name, monkeypatch) -> None:

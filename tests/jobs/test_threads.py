@@ -32,6 +32,7 @@ def check(clip, expected):
     assert np.isfinite(clip.waveform).all()
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_a_thread_and_then_the_main_thread(small_folder, expected, low_memory):
     with ThreadPoolExecutor(1) as pool:
@@ -65,6 +66,7 @@ def test_two_threads_at_once_wait_for_each_other(small_folder, expected, tmp_pat
     assert readback.read(tmp_path / "a.mp4") == readback.read(tmp_path / "b.mp4")
 
 
+@pytest.mark.slow
 def test_asyncio(small_folder, expected):
     async def main():
         one, other = await asyncio.gather(
@@ -117,6 +119,7 @@ def test_threads_come_and_go_without_a_trace(small_folder):
     assert len(streams) == 1
 
 
+@pytest.mark.slow
 def test_a_run_inside_of_a_runs_own_callback(small_folder, expected):
     inner = []
 

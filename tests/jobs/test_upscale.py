@@ -55,6 +55,7 @@ def loader_of(folder):
 # ------------------------------------------------------------------------------------------------ sizes
 
 
+@pytest.mark.quick("2.3-*")
 @pytest.mark.parametrize(
     ("options", "size", "count", "fps", "grid"),
     [
@@ -108,6 +109,7 @@ def test_a_small_upsampler_that_is_not_there_is_named(small_folder, film):
                 pipe.upscale(film, **options)
 
 
+@pytest.mark.slow
 def test_a_converted_folder_and_a_pack_have_all_upsamplers(upscale_folder, film, tmp_path):
     official = upscale_folder("2.3")
     convert(open_checkpoint(official, "distilled"), tmp_path / "converted")
@@ -178,6 +180,7 @@ def _decoding_peak(result):
     return max(peaks)
 
 
+@pytest.mark.slow
 def test_memory_stays_level(upscale_folder, tmp_path, monkeypatch):
     # Ten latent frames at a time, so that the longer film is upsampled in pieces at this size, too.
     monkeypatch.setattr(upsampler, "WHOLE_BYTES", 10 * 2 * 2 * 32 * 4)
@@ -233,6 +236,7 @@ def test_refining_a_short_film_is_the_last_stage_of_a_run(upscale_folder, film, 
     assert error(ours, upscaled.latents["video"]) > 0.05
 
 
+@pytest.mark.slow
 def test_a_seed_and_the_number_of_steps_count(upscale_folder, film):
     folder = upscale_folder("2")
     first = refined(folder, film, seed=1).latents["video"]

@@ -43,6 +43,7 @@ def folder(upscale_folder, tmp_path):
     return shutil.copytree(upscale_folder("2.3"), tmp_path / "model")
 
 
+@pytest.mark.quick("*attn1.to_q*", "*vocoder*", "*language_model*", "*conv_in-options5*")
 @pytest.mark.parametrize(
     ("file", "tensor", "options", "said"),
     [

@@ -51,6 +51,7 @@ def own(tmp_path):
 # ------------------------------------------------------------------------------------------------ numbers
 
 
+@pytest.mark.quick("2-{}", "2-{'pipeline': 'dev'*", "2.3-{'pipeline': 'dev-two-stage', 'audio'*")
 @pytest.mark.parametrize(
     ("generation", "options"),
     [
@@ -71,6 +72,7 @@ def test_a_run_is_bit_for_bit_that_of_whole_networks(small_folder, own, generati
     assert all(whole[m].tobytes() == parts[m].tobytes() for m in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("texts_are_kept")
 def test_strengths_that_change_between_stages_agree(small_folder, own) -> None:
     """A whole network is given the difference of two strengths, a part that is read anew the second strength itself."""
@@ -130,6 +132,7 @@ def test_texts_are_the_same(small_folder, generation) -> None:
     assert all(a.tobytes() == b.tobytes() for a, b in zip(found[True], found[False], strict=True))
 
 
+@pytest.mark.slow
 def test_a_converted_and_quantized_folder(small_folder, tmp_path) -> None:
     """Tensors under the module's own paths, packed in 8 bit."""
     source = open_checkpoint(small_folder("2.3"), "distilled")
@@ -140,6 +143,7 @@ def test_a_converted_and_quantized_folder(small_folder, tmp_path) -> None:
     assert all(whole[m].tobytes() == parts[m].tobytes() for m in whole)
 
 
+@pytest.mark.slow
 def test_a_file_of_8_bit_floats(small_folder, tmp_path) -> None:
     """Scales are read with the part that they belong to."""
     folder = shutil.copytree(small_folder("2.3"), tmp_path / "float8")
@@ -197,6 +201,7 @@ def call(network: Transformer) -> dict:
     return {(i, m): np.array(a.astype(mx.float32)) for i, tree in enumerate(result) for m, a in tree.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
 def test_memory_stays_at_a_few_blocks(wide, dtype) -> None:
     checkpoint = open_checkpoint(wide, "dev")
@@ -264,6 +269,7 @@ def test_matrices_of_a_lora_do_not_stay(small_folder, own, monkeypatch) -> None:
     assert visits == 1 + 11 * layers * 2  # the second, empty ones stand for the distilled LoRA
 
 
+@pytest.mark.quick("False")
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_one_large_network_is_in_memory_at_a_time(small_folder, monkeypatch, low_memory) -> None:
     """By the lender's own doors: text encoder, transformer, decoders and vocoder never overlap."""

@@ -285,6 +285,7 @@ def test_memory_is_planned_and_does_not_grow_with_the_clip():
     assert 1.3e14 < whole < parted < 3 * whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [Pieces(8), Pieces(2)])
 def test_the_peak_is_about_what_is_planned(monkeypatch, pieces):
     # Lots and bands as small beside the activations as they are at full size.

@@ -109,6 +109,7 @@ def picture(seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 50, 3), np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_a_seed_gives_one_text_and_seeds_differ(folder):
     one, again, two = (enhance(folder, "a fox", seed=seed, max_tokens=12) for seed in (3, 3, 12))

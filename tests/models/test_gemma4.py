@@ -209,6 +209,7 @@ def test_read_layer_by_layer_it_gives_the_same(file, encoder):
     assert all(mx.array_equal(a, b) for a, b in zip(streamed.encode(PROMPTS), encoder.encode(PROMPTS), strict=True))
 
 
+@pytest.mark.slow
 def test_read_layer_by_layer_one_is_in_memory(tmp_path):
     file = small.write_file(tmp_path / small.NAME, intermediate_size=1 << 15, num_hidden_layers=12, layer_types=None)
     weights = weigh_text_encoder(TextSource.open(DEFAULT, file), mx.float32)

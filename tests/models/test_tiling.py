@@ -83,6 +83,7 @@ def test_the_shorter_side_keeps_the_aspect_ratio_as_in_the_reference(number):
 # ------------------------------------------------------------------------------------------ blending
 
 
+@pytest.mark.quick("*-2.3")
 @generations
 @pytest.mark.parametrize("piece", [1, None])
 @pytest.mark.parametrize("case", cases.TILED_DECODE)
@@ -97,6 +98,7 @@ def test_decodes_tiles_as_recorded(case, piece, generation):
     assert error(whole[:: cases.STEP["tiled_decode"]], RECORDED[key]) < 5e-6
 
 
+@pytest.mark.quick("*-2.3")
 @generations
 @pytest.mark.parametrize("piece", [1, None])
 @pytest.mark.parametrize("case", cases.TILED_ENCODE)

@@ -92,6 +92,7 @@ def test_a_short_latent_is_taken_as_a_whole():
     assert made.frames_at_once(30_000, 50_000) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["rational_x1_5", "space_and_time"])
 def test_memory_of_a_long_latent_is_that_of_a_piece(case):
     made = network(case)

@@ -175,6 +175,7 @@ def test_blocks_that_mix_all_frames_are_not_cut():
         encoder.in_pieces()
 
 
+@pytest.mark.slow
 @generations
 def test_memory_does_not_grow_with_the_clip(generation):
     decoder = make("decoder", generation)

@@ -57,6 +57,7 @@ MEASURED = [
 ]
 
 
+@pytest.mark.quick("small 2.3 sounding")
 @pytest.mark.parametrize("case", MEASURED, ids=lambda case: f"{case.model} {case.name}")
 def test_predictions_are_within_a_fifth_of_what_is_measured(folder, case) -> None:
     found = compare(folder, case)
@@ -135,6 +136,7 @@ print(int(line.split()[1]) << 10)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the most that a process held")
 def test_a_process_holds_no_more_than_its_limit(tmp_path) -> None:
     """The clip of the README with the whole process in little more than it needs; free, it takes twice the limit."""

@@ -39,6 +39,7 @@ CASES = {
 }
 
 
+@pytest.mark.quick("distilled", "no sound")
 @pytest.mark.usefixtures("texts_are_kept")
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_once_more_frame_by_frame(small_folder, tmp_path, name) -> None:

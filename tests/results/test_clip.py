@@ -36,6 +36,7 @@ def same(clip, other):
     return True
 
 
+@pytest.mark.quick("silent", "given*")
 @pytest.mark.parametrize("kind", ["silent", "sound", "given sound, cut, tiled"])
 def test_a_stored_clip_opens_to_the_same_bit_for_bit_and_saves_alike(pipe, inputs, tmp_path, kind):
     more = {"silent": {"audio": False}, "sound": {}}

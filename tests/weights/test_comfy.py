@@ -150,6 +150,7 @@ def both(small_folder, tmp_path_factory):
     return packed, plain
 
 
+@pytest.mark.quick("options0")
 @pytest.mark.parametrize("options", [{}, {"low_memory": True}, {"quantize": 8}])
 def test_such_a_pack_gives_the_latents_of_its_plain_twin(both, options):
     found = []

@@ -12,7 +12,7 @@ from importlib import import_module
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
-    return import_module("mlx_video.convert").main(argv, "mlx_video.models.ltx_2.convert")
+    return int(import_module("mlx_video.convert").main(argv, "mlx_video.models.ltx_2.convert"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from mlx_video.cpu.forms import COLUMNS_LIMIT
 from mlx_video.models.family import Cost
 from mlx_video.models.ltx_2.audio_vae.blocks import TILE_ELEMENTS
 from mlx_video.models.ltx_2.config import (
-    CONTEXT_TOKENS,
     AudioVAEConfig,
     DiffusionDecoderConfig,
     TextConfig,
@@ -35,7 +34,7 @@ from mlx_video.models.ltx_2.text_encoder.gemma_config import GemmaConfig
 from mlx_video.models.ltx_2.transformer.block import step_operations
 from mlx_video.models.ltx_2.upsampler import WHOLE_BYTES
 from mlx_video.models.ltx_2.video_vae.tiling import PUBLISHED_CHANNELS, Tiling, peak_bytes, plan_tiles
-from mlx_video.types import AUDIO_TIME_SCALE, SPACE_SCALE, TIME_SCALE, Modality, Pass
+from mlx_video.types import AUDIO_TIME_SCALE, CONTEXT_TOKENS, SPACE_SCALE, TIME_SCALE, Modality, Pass
 
 TOKEN_WIDTHS = 13.6
 """Values of a stream's width that a block holds for each token, work that MLX has queued included."""

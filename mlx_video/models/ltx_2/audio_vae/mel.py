@@ -85,13 +85,15 @@ def _sinc_weights(tap: np.ndarray, phase: np.ndarray, source: int, target: int, 
     window = np.square(np.cos(when * np.float32(math.pi) / np.float32(SINC_WIDTH) / np.float32(2)))
     angle = when * np.float32(math.pi)
     sinc = np.divide(np.sin(angle), angle, out=np.ones_like(angle), where=angle != 0)
-    return sinc * (window * np.float32(cutoff / source))
+    kernel: np.ndarray = sinc * (window * np.float32(cutoff / source))
+    return kernel
 
 
 def hann_window(size: int) -> np.ndarray:
     """A periodic Hann window of `size` samples, float32, rounded as torch.hann_window rounds it."""
     angle = np.arange(size, dtype=np.float32) * np.float32(2 * math.pi / size)
-    return np.float32(0.5) - np.float32(0.5) * np.cos(angle)
+    window: np.ndarray = np.float32(0.5) - np.float32(0.5) * np.cos(angle)
+    return window
 
 
 def mel_filters(fft: int, bins: int, sample_rate: int) -> np.ndarray:
@@ -108,7 +110,8 @@ def mel_filters(fft: int, bins: int, sample_rate: int) -> np.ndarray:
     widths = np.diff(edges)
     rising = (frequencies - edges[:-2]) / widths[:-1]
     falling = (edges[2:] - frequencies) / widths[1:]
-    return np.maximum(0, np.minimum(rising, falling)) * (np.float32(2) / (edges[2:] - edges[:-2]))
+    bank: np.ndarray = np.maximum(0, np.minimum(rising, falling)) * (np.float32(2) / (edges[2:] - edges[:-2]))
+    return bank
 
 
 def _even_steps(end: float, count: int) -> np.ndarray:

@@ -8,7 +8,6 @@ implement raises, naming key, value and what is supported. Knows no files and no
 from mlx_video.models.ltx_2.config.audio import AudioVAEConfig, BandwidthConfig, GeneratorConfig, VocoderConfig
 from mlx_video.models.ltx_2.config.diffusion_decoder import DiffusionDecoderConfig
 from mlx_video.models.ltx_2.config.text import (
-    CONTEXT_TOKENS,
     ConnectorConfig,
     DurationConfig,
     TextConfig,
@@ -18,7 +17,7 @@ from mlx_video.models.ltx_2.config.transformer import StreamConfig, TransformerC
 from mlx_video.models.ltx_2.config.video import UPSAMPLER_GROUPS, UpsamplerConfig, VideoVAEConfig
 
 __all__ = [
-    "CONTEXT_TOKENS", "UPSAMPLER_GROUPS", "AudioVAEConfig", "BandwidthConfig", "ConnectorConfig",
+    "UPSAMPLER_GROUPS", "AudioVAEConfig", "BandwidthConfig", "ConnectorConfig",
     "DiffusionDecoderConfig", "DurationConfig", "GeneratorConfig", "StreamConfig", "TextConfig", "TransformerConfig",
     "UpsamplerConfig", "VideoVAEConfig", "VocoderConfig", "feature_width",
 ]  # fmt: skip

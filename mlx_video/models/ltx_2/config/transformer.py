@@ -96,7 +96,7 @@ class TransformerConfig:
 
 
 def _stream(
-    s: Section, prefix: str, heads: int, head_dim: int, context: int, positions: tuple, bias: str
+    s: Section, prefix: str, heads: int, head_dim: int, context: int, positions: tuple[int, ...], bias: str
 ) -> StreamConfig:
     heads, head_dim = heads_of(s, f"{prefix}num_attention_heads", heads, f"{prefix}attention_head_dim", head_dim)
     return StreamConfig(

@@ -19,9 +19,9 @@ from mlx_video.models.ltx_2.diffusion_decoder.attention import (
     Extent,
     NeighbourhoodAttention,
 )
+from mlx_video.models.ltx_2.pieces import Stream
 from mlx_video.models.ltx_2.transformer.adaln import modulate, timestep_features
 from mlx_video.models.ltx_2.video_vae.patches import depth_to_space
-from mlx_video.models.ltx_2.video_vae.stream import Stream
 
 TIMESTEP_WIDTH = 384
 """No config says it; reference: class default of t_emb_dim."""

@@ -85,7 +85,7 @@ class _Axis(NamedTuple):
     @property
     def queries(self) -> int:
         """With those that fill the last block."""
-        return self.runs[-1].queries.stop
+        return int(self.runs[-1].queries.stop)
 
 
 def _axis(found: Reach, length: int, most: int) -> _Axis:

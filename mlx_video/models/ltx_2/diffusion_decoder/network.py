@@ -32,9 +32,10 @@ from mlx_video.models.ltx_2.diffusion_decoder.canvas import Canvas
 from mlx_video.models.ltx_2.diffusion_decoder.parts import Part
 from mlx_video.models.ltx_2.diffusion_decoder.passage import Contexts, DiffusionPassage, Passage, Until
 from mlx_video.models.ltx_2.diffusion_decoder.plan import Pieces
+from mlx_video.models.ltx_2.pieces import Stream
 from mlx_video.models.ltx_2.video_vae.patches import patchify, unpatchify
 from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
-from mlx_video.models.ltx_2.video_vae.stream import Piece, Stream, Through
+from mlx_video.models.ltx_2.video_vae.stream import Piece, Through
 
 NOISE_LEVEL = 1.0
 """Of the one step: the network is given noise alone, and gives the pixels themselves (x0)."""

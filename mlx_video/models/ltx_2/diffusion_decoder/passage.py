@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 
 from mlx_video.models.ltx_2.diffusion_decoder.blocks import Block, DiffusionBlock
-from mlx_video.models.ltx_2.video_vae.stream import Piece, Stream
+from mlx_video.models.ltx_2.pieces import Stream
+from mlx_video.models.ltx_2.video_vae.stream import Piece
 
 
 class Passage:

@@ -14,9 +14,9 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_video.models.layers import Attention, FeedForward, Rotation, rms_norm, rotary_table
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, ConnectorConfig, TextConfig
+from mlx_video.models.ltx_2.config import ConnectorConfig, TextConfig
 from mlx_video.models.ltx_2.text_encoder.features import FeatureExtractor
-from mlx_video.types import Context
+from mlx_video.types import CONTEXT_TOKENS, Context
 
 THETA = 10_000.0
 """Base of the connectors' rotary frequencies; no key of a checkpoint changes it (ltx_core Embeddings1DConnector)."""

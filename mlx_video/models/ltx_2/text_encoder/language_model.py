@@ -16,9 +16,8 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_video import platform
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS
 from mlx_video.models.ltx_2.text_encoder.gemma_config import Rotary
-from mlx_video.types import UserError
+from mlx_video.types import CONTEXT_TOKENS, UserError
 
 Hidden = mx.array
 """One prompt's hidden states: (tokens, width, layers + 1), embeddings first, the last one after the final norm."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS, TextConfig
+from mlx_video.models.ltx_2.config import TextConfig
 from mlx_video.models.ltx_2.text_encoder import gemma4_config, gemma_config
 from mlx_video.models.ltx_2.text_encoder.enhance import MAX_TOKENS, enhance
 from mlx_video.models.ltx_2.text_encoder.gemma import Gemma, TextEncoder
@@ -20,7 +20,7 @@ from mlx_video.models.ltx_2.text_encoder.language_model import LanguageModel
 from mlx_video.models.ltx_2.text_encoder.tokens import MAX_TOKENIZER, Gemma4Tokenizer, Tokenizer, Written
 from mlx_video.models.section import Section
 from mlx_video.reading import parse_json, read_json, shown
-from mlx_video.types import UserError
+from mlx_video.types import CONTEXT_TOKENS, UserError
 
 __all__ = ["CONFIG_KEY", "CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "WITHIN", "advice", "check_fits",
            "check_writes", "context_widths", "encoder", "enhance", "layers_of", "network", "network_class",

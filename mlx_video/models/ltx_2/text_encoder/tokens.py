@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlx_video.models.ltx_2.config import CONTEXT_TOKENS
 from mlx_video.reading import read_bytes, read_json, shown
-from mlx_video.types import UserError
+from mlx_video.types import CONTEXT_TOKENS, UserError
 
 MAX_TOKENIZER = 256 << 20
 """Bytes of a tokenizer.json; Gemma 3's has 33 MB, Gemma 4's 32."""

@@ -8,7 +8,7 @@ numbers as one pass at a time. Knows no embedding and no output.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -57,7 +57,7 @@ class Visits:
 
     def through(self, index: int, block: Block) -> Iterator[float]:
         """Takes all passes through block `index`, in pieces; yields each piece's operations when it is done."""
-        texts: dict[tuple, KeysValues] = {}
+        texts: dict[tuple[Any, ...], KeysValues] = {}
         for skips, groups in self._plan(index).items():
             for some in [groups] if self._batched else [[group] for group in groups]:
                 inputs = [self.streams[group.members[0]] for group in some]
@@ -69,7 +69,7 @@ class Visits:
                 yield from self._advance(block, skips, some, inputs, text)
 
     def _plan(self, index: int) -> dict[Skips, list[_Group]]:
-        plan: dict[Skips, dict[tuple, _Group]] = {}
+        plan: dict[Skips, dict[tuple[Any, ...], _Group]] = {}
         for i, one in enumerate(self._passes):
             x = self.streams[i]
             bypassed = {m for m, blocks in one.skip_self_attention if index in blocks and m in x} - self._still
@@ -106,7 +106,7 @@ class Visits:
             yield samples * operations
 
     def _text(
-        self, index: int, block: Block, texts: dict[tuple, KeysValues], context: str, modality: Modality
+        self, index: int, block: Block, texts: dict[tuple[Any, ...], KeysValues], context: str, modality: Modality
     ) -> KeysValues:
         prompt = self._timing.prompt.get(modality)
         kept = self._prepared.text if prompt is None else None

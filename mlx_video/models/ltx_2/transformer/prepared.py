@@ -38,7 +38,7 @@ class Prepared(NamedTuple):
     cross_rotation: dict[str, Rotation]
     levels: dict[str, Levels]
     contexts: dict[str, Tree]
-    text: dict[tuple, KeysValues] | None
+    text: dict[tuple[Any, ...], KeysValues] | None
     keyframes: mx.array | None = None
 
 
@@ -57,7 +57,8 @@ def distinct_levels(mask: mx.array | None) -> Levels:
 def middles(positions: mx.array) -> np.ndarray:
     """(B, axes, T, 2) bounds of tokens -> (B, axes, T) their middles, float32."""
     bounds = np.array(positions.astype(mx.float32))
-    return (bounds[..., 0] + bounds[..., 1]) / np.float32(2)
+    found: np.ndarray = (bounds[..., 0] + bounds[..., 1]) / np.float32(2)
+    return found
 
 
 def place(

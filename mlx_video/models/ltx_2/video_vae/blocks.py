@@ -18,9 +18,9 @@ from mlx_video import platform
 from mlx_video.models.layers import rms_norm, silu
 from mlx_video.models.ltx_2.config import VideoVAEConfig
 from mlx_video.models.ltx_2.config.video import MAX_CHANNELS
+from mlx_video.models.ltx_2.pieces import Stream
 from mlx_video.models.ltx_2.video_vae.convolution import Convolution
 from mlx_video.models.ltx_2.video_vae.patches import Factors, depth_to_space, space_to_depth
-from mlx_video.models.ltx_2.video_vae.stream import Stream
 from mlx_video.types import UserError
 
 PIXEL_NORM_EPS = 1e-8

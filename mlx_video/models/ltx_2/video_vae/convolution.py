@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from mlx_video import platform
 from mlx_video.cpu import forms
-from mlx_video.models.ltx_2.video_vae.stream import Stream
+from mlx_video.models.ltx_2.pieces import Stream
 
 TAPS = 3
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.ltx_2.config import VideoVAEConfig
+from mlx_video.models.ltx_2.pieces import Stream
 from mlx_video.models.ltx_2.video_vae.blocks import (
     ResidualStack,
     Upsample,
@@ -25,7 +26,7 @@ from mlx_video.models.ltx_2.video_vae.blocks import (
 from mlx_video.models.ltx_2.video_vae.convolution import Convolution
 from mlx_video.models.ltx_2.video_vae.patches import Factors, unpatchify
 from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
-from mlx_video.models.ltx_2.video_vae.stream import Block, Piece, Stream, Through
+from mlx_video.models.ltx_2.video_vae.stream import Block, Piece, Through
 from mlx_video.models.ltx_2.video_vae.tiling import Tiling
 from mlx_video.types import UserError
 

@@ -13,11 +13,11 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_video.models.ltx_2.config import VideoVAEConfig
+from mlx_video.models.ltx_2.pieces import Stream
 from mlx_video.models.ltx_2.video_vae.blocks import activate, encoder_blocks, scale, spans_time
 from mlx_video.models.ltx_2.video_vae.convolution import Convolution
 from mlx_video.models.ltx_2.video_vae.patches import patchify
 from mlx_video.models.ltx_2.video_vae.statistics import RENAMES, STATISTICS_PREFIX, LatentStatistics
-from mlx_video.models.ltx_2.video_vae.stream import Stream
 from mlx_video.models.ltx_2.video_vae.tiling import Tiling
 from mlx_video.types import UserError
 

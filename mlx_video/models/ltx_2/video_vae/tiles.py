@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.models.ltx_2.pieces import Stream
 from mlx_video.models.ltx_2.video_vae.blocks import Scale
-from mlx_video.models.ltx_2.video_vae.stream import Stream
 from mlx_video.models.ltx_2.video_vae.tiling import TilePart, Tiling, decode_parts, encode_parts
 from mlx_video.types import UserError
 
@@ -94,7 +94,8 @@ def _side_by_side(
 
 def _plane(row: TilePart, column: TilePart) -> np.ndarray:
     """How much each place of a tile counts, (height, width, 1)."""
-    return row.weights[:, None, None] * column.weights[None, :, None]
+    weights: np.ndarray = row.weights[:, None, None] * column.weights[None, :, None]
+    return weights
 
 
 class _Tile:

@@ -61,4 +61,5 @@ def _sinc_phases(ratio: int) -> np.ndarray:
     offsets = np.arange(-width, width + 1)[None] - np.arange(ratio)[:, None] / ratio
     crossings = offsets * ROLLOFF
     window = np.cos(np.clip(crossings / SINC_WIDTH, -1, 1) * math.pi / 2) ** 2
-    return (np.sinc(crossings) * window * ROLLOFF).astype(np.float32)[..., None]
+    kernel: np.ndarray = (np.sinc(crossings) * window * ROLLOFF).astype(np.float32)[..., None]
+    return kernel
