@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from mlx_video import platform
 from mlx_video.checkup.finding import Finding, Verdict
 from mlx_video.diffusion.tokens import positions
+from mlx_video.lending.loader import parameter_bytes
 from mlx_video.models.families import DEFAULT
 from mlx_video.types import TIME_SCALE, VideoShape, amount
 
@@ -113,7 +113,7 @@ def examine_product(found: Product) -> Finding:
 class _Trial(NamedTuple):
     """A network, and a call of it."""
 
-    network: nn.Module
+    network: Any
     dtype: mx.Dtype
     flops: float
     work: float
@@ -124,8 +124,7 @@ class _Trial(NamedTuple):
     @property
     def needed(self) -> int:
         """Bytes, with some to spare."""
-        arrays: list[tuple[str, mx.array]] = tree_flatten(self.network.parameters())  # type: ignore[assignment]
-        weights = sum(array.size for _, array in arrays)
+        weights = parameter_bytes(self.network) // mx.float32.size
         return int(weights * self.dtype.size * 1.1 + self.work)
 
 

@@ -49,7 +49,7 @@ def velocity(transformer: nn.Module, context: Context, settings: Settings) -> Tr
 def change(before: Tree, after: Tree) -> float:
     """||after - before|| / ||before|| of the modality where it is more."""
     squares = [mx.square(after[m] - before[m]).sum() / mx.square(before[m]).sum() for m in before]
-    return float(mx.sqrt(mx.stack(squares).max()))  # type: ignore[arg-type]
+    return float(mx.sqrt(mx.stack(squares).max()))
 
 
 def measured(

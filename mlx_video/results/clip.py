@@ -198,7 +198,7 @@ class Clip:
             images = stack.enter_context(closing(_last_saved(images, len(self), report)))
             if self.look.still:
                 image_files.save_image(path, next(images), settings)
-                report(Progress(Phase.SAVE, 1, 1))
+                report(Progress(Phase.SAVE, 1, 1, platform.peak_memory()))
                 return
             if frames:
                 images = stack.enter_context(video_files.frame_folder(path.with_suffix("")))(images)
@@ -208,7 +208,7 @@ class Clip:
             waveform, rate = sound  # as long as the pictures, as it is in the video
             samples = audio_files.fit(waveform, round(self.shape.seconds * rate))
             audio_files.write_wav(audio_path, samples, rate, settings)
-        report(Progress(Phase.SAVE, 1, 1))
+        report(Progress(Phase.SAVE, 1, 1, platform.peak_memory()))
 
     @in_keywords()
     def store(self, folder: str | Path) -> None:

@@ -279,3 +279,15 @@ def test_the_whole_round_at_real_width_finds_nothing_wrong(capsys, models):
 def test_quick_measures_nothing():
     assert {topic for topic, _ in rounds.examinations(True)}.isdisjoint({"demo float32", "speed", "reading"})
     assert [topic for topic, _ in rounds.examinations()][-3:] == ["demo float32", "speed", "reading"]
+
+
+def test_the_plain_findings_of_this_machine_are_one_line_each(models, capsys):
+    models.down()
+    assert doctor.main(["--quick", "--quiet"]) == 0
+    found, _, pasted = capsys.readouterr().out.partition("\n\n")
+    lines = found.split("\n")
+    assert [line[7:19].strip() for line in lines] == [
+        "versions", "chip", "backend", "memory", "disk", "hub", "models"
+    ]  # fmt: skip
+    assert pasted.rstrip().endswith("```")
+    assert pasted.count("\n") >= len(lines) + 4

@@ -135,6 +135,7 @@ def test_a_run_goes_on_where_nobody_listens(monkeypatch):
     assert events.status == 0
 
 
+@pytest.mark.slow
 def test_a_whole_clip_tells_every_phase(tmp_path):
     command = [sys.executable, "-m", "mlx_video.generate", "a red circle", "--model-repo", "demo", "-W", "64", "-H",
                "64", "-n", "1", "--no-audio", "-o", str(tmp_path / "a.mp4"), *JSON]  # fmt: skip

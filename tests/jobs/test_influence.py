@@ -53,13 +53,14 @@ def test_without_a_lora_nothing_is_measured(folder, monkeypatch):
     assert run(folder, ())[1] == []
 
 
+@pytest.mark.slow
 def test_of_blocks_that_are_read_in_every_call_nothing_is_measured(folder, style, monkeypatch):
     monkeypatch.setattr(influence, "velocity", lambda *a: pytest.fail("measured"))
     _, [line] = run(folder, Lora(str(style["style"]), 1.0), low_memory=True)
     assert "is not measured" in line
 
 
-@pytest.mark.parametrize("pipeline", ["distilled", "dev-two-stage"])
+@pytest.mark.parametrize("pipeline", ["distilled", pytest.param("dev-two-stage", marks=pytest.mark.slow)])
 def test_measuring_changes_no_bit_of_the_clip(folder, style, pipeline, monkeypatch):
     steps = {} if pipeline == "distilled" else {"steps": 2}
     loras = [Lora(str(style["style"]), 0.5), Lora(str(style["zeros"]), 1.0)]
