@@ -94,7 +94,8 @@ def terminal(lines: list[str]) -> str:
 def main(folder: Path) -> None:
     """Writes the strips, and what the doctor says of this machine."""
     told = subprocess.run([sys.executable, "-m", "mlx_video.doctor", "--quiet"], capture_output=True, text=True)
-    (folder / "doctor.svg").write_text(terminal(told.stdout.partition("\nTo paste")[0].rstrip().split("\n")))
+    shared = told.stdout.split("```")[1].strip().split("\n")[1:]
+    (folder / "doctor.svg").write_text(terminal(shared))
     with tempfile.TemporaryDirectory() as place, LTXPipeline.from_pretrained("demo") as pipe:
         inputs = Path(place)
 

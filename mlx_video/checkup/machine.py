@@ -42,7 +42,7 @@ def installed() -> dict[str, str]:
 def versions(found: Mapping[str, str]) -> Finding:
     """Of `installed` packages, of Python and of the system."""
     macos = system.mac_ver()[0]
-    kernel = f"macOS {macos}" if macos else f"{system.system()} {system.release()}"
+    kernel = f"macOS {macos}" if macos else f"{system.system()} {_plain(system.release())}"
     python = system.python_version()
     said = ", ".join([*(f"{name} {version}" for name, version in found.items()), f"Python {python}", kernel])
     figures = {**found, "python": python, "system": kernel, "processor": system.machine()}
@@ -55,6 +55,12 @@ def versions(found: Mapping[str, str]) -> Finding:
         advice = f"MLX {found['mlx']} is older than {least}: pip install -U mlx"
         return Finding("versions", Verdict.LOOK, f"{said}; {advice}", figures)
     return Finding("versions", Verdict.OK, said, figures)
+
+
+def _plain(release: str) -> str:
+    """A kernel's version without what its builder has called it."""
+    found = re.match(r"[\d.]+", release)
+    return found[0] if found else release
 
 
 def chip() -> Finding:
@@ -119,13 +125,13 @@ def disks() -> Finding:
     """Room where clips go and where models are fetched to."""
     cache, there = free_space()
     here = shutil.disk_usage(os.getcwd()).free
-    said = f"{amount(here, disk=True)} free in the working folder, {amount(there, disk=True)} where models go ({cache})"
+    said = f"{amount(here, disk=True)} free in the working folder, {amount(there, disk=True)} where models go"
     verdict = Verdict.OK
     if here < DISK_LOOK:
         verdict = Verdict.WRONG if here < DISK_WRONG else Verdict.LOOK
         said += "; clips need room in the working folder: make some"
     elif there < DISK_WRONG:
-        verdict, said = Verdict.LOOK, f"{said}; no model can be fetched: make room, or set HF_HOME to another disk"
+        verdict, said = Verdict.LOOK, f"{said} ({cache}); none can be fetched: make room, or set HF_HOME"
     return Finding("disk", verdict, said, {"working_bytes": here, "models_bytes": there})
 
 
