@@ -2,14 +2,18 @@
 
     python docs/make_pictures.py [FOLDER]
 
-Each strip is eight moments of a clip, from left to right; pictures that were given stand before it, framed, and a sound
-that was given lies beneath it as its waveform. Of the previews there are three strips, one above the other, after the
-first step, the eighth and the last; beneath them the same moments of the finished clip.
+What `mlx_video.doctor` says of this machine becomes doctor.svg. Each strip is eight moments of a clip, from left to
+right; pictures that were given stand before it, framed, and a sound that was given lies beneath it as its waveform. Of
+the previews there are three strips, one above the other, after the first step, the eighth and the last; beneath them
+the same moments of the finished clip.
 """
 
+import html
 import math
+import subprocess
 import sys
 import tempfile
+import textwrap
 import wave
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from mlx_video import ImageAt, LTXPipeline
 SIDE, MOMENTS, FRAMES, RATE = 112, 8, 33, 24_000
 COLOURS = {"red": (225, 40, 40), "yellow": (240, 220, 40), "green": (40, 180, 60), "purple": (170, 50, 205)}
 GROUNDS = {"black": (14, 14, 16), "white": (236, 236, 234), "gray": (122, 122, 122), "blue": (30, 55, 165)}
+COLUMNS, VERDICTS = 110, {"ok": "#7ec699", "look": "#e5c07b", "wrong": "#e06c75"}
 PAPER, INK = (255, 255, 255), (40, 60, 90)
 
 
@@ -89,8 +94,27 @@ def resized(picture: np.ndarray) -> np.ndarray:
     return np.array(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
+def terminal(lines: list[str]) -> str:
+    """Lines of a terminal as an SVG: the first word, a verdict, in its colour."""
+    shown = [part for line in lines for part in textwrap.wrap(line, COLUMNS, subsequent_indent=" " * 20)]
+    rows = []
+    for number, line in enumerate(shown, 1):
+        word = line.split(" ")[0]
+        fill = VERDICTS.get(word, "#d8dee9")
+        head, rest = (word, line[len(word) :]) if word in VERDICTS else ("", line)
+        text = f'<tspan fill="{fill}">{head}</tspan>{html.escape(rest)}'
+        rows.append(f'<text x="12" y="{6 + 17 * number}" xml:space="preserve">{text}</text>')
+    size = f'width="{24 + 7.3 * COLUMNS:.0f}" height="{20 + 17 * len(shown)}"'
+    style = 'font-family="ui-monospace, Menlo, Consolas, monospace" font-size="12" fill="#d8dee9"'
+    body = "\n".join([f'<rect {size} rx="6" fill="#1c2128"/>', *rows])
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n{body}\n</svg>\n'
+
+
 def main(folder: Path) -> None:
-    """Writes the strips."""
+    """Writes the strips, and what the doctor says of this machine."""
+    told = subprocess.run([sys.executable, "-m", "mlx_video.doctor", "--quiet"], capture_output=True, text=True)
+    shared = told.stdout.split("```")[1].strip().split("\n")[1:]
+    (folder / "doctor.svg").write_text(terminal(shared))
     with tempfile.TemporaryDirectory() as place, LTXPipeline.from_pretrained("demo") as pipe:
         inputs = Path(place)
 

@@ -365,4 +365,6 @@ def _watch(
     on_kept: Step = None,
 ) -> Watch:
     report: Listener = on_step or (lambda progress: None)
-    return Watch(report, on_preview, on_message, on_kept or (lambda progress: None), on_picture)
+    # A listener that shows what is left of the whole run is told what is expected of it.
+    expect = getattr(report, "expect", Watch.expect)
+    return Watch(report, on_preview, on_message, on_kept or (lambda progress: None), on_picture, expect)

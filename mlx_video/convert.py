@@ -75,7 +75,7 @@ def convert(args: argparse.Namespace) -> None:
     from mlx_video.weights.quantize import Quantization
 
     platform.prepare()
-    bars = cli.Bars(args.quiet)
+    bars = cli.bars_for(args)
     how = Quantization.of(args.quantize, args.group_size) if args.quantize else None
     text_how = Quantization.of(args.quantize_text_encoder, args.group_size) if args.quantize_text_encoder else None
     wishes = Wishes(platform.dtype_of(args.dtype), args.audio, how, text_quantization=text_how)
@@ -84,6 +84,7 @@ def convert(args: argparse.Namespace) -> None:
         made = runner.run(Convert(args.output, args.variant, wishes), Watch(bars, say=bars.say))
     finally:
         bars.close()
+    cli.wrote(args.output)
     if args.quiet:
         return
     if how is not None:

@@ -253,7 +253,8 @@ def generate(args: argparse.Namespace) -> None:
                 args.output_path, audio_path=sound, frames=args.save_frames, metadata=args.metadata, sheet=sheet,
                 on_step=bars,
             )  # fmt: skip
-    cli.done(args, bars, f"{args.output_path}: {clip}; seed {request.seed}, ")
+    outputs = [args.output_path, sound, sheet, strip, latents]
+    cli.done(args, bars, f"{args.output_path}: {clip}; seed {request.seed}, ", outputs)
     cli.check_made(clip, args.output_path)
 
 

@@ -29,7 +29,7 @@ def build_parser() -> cli.Parser:
         prog="mlx_video.info",
         usage="mlx_video.info [REPO|FOLDER|FILE] [--verbose]",
         description="Show what a checkpoint is (generation, variant, precision, parts, sizes),\n"
-        "or how a clip was made.",
+        "what a LoRA is (base, rank, alpha, dead layers), or how a clip was made.",
     )
     parser.add_argument(
         "path",
@@ -48,6 +48,7 @@ def info(args: argparse.Namespace) -> None:
     from mlx_video import platform
     from mlx_video.checkpoints import demo, locate
     from mlx_video.checkpoints.describe import describe, describe_repo
+    from mlx_video.checkpoints.describe_lora import describe_lora
     from mlx_video.checkpoints.hub import models
 
     if args.path is None:
@@ -60,12 +61,25 @@ def info(args: argparse.Namespace) -> None:
         cli.show("\n".join(stored))
         return
     where = models.full_name(args.path)
+    if (lora := _lora(where)) is not None:
+        cli.show("\n".join(map(cli.one_line, describe_lora(lora))))
+        return
     hub_id = locate.is_hub_id(where)
     lines = describe_repo(where) if hub_id else describe(locate.existing(where, "PATH"))
     if args.path == demo.NAME:
         lines += ["", "The demo knows this small world and nothing else:", *demo.description()]
     lines += ["", f"This machine: {'; '.join(platform.describe())}", *platform.shortcomings()]
     cli.show("\n".join(lines))
+
+
+def _lora(where: str) -> Path | None:
+    """The LoRA that lies at a path, if one does."""
+    from mlx_video.checkpoints import demo, locate
+    from mlx_video.checkpoints.describe_lora import lora_at
+
+    if where == demo.NAME or locate.is_hub_id(where):
+        return None
+    return lora_at(locate.existing(where, "PATH"))
 
 
 def _settings_of(path: Path) -> list[str]:

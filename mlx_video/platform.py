@@ -348,7 +348,7 @@ def find_shortcomings(chip: Chip, macos: str, mlx: str, kernels: bool | None) ->
     kernels: whether MLX brings those for matrix units; None where that is not known.
     """
     found = []
-    if mlx and _version(mlx) < LEAST_MLX:
+    if is_old(mlx):
         least = ".".join(map(str, LEAST_MLX))
         found.append(f"MLX {mlx} is older than {least}, which is faster on this Mac: pip install -U mlx.")
     if not chip.matrix_units:
@@ -389,6 +389,11 @@ def _names_matrix_kernels(library: Path) -> bool | None:
             return False if content.find(b"steel_gemm_fused_nt_") >= 0 else None
     except (OSError, ValueError):
         return None
+
+
+def is_old(mlx: str) -> bool:
+    """Whether this version of MLX is slower than later ones; an empty one is not known."""
+    return bool(mlx) and _version(mlx) < LEAST_MLX
 
 
 def _mlx_version() -> str:

@@ -412,6 +412,8 @@ class Phase(StrEnum):
     SOUND = "sound"
     PREVIEW = "preview"
     """Fitting the map that shows latents."""
+    READ = "read"
+    """A film is read through."""
     ENCODE = "encode"
     """A film that is to be upscaled."""
     STAGE = "stage"
@@ -422,6 +424,10 @@ class Phase(StrEnum):
     REFINE = "refine"
     WAVEFORM = "waveform"
     DECODE = "decode"
+    SAVE = "save"
+    """What a file still needs when its last frame is decoded."""
+    CHECKUP = "checkup"
+    """Examinations of `mlx_video.doctor`."""
 
     def numbered(self, number: int) -> str:
         """One of several: `stage 1`."""
@@ -461,3 +467,5 @@ class Watch:
     stepped: Callable[[Progress], None] = lambda progress: None
     """Called after each step of a sampler, once it is kept where anything is: whatever it raises loses nothing."""
     picture: Picture | None = None
+    expect: Callable[[Mapping[str, float]], None] = lambda seconds: None
+    """Told before a run begins how many seconds its plan expects of each phase, by its name."""

@@ -24,10 +24,11 @@ from mlx_video.types import Recipe, UserError, amount
 from mlx_video.weights import quantize
 from mlx_video.weights.store import size_of
 
-_PRECISIONS = {
+PRECISIONS = {
     "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "float8 (e4m3)", "F8_E5M2": "float8 (e5m2)",
     "U32": "packed", "I8": "int8", "U8": "packed (U8)",
 }  # fmt: skip
+"""How users call what files call so."""
 _REST = 0.001
 """A precision that holds a smaller share of a component's bytes (scales of one number) is not named."""
 
@@ -141,7 +142,7 @@ def _text_encoder(family: Family, where: str) -> str:
     except UserError as fault:
         return str(fault)
     config, tensors = source.config, source.tensors
-    sizes = Counter(_PRECISIONS.get(entry.dtype, entry.dtype) for entry in tensors.entries.values())
+    sizes = Counter(PRECISIONS.get(entry.dtype, entry.dtype) for entry in tensors.entries.values())
     bits = f"{config.quantization['bits']} bit" if config.quantization else max(sizes, key=lambda kind: sizes[kind])
     return f"{_size(tensors.nbytes())}  {bits}, {config.layers} layers of width {config.width}, {path}"
 
@@ -152,7 +153,7 @@ def _content(part: Part) -> tuple[int, str]:
     sizes: Counter[str] = Counter()
     for name, entry in part.tensors.entries.items():
         if name.startswith(part.prefixes) and part.path_of(network, name) is not None:
-            sizes[_PRECISIONS.get(entry.dtype, entry.dtype)] += entry.nbytes
+            sizes[PRECISIONS.get(entry.dtype, entry.dtype)] += entry.nbytes
     total = sum(sizes.values())
     return total, ", ".join(kind for kind, size in sizes.most_common() if size > _REST * total)
 

@@ -114,6 +114,10 @@ class TextSource(NamedTuple):
         """A network with the tokenizer that belongs to it; raises UserError where that cannot be read."""
         return self.text.encoder(network, self.path, self.read if self.single else None)
 
+    def tokenizer(self) -> Any:
+        """Its tokenizer alone; raises UserError where that cannot be read."""
+        return self.text.tokenizer(self.config, self.path, self.read if self.single else None)
+
     @property
     def settings(self) -> dict[str, Any]:
         """The content of its config.json."""

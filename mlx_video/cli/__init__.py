@@ -12,12 +12,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mlx_video import early
 from mlx_video.cli.bars import Bars, clock
+from mlx_video.cli.events import Events, asked_for, current
 from mlx_video.cli.parser import Parser, one_line, prompt_of
 from mlx_video.types import RunError, UserError
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from mlx_video.api import LTXPipeline
     from mlx_video.results.clip import Clip
 
-__all__ = ["Bars", "Parser", "check_made", "clock", "done", "one_line", "pipeline", "prompt_of", "run", "say", "show"]
+__all__ = ["Bars", "Parser", "bars_for", "check_made", "clock", "done", "one_line", "pipeline", "prompt_of", "run",
+           "say", "show", "wrote"]  # fmt: skip
 
 
 def run(
@@ -33,6 +35,16 @@ def run(
 ) -> int:
     """Parses, acts, and turns what happens into an exit status. Every command's `main` is one call of this."""
     _open_streams()
+    if not asked_for(sys.argv[1:] if argv is None else argv):
+        return _run(build_parser, action, argv)
+    with Events() as events:
+        events.status = _run(build_parser, action, argv)
+    return events.status
+
+
+def _run(
+    build_parser: Callable[[], Parser], action: Callable[[argparse.Namespace], None], argv: list[str] | None
+) -> int:
     parser = build_parser()
     with _ended_politely():
         try:
@@ -116,12 +128,20 @@ def show(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def bars_for(args: argparse.Namespace) -> Bars | Events:
+    """What a run's progress is told to, as `--progress` says; raises UserError where nothing is to be told at all."""
+    events = current()
+    if events is not None and args.quiet:
+        raise UserError("--quiet and --progress json exclude each other: the one says nothing, the other everything.")
+    return Bars(args.quiet) if events is None else events
+
+
 @contextlib.contextmanager
-def pipeline(args: argparse.Namespace) -> Iterator[tuple[LTXPipeline, Bars]]:
+def pipeline(args: argparse.Namespace) -> Iterator[tuple[LTXPipeline, Bars | Events]]:
     """The pipeline that the flags name, and the bars of its run, which end with the block."""
     from mlx_video.api import LTXPipeline
 
-    bars = Bars(args.quiet)
+    bars = bars_for(args)
     try:
         with LTXPipeline.from_pretrained(
             args.model_repo, dtype=args.dtype, text_encoder=args.text_encoder_repo,
@@ -133,8 +153,19 @@ def pipeline(args: argparse.Namespace) -> Iterator[tuple[LTXPipeline, Bars]]:
         bars.close()
 
 
-def done(args: argparse.Namespace, bars: Bars, what: str) -> None:
-    """The closing line: `what` was made, by which model (a path's last part, a Hugging Face id), how long it took."""
+def wrote(path: str) -> None:
+    """Notes for `--progress json` that a file or folder was written."""
+    if (events := current()) is not None:
+        events.outputs.append(path)
+
+
+def done(args: argparse.Namespace, bars: Bars | Events, what: str, outputs: Iterable[object] | None = None) -> None:
+    """The closing line: `what` was made, by which model (a path's last part, a Hugging Face id), how long it took.
+
+    outputs: what was written, None among it for nothing, where that is not `--output` alone.
+    """
+    for path in [args.output_path] if outputs is None else filter(None, outputs):
+        wrote(str(path))
     where = args.model_repo
     if not args.quiet:
         name = os.path.basename(where.rstrip("/")) if os.path.exists(where) else where

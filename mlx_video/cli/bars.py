@@ -10,8 +10,10 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from mlx_video.cli.left import Left
 from mlx_video.types import Phase, Progress, amount
 
 TICK = 0.5
@@ -20,6 +22,8 @@ FULL, EMPTY = "#", "."
 """Of a bar; every terminal has them."""
 NARROWEST, WIDEST = 8, 40
 """Columns of a bar; where there is room for less, there is none."""
+WIDE = 60
+"""Columns from which on what is left of the whole run is shown, too."""
 
 
 def clock(seconds: float) -> str:
@@ -29,8 +33,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-UNTOLD = (Phase.LOOK_UP,)
-"""Phases that are over too soon for a line of their own."""
+UNTOLD = (Phase.LOOK_UP, Phase.READ, Phase.SAVE, Phase.CHECKUP)
+"""Phases that are over too soon for a line of their own, or whose end other lines tell."""
 
 
 class Line(NamedTuple):
@@ -41,13 +45,17 @@ class Line(NamedTuple):
     total: int
     seconds: float
     peak: int | None = None
+    run_left: float | None = None
+    """Seconds of the whole run, where they are known."""
 
     def drawn(self, columns: int) -> str:
         """The line in at most `columns`: what matters least is left out first."""
         parts = [f"{self.phase:>9}", f"{self.done}/{self.total}", clock(self.seconds)]
         if self.done:
             left = f"{clock(self.seconds / self.done * (self.total - self.done))} left"
-            parts += [left] if len("  ".join([*parts, left])) <= columns else []
+            of_all = "" if self.run_left is None else f" (run {clock(self.run_left)})"
+            wanted = (left + of_all, left) if columns >= WIDE else (left,)
+            parts += next(([one] for one in wanted if len("  ".join([*parts, one])) <= columns), [])
         width = min(columns - len("  ".join(parts)) - 2, WIDEST)
         if width >= NARROWEST:
             full = width * self.done // max(self.total, 1)
@@ -75,6 +83,7 @@ class Bars:
         self.began = time.monotonic()
         self._line: Line | None = None
         self._since = self.began
+        self._left = Left()
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -88,13 +97,19 @@ class Bars:
                 self._end()
                 self._since = time.monotonic()
             phase, done, total, peak = progress
-            self._line = Line(phase, done, total, time.monotonic() - self._since, peak)
+            seconds = time.monotonic() - self._since
+            self._line = Line(phase, done, total, seconds, peak, self._left.tell(progress, seconds))
             if peak is not None:
                 self._end()
             self._draw()
             if self.moving and self._ticker is None and not self._over.is_set():
                 self._ticker = threading.Thread(target=self._tick, name="clock", daemon=True)
                 self._ticker.start()
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """What a plan expects of each phase."""
+        with self._lock:
+            self._left.expect(seconds)
 
     def say(self, message: str) -> None:
         """One line for the user between the others."""

@@ -24,6 +24,7 @@ from mlx_video.types import Phase, Progress, RunError, UserError
 
 if TYPE_CHECKING:
     from mlx_video.api import LTXPipeline
+    from mlx_video.cli.events import Events
     from mlx_video.jobs.many import Fault
     from mlx_video.results.outputs import Place
 
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace, base: Request, sound_of: SoundOf) -> None:
         work = _Work(clips, bars, args.metadata, args.output_audio is not None)
         work.make(pipe)
     seeds = f"seeds {clips[0].request.seed} to {clips[-1].request.seed}" if args.prompts is None else args.prompts
-    cli.done(args, bars, f"{len(work.made)} of {len(clips)} clips, {clips[0].place.path} and on; {seeds}, ")
+    what = f"{len(work.made)} of {len(clips)} clips, {clips[0].place.path} and on; {seeds}, "
+    cli.done(args, bars, what, [path for number in sorted(work.made) for path in clips[number].place[:3:2]])
     if work.faults:
         listed = "".join(
             f"\n  {work.name(number)}: {cli.one_line(fault.args[0])}" for number, fault in sorted(work.faults.items())
@@ -136,7 +138,7 @@ def _clips(args: argparse.Namespace, asked: Sequence[Asked], sound_of: SoundOf) 
 class _Work:
     """Makes and saves the clips, and keeps what becomes of each."""
 
-    def __init__(self, clips: Sequence[_One], bars: cli.Bars, metadata: bool, wants_sound: bool):
+    def __init__(self, clips: Sequence[_One], bars: cli.Bars | Events, metadata: bool, wants_sound: bool):
         from mlx_video.planning.tally import Tally
 
         self._clips, self._bars, self._metadata, self._wants_sound = clips, bars, metadata, wants_sound

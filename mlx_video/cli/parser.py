@@ -37,6 +37,8 @@ class Talk:
 
     verbose: bool = option(False, "", "log what is loaded and why")
     quiet: bool = option(False, "", "no bars and no closing line")
+    progress: str = option("bars", "", "json tells all that happens on standard error as lines of JSON, for programs",
+                           choices=("bars", "json"))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class Decoders:
         component = "diffusion_decoder" if look.decoder == "diffusion" else "video_decoder"
         origin = Origin.of(loader, component)
         platform.peak_memory()
+        report(Progress(Phase.DECODE, 0, total))
         with loader.borrow(component) as decoder:
             outside = ENCODED_BYTES * latent.shape[3] * latent.shape[4] * SPACE_SCALE**2
             room = loader.ways.beside(parameter_bytes(decoder), outside)

@@ -23,7 +23,7 @@ from mlx_video.checkpoints.provenance import described
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.noise import DECODING, NamedNoise, draws, seeded
 from mlx_video.diffusion.tokens import latent_shape
-from mlx_video.jobs import embeddings, text
+from mlx_video.jobs import embeddings, influence, text
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.demand import Networks, generating
@@ -91,7 +91,7 @@ class Run:
     def contexts(self, watch: Watch) -> dict[str, Context]:
         """The settings' prompts, encoded."""
         assert self.encoder is not None
-        return text.encode_prompts(self.loader, self.encoder, self.settings.prompts, watch.report)
+        return text.encode_prompts(self.loader, self.encoder, self.settings.prompts, watch.report, watch.say)
 
     @property
     def steps(self) -> tuple[Any, ...]:
@@ -107,7 +107,7 @@ class Run:
         """Latents after each stage; the last are the result. how: `keep` and `in_turns` of `Denoising`."""
         origin, build = Origin.of(self.loader, "transformer", loras=self.adapters.used), self.settings.build_options
         with self.loader.borrow("transformer", loras=self.adding, **build("transformer")) as transformer:
-            fuse = self.adapters.fuse
+            fuse = influence.measured(self.adapters, inputs.contexts, self.settings, watch.say)
             stages = Denoising(self.settings, self.loader, transformer, fuse, inputs, noise, watch, origin, **how)
             yield from stages.run()
 
@@ -223,6 +223,7 @@ class Generate:
         """The clip; nothing of it is decoded yet."""
         for sentence in self.plan.choices:
             watch.say(sentence)
+        watch.expect(self.plan.expected)
         with closing(self.clips(watch)) as clips:
             *_, clip = clips
         return clip

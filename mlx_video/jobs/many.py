@@ -17,7 +17,7 @@ from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.placeholder import Placeholder
 from mlx_video.jobs.text import AT_ONCE as TEXTS_AT_ONCE
-from mlx_video.jobs.text import encode_prompts
+from mlx_video.jobs.text import cut_off, encode_prompts
 from mlx_video.lending.shelf import SMALL, Shelf
 from mlx_video.lending.visits import Ways
 from mlx_video.lending.weighing import weigh_upsampler
@@ -133,6 +133,7 @@ class Many:
         Closing it lets the networks go.
         """
         if self.plan is not None:
+            watch.expect(self.plan.expected)
             for sentence in self.plan.choices:
                 watch.say(sentence)
         for number, fault in self._faults.items():
@@ -222,6 +223,8 @@ class _Round:
         assert run.encoder is not None
         prompts = {number: self._jobs[number].opened.settings.prompts for number in numbers}
         texts = {text: text for own in prompts.values() for text in own.values()}
+        for sentence in dict.fromkeys(told for own in prompts.values() for told in cut_off(run.encoder, own)):
+            self._watch.say(sentence)
         contexts = encode_prompts(run.loader, run.encoder, texts, self._watch.report)
         return {number: {name: contexts[text] for name, text in own.items()} for number, own in prompts.items()}
 

@@ -6,7 +6,7 @@ Gemma may first write a prompt out. A prompt encoded lately comes from the cache
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16
 """Texts that the text encoder reads together at most: its hidden states of one take 75 MB at 12B, for 200 tokens."""
+
+SHOWN = 200
+"""Characters at most of what is cut off a prompt."""
 
 
 def enhanced(settings: Settings, source: TextSource, watch: Watch, kept: str | None = None) -> Settings:
@@ -63,10 +66,38 @@ def _write(settings: Settings, source: TextSource, watch: Watch) -> str:
     return prompt
 
 
+def cut_off(source: TextSource, prompts: Mapping[str, str]) -> Iterator[str]:
+    """For each of `prompts` (name -> text) that is longer than the text encoder reads: how long, and what it misses.
+
+    Reads its tokenizer alone, and that only for texts that may be too long: no token is less than a byte.
+    """
+    limit = source.text.CONTEXT_TOKENS
+    for name, text in prompts.items():
+        if len(text.encode(errors="replace")) < limit or (found := source.tokenizer().cut(text)) is None:
+            continue
+        words = " ".join("".join(c if c.isprintable() else " " for c in found.words).split())
+        if len(words) > SHOWN:
+            words = f"{words[: SHOWN // 2]} ... {words[-SHOWN // 2 :]}"
+        whose = "prompt" if name == "positive" else f"{name} prompt"
+        yield (
+            f"The {whose} has {found.tokens:,} tokens and the text encoder reads {found.limit:,}; "
+            f'the last {found.tokens - found.limit:,} are cut off: "{words}".'
+        )
+
+
 def encode_prompts(
-    loader: Loader, source: TextSource, prompts: Mapping[str, str], report: Listener
+    loader: Loader,
+    source: TextSource,
+    prompts: Mapping[str, str],
+    report: Listener,
+    say: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Context]:
-    """Contexts of `prompts` (name -> text) under the same names; a text that occurs twice is encoded once."""
+    """Contexts of `prompts` (name -> text) under the same names; a text that occurs twice is encoded once.
+
+    say: told what of a text is cut off, before anything is loaded.
+    """
+    for sentence in cut_off(source, prompts):
+        say(sentence)
     cache = Cache.of(loader, source)
     kept = {text: cache.get(text) for text in prompts.values()}
     contexts = {text: context for text, context in kept.items() if context is not None}
@@ -127,5 +158,5 @@ class Encode:
 
     def run(self, watch: Watch) -> None:
         """Writes the file."""
-        encoded = encode_prompts(self._loader, self._source, self._prompts, watch.report)
+        encoded = encode_prompts(self._loader, self._source, self._prompts, watch.report, watch.say)
         save(Path(self._path), encoded, self._prompts, connectors_mark(self._loader.checkpoint))

@@ -36,7 +36,7 @@ from mlx_video.media.image import is_picture, read_image
 from mlx_video.media.video import Film, frame_rate, read_video
 from mlx_video.models.families import DEFAULT
 from mlx_video.models.family import Facts
-from mlx_video.planning.plan import make_plan
+from mlx_video.planning.plan import Plan, make_plan
 from mlx_video.request import Request, Upscaling
 from mlx_video.results.clip import Clip
 from mlx_video.results.look import Look
@@ -97,10 +97,10 @@ class Still:
 Source = Film | Still
 
 
-def read_source(asked: Upscaling) -> Source:
+def read_source(asked: Upscaling, report: Listener = lambda progress: None) -> Source:
     """The picture or video to upscale, read through; raises UserError where it cannot be, or is too large."""
     path = check_input(asked.input, "a picture or a video")
-    source: Source = Still(path, read_image(path)) if is_picture(path) else read_video(path)
+    source: Source = Still(path, read_image(path)) if is_picture(path) else _read_film(path, report)
     if asked.fps_scale > 1 and isinstance(source, Still):
         raise UserError(f"--fps-scale {asked.fps_scale} has no effect on a picture, and {path} is one.")
     for side in (source.height, source.width):
@@ -113,6 +113,19 @@ def read_source(asked: Upscaling) -> Source:
     return source
 
 
+def _read_film(path: Path, report: Listener) -> Film:
+    steps = platform.Steps(Phase.READ, 1, report)
+
+    def told(done: int, stated: int) -> None:
+        steps.total = max(stated, done + 1)  # it is over when the file is, whatever it says
+        steps.tell(done)
+
+    film = read_video(path, told)
+    steps.total = film.count
+    steps.tell(film.count)
+    return film
+
+
 # ------------------------------------------------------------------------------------------------ the job
 
 
@@ -122,6 +135,7 @@ class Upscale:
     source: Source
     loader: Loader
     ways: Ways
+    _plan: Plan | None = None
     _refining: Run | None = None
     _parents: tuple[dict[str, Any], ...] = ()
 
@@ -140,7 +154,7 @@ class Upscale:
     def check(self, watch: Watch) -> None:
         """What needs no model."""
         self.asked.check()
-        self.source = read_source(self.asked)
+        self.source = read_source(self.asked, watch.report)
         self._parents = (parent_of(self.source.path),)  # as it is now: the run may take an hour
         if self._output is not None:
             check_outputs(self._output, self._look, inputs=self._inputs)
@@ -158,7 +172,8 @@ class Upscale:
             loader.check("upsampler", kind=kind)
         grid = latent_grid(asked, source, checkpoint)
         demand = upscaling(Networks(loader), grid, asked.tiling, asked.refine)
-        loader.ways = self.ways = make_plan(demand, runner.memory).ways
+        self._plan = make_plan(demand, runner.memory)
+        loader.ways = self.ways = self._plan.ways
         messages = [demo.ENLARGES, demo.advice(asked.prompt)] if runner.where == demo.NAME else []
         if asked.refine:
             request = _request(grid, asked, source)
@@ -169,6 +184,8 @@ class Upscale:
     def run(self, watch: Watch) -> Clip:
         """The source upscaled, up to its latents; frames are decoded when asked for."""
         asked, source, loader, refining = self.asked, self.source, self.loader, self._refining
+        if self._plan is not None:
+            watch.expect(self._plan.expected)
         noise = draws(asked.seed, self._noise)
         if refining is None:
             noise.finish()

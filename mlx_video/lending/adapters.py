@@ -32,6 +32,8 @@ class _Matched(NamedTuple):
 
     file: Path
     places: Mapping[str, str]
+    total: int = 0
+    """Layers that the file has for the network."""
 
 
 _Group = Sequence[tuple[_Matched, float]]
@@ -82,6 +84,17 @@ class Adapters:
         """The files of all LoRAs, with the strengths that the user gave; the distilled one's own is 1."""
         return tuple((matched.file, strength) for group in self._groups.values() for matched, strength in group)
 
+    @property
+    def coverage(self) -> str:
+        """How much of each of the user's own LoRAs found its place; empty where there is none."""
+        own = (matched for matched, _ in self._groups["user"])
+        return "; ".join(f"{one.file.name}: {len(one.places)} of {one.total} layers matched" for one in own)
+
+    @staticmethod
+    def beside_disk(transformer: nn.Module) -> bool:
+        """Whether a transformer's blocks are read from disk in every call."""
+        return isinstance(transformer.parts, Streamed)
+
     def fuse(self, transformer: nn.Module) -> SetLoras:
         """What brings LoRAs to the strengths of a stage, by name: the "user"'s own, all together, and "distilled".
 
@@ -128,14 +141,15 @@ def adapt_anew(network: nn.Module) -> None:
 
 def _match(transformer: nn.Module, adapter: Adapter) -> tuple[_Matched, fitting.Coverage]:
     pairs, coverage = fitting.match(transformer, adapter, "transformer")
-    return _Matched(adapter.path, {pair.key: path for path, pair in pairs.items()}), coverage
+    return _Matched(adapter.path, {pair.key: path for path, pair in pairs.items()}, coverage.total), coverage
 
 
 def _terms(group: _Group, factor: float) -> dict[str, list[tuple[fitting.Pair, float]]]:
     """By path, from files read anew: a matrix keeps its memory as long as anyone holds it."""
     terms: dict[str, list[tuple[fitting.Pair, float]]] = {}
-    for (file, places), strength in group:
-        for pair in read(file).pairs.values() if strength * factor else ():
+    for matched, strength in group:
+        places = matched.places
+        for pair in read(matched.file).pairs.values() if strength * factor else ():
             if pair.key in places:
                 terms.setdefault(places[pair.key], []).append((pair, strength * factor))
     return terms

@@ -219,8 +219,10 @@ class Film:
             yield _to_rgb(frame)
 
 
-def read_video(path: str | Path) -> Film:
+def read_video(path: str | Path, on_frame: Callable[[int, int], None] = lambda done, total: None) -> Film:
     """Reads a video file through, so that a damaged one is known before any work goes into it.
+
+    on_frame: told how many frames are read, and how many there are by the file's own word, at least as many.
 
     Raises UserError where the file is absent, empty, holds no video or is damaged.
     """
@@ -239,13 +241,14 @@ def read_video(path: str | Path) -> Film:
             if stream.codec_context is None:
                 raise UserError(f"The pictures of {path} are in a form that cannot be decoded; save it as H.264.")
             fps = stream.average_rate or stream.guessed_rate
-            sound = container.streams.best("audio") is not None
+            stated, sound = stream.frames, container.streams.best("audio") is not None
     except av.FFmpegError as error:
         raise UserError(f"{path} is not a video that can be read: {error.strerror}.") from error
     shape, count = None, 0
     for frame in _decode(path):
         shape = shape or _upright_size(frame)
         count += 1
+        on_frame(count, max(count, stated))
     if shape is None or not fps:
         raise UserError(f"{path} holds no frame that can be read; it is damaged or no video.")
     return Film(path, Fraction(fps), count, *shape, sound)

@@ -150,6 +150,14 @@ class Plan:
         return sum(phase.seconds for phase in self.phases)
 
     @property
+    def expected(self) -> dict[str, float]:
+        """Seconds of each phase, by the name in a run's reports, very roughly."""
+        found: dict[str, float] = {}
+        for phase in self.phases:
+            found[phase.name] = found.get(phase.name, 0.0) + phase.seconds
+        return found
+
+    @property
     def time(self) -> str:
         """The class of `seconds`, in words."""
         return _in_words(self.seconds)

@@ -27,7 +27,7 @@ from mlx_video.results import faults
 from mlx_video.results.look import Look, Sound
 from mlx_video.results.outputs import check_outputs
 from mlx_video.results.stored import Stored
-from mlx_video.types import Listener, Progress, Tree, UserError, VideoShape
+from mlx_video.types import Listener, Phase, Progress, Tree, UserError, VideoShape
 
 SHOWN = 1 << 26
 """Bytes of pixels (21 s of 256 x 256) up to which a notebook is shown the clip itself, decoded for it."""
@@ -35,6 +35,14 @@ SHOWN = 1 << 26
 
 def _silently(progress: Progress) -> None:
     """Takes a report and tells nobody."""
+
+
+def _last_saved(images: Iterator[np.ndarray], count: int, report: Listener) -> Generator[np.ndarray, None, None]:
+    """Hands frames on, and reports before the last of `count` that all that is left is to save them."""
+    for number, image in enumerate(images, 1):
+        if number == count:
+            report(Progress(Phase.SAVE, 0, 1))
+        yield image
 
 
 class Decoder(Protocol):
@@ -211,8 +219,10 @@ class Clip:
                 images = watched.watch(images)
             if sheet is not None:
                 images = laid.watch(images)
+            images = stack.enter_context(closing(_last_saved(images, len(self), report)))
             if self.look.still:
                 image_files.save_image(path, next(images), settings)
+                report(Progress(Phase.SAVE, 1, 1, platform.peak_memory()))
                 return
             if frames:
                 images = stack.enter_context(video_files.frame_folder(path.with_suffix("")))(images)
@@ -226,6 +236,7 @@ class Clip:
             waveform, rate = sound  # as long as the pictures, as it is in the video
             samples = audio_files.fit(waveform, round(self.shape.seconds * rate))
             audio_files.write_wav(audio_path, samples, rate, settings)
+        report(Progress(Phase.SAVE, 1, 1, platform.peak_memory()))
 
     @property
     def stored(self) -> Stored:

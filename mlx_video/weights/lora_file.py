@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,6 +85,12 @@ class Adapter:
     path: Path
     pairs: Mapping[str, Pair]
     unread: tuple[str, ...] = ()
+
+
+def is_lora(names: Iterable[str]) -> bool:
+    """Whether a file with tensors of these names is a LoRA, in any spelling that is known."""
+    found = (_KEY.fullmatch(name) for name in names)
+    return any(one is not None and _ROLES[one["role"]] != "alpha" for one in found)
 
 
 def read(path: str | Path, *, header_only: bool | None = False) -> Adapter:

@@ -146,3 +146,20 @@ def test_a_run_goes_on_where_nobody_listens(screen, monkeypatch, fault):
 
 def test_times():
     assert [clock(s) for s in (0, 7.4, 59.6, 754, 3723)] == ["0:00", "0:07", "1:00", "12:34", "1:02:03"]
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("colour", [None, "1"])
+def test_no_colour_at_any_width_with_a_terminal_and_in_a_pipe(screen, monkeypatch, columns, terminal, colour):
+    if colour is not None:
+        monkeypatch.setenv("NO_COLOR", colour)
+    out, shown = screen(terminal, columns), Bars()
+    shown.expect({"text": 1.0, "stage 1": 3.0})
+    run(shown)
+    text = out.getvalue()
+    assert not re.search(r"\x1b\[[0-9;]*m", text)
+    if not terminal:
+        assert "\x1b" not in text
+        assert "\r" not in text
+        assert [line[:9].strip() for line in text.splitlines()] == ["text", "stage 1"]

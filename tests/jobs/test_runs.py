@@ -306,7 +306,7 @@ def test_progress_of_every_phase_goes_from_0_to_its_total(folder, inputs, tmp_pa
     options = {"pipeline": "dev-two-stage-hq", "image": str(inputs / "picture.png"), "on_step": reports.append}
     generate(folder, **options).save(tmp_path / "a.mp4", on_step=reports.append)
     phases = list(dict.fromkeys(report.phase for report in reports))
-    assert phases == ["text", "images", "stage 1", "upsample", "stage 2", "waveform", "decode"]
+    assert phases == ["text", "images", "stage 1", "upsample", "stage 2", "waveform", "decode", "save"]
     for phase in phases:
         mine = [report for report in reports if report.phase == phase]
         done = [report.done for report in mine]
@@ -315,7 +315,8 @@ def test_progress_of_every_phase_goes_from_0_to_its_total(folder, inputs, tmp_pa
         assert done[-1] == mine[-1].total
         assert [report.peak is not None for report in mine] == [False] * (len(mine) - 1) + [True], phase
     totals = {report.phase: report.total for report in reports}
-    assert totals == {"text": 3, "images": 2, "stage 1": 5, "upsample": 1, "stage 2": 7, "waveform": 2, "decode": 9}
+    wanted = {"text": 3, "images": 2, "stage 1": 5, "upsample": 1, "stage 2": 7, "waveform": 2, "decode": 9, "save": 1}
+    assert totals == wanted
 
 
 def test_each_step_shows_a_preview(folder):

@@ -2,7 +2,8 @@
 
 Says what it will fetch and checks the disk before it starts, and says in one sentence what is wrong where a repo is
 unknown, gated or out of reach. What was fetched before works without a network. Also reads single bytes of files, for
-`checkpoints.hub.outlines`. The only place that imports huggingface_hub.
+`checkpoints.hub.outlines`. It and `checkpoints.hub.access` alone import
+huggingface_hub.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Take = Callable[[str, Choice], Path]
 """Makes files of a repo available and gives the folder that holds them: `fetch`, or `Outlines.take`."""
 
 
-class _Unreachable(Exception):
+class Unreachable(Exception):
     """The hub cannot be asked; what was fetched before may still do."""
 
 
@@ -55,10 +56,10 @@ def find(repo: str, choose_from: Choice, listings: dict[str, Listing] | None = N
     listings = {} if listings is None else listings
     try:
         listing = listings[repo] = listings.get(repo) or list_files(repo)
-    except _Unreachable as fault:
+    except Unreachable as fault:
         for folder in _cached(repo):
             with contextlib.suppress(UserError):
-                names = choose_from(_files_in(folder))
+                names = choose_from(files_in(folder))
                 log.info("%s: no network; taking what was fetched before, in %s", repo, folder)
                 here = {name: folder / name for name in names}
                 return Chosen(repo, None, {name: path.stat().st_size for name, path in here.items()}, here)
@@ -76,7 +77,7 @@ def _place(repo: str, name: str, listing: Listing) -> Path | None:
     path = try_to_load_from_cache(repo, name, revision=listing.commit)
     content = listing.contents.get(name)
     if not isinstance(path, str) and content is not None and _blob(repo, content).exists():
-        with contextlib.suppress(_Unreachable), _explained(repo):
+        with contextlib.suppress(Unreachable), explained(repo):
             path = hf_hub_download(repo, name, revision=listing.commit)
     return Path(path) if isinstance(path, str) else None
 
@@ -113,11 +114,11 @@ def fetch_chosen(chosen: Chosen, report: Listener | None = None) -> Path:
     path = ""
     for name in chosen.files:
         try:
-            with _explained(repo):
+            with explained(repo):
                 if absent.get(name, 0) >= RESUMED_FROM:
                     _bring(repo, name, commit, bar)
                 path = hf_hub_download(repo, name, revision=commit, tqdm_class=bar if name in absent else None)
-        except _Unreachable as fault:
+        except Unreachable as fault:
             raise UserError(
                 f"The download of {name} from {repo} broke off ({fault}); the same command resumes it."
             ) from fault
@@ -173,7 +174,7 @@ def list_files(repo: str) -> Listing:
     """What `repo` holds now. Raises UserError where it is unknown, private or misspelled."""
     from huggingface_hub import HfApi
 
-    with _explained(repo):
+    with explained(repo):
         info = HfApi().model_info(repo, files_metadata=True)
     files = info.siblings or []
     contents = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
@@ -193,7 +194,8 @@ def _cached(repo: str) -> list[Path]:
     return [state.snapshot_path for state in sorted(states, key=lambda state: -state.last_modified)]
 
 
-def _files_in(folder: Path) -> list[str]:
+def files_in(folder: Path) -> list[str]:
+    """Names of what is whole in such a folder: a link to content that is gone is no file."""
     return sorted(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
 
 
@@ -206,7 +208,7 @@ def read_bytes(chosen: Chosen, name: str, start: int, stop: int) -> bytes:
     url, timeout = hf_hub_url(chosen.repo, name, revision=chosen.commit), constants.HF_HUB_DOWNLOAD_TIMEOUT
     found, broken = bytearray(), None
     try:
-        with _explained(chosen.repo):
+        with explained(chosen.repo):
             with http_stream_backoff("GET", url, max_retries=2, headers=headers, timeout=timeout) as response:
                 hf_raise_for_status(response)
                 # A server that takes no ranges begins at the file's beginning, and would go on to its end.
@@ -220,7 +222,7 @@ def read_bytes(chosen: Chosen, name: str, start: int, stop: int) -> bytes:
                     broken = fault  # the stream takes what passes through it for a reason to begin again, and cannot
             if broken is not None:
                 raise broken
-    except _Unreachable as fault:
+    except Unreachable as fault:
         raise UserError(f"{name} of {chosen.repo} cannot be read: {fault}; try again.") from fault
     return bytes(found[skipped : skipped + stop - start])
 
@@ -273,8 +275,8 @@ def _bar(report: Listener, total: int) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(repo: str) -> Iterator[None]:
-    """Turns the hub's errors about `repo` into one sentence that says what to do; _Unreachable where it is silent."""
+def explained(repo: str) -> Iterator[None]:
+    """Turns the hub's errors about `repo` into one sentence that says what to do; Unreachable where it is silent."""
     from huggingface_hub import constants, errors, get_token
 
     page = f"{constants.ENDPOINT}/{repo}"
@@ -294,7 +296,7 @@ def _explained(repo: str) -> Iterator[None]:
         advice = login if status in (401, 403) else "try again later"
         raise UserError(f"Hugging Face answered {status} for {repo} ({_first_line(fault)}); {advice}.") from fault
     except (errors.HTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as fault:
-        raise _Unreachable(_first_line(fault)) from fault
+        raise Unreachable(_first_line(fault)) from fault
     except OSError as fault:
         place = constants.HF_HUB_CACHE
         raise UserError(f"{repo} cannot be stored in {place}: {fault.strerror or _first_line(fault)}.") from fault

@@ -24,7 +24,7 @@ from mlx_video.types import CONTEXT_TOKENS, UserError
 
 __all__ = ["CONFIG_KEY", "CONTEXT_TOKENS", "MAX_TOKENIZER", "MAX_TOKENS", "WITHIN", "advice", "check_fits",
            "check_writes", "context_widths", "encoder", "enhance", "layers_of", "network", "network_class",
-           "read_config", "read_embedded"]  # fmt: skip
+           "read_config", "read_embedded", "tokenizer"]  # fmt: skip
 
 CONFIG_KEY = "gemma_config"
 """The metadata of a text encoder in a single file holds its config.json under this name."""
@@ -90,10 +90,18 @@ def layers_of(network: LanguageModel) -> list[Any]:
 
 def encoder(network: LanguageModel, path: Path, read: Callable[[str], bytes | None] | None = None) -> TextEncoder:
     """With the tokenizer in or beside a folder; where `path` is one file, `read` gives the files within it."""
-    newer = isinstance(network, Gemma4)
+    return TextEncoder(network, _tokenizer(isinstance(network, Gemma4), path, read))
+
+
+def tokenizer(config: Config, path: Path, read: Callable[[str], bytes | None] | None = None) -> Tokenizer:
+    """The tokenizer alone of the model with that config; the rest as in `encoder`."""
+    return _tokenizer(isinstance(config, Gemma4Config), path, read)
+
+
+def _tokenizer(newer: bool, path: Path, read: Callable[[str], bytes | None] | None) -> Tokenizer:
     whose = "Gemma 4" if newer else "Gemma 3"
     written = Written.of_folder(path, whose) if read is None else _embedded(path, read, whose)
-    return TextEncoder(network, Gemma4Tokenizer(written) if newer else Tokenizer(written))
+    return Gemma4Tokenizer(written) if newer else Tokenizer(written)
 
 
 def _embedded(file: Path, read: Callable[[str], bytes | None], whose: str) -> Written:

@@ -51,6 +51,17 @@ class Written(NamedTuple):
         return token or "<bos>"
 
 
+class Cut(NamedTuple):
+    """A prompt that is longer than the text encoder reads."""
+
+    tokens: int
+    """That it has."""
+    limit: int
+    """That are read, the first that there are."""
+    words: str
+    """What is not read."""
+
+
 class Tokenizer:
     """Text to ids: stripped, beginning-of-sequence first, no end-of-sequence, at most CONTEXT_TOKENS ids."""
 
@@ -77,6 +88,17 @@ class Tokenizer:
         """
         check_text(prompt)
         return self._begun(self.words.encode(prompt.strip(), add_special_tokens=False).ids)[:CONTEXT_TOKENS]
+
+    def cut(self, prompt: str) -> Cut | None:
+        """What `encode` leaves out of a prompt; None where it takes all. Raises UserError as `encode` does."""
+        check_text(prompt)
+        text = prompt.strip()
+        found = self.words.encode(text, add_special_tokens=False)
+        count = len(self._begun(found.ids))
+        if count <= CONTEXT_TOKENS:
+            return None
+        kept = CONTEXT_TOKENS - (count - len(found.ids))
+        return Cut(count, CONTEXT_TOKENS, text[found.offsets[kept][0] :])
 
     def _begun(self, ids: list[int]) -> list[int]:
         return [self._first, *ids]

@@ -1,0 +1,1 @@
+"""The checkup of `mlx_video.doctor`."""
