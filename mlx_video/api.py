@@ -19,7 +19,7 @@ from mlx_video.jobs.decode import Decode
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.many import Failed, Fault, Made, Many
 from mlx_video.jobs.placeholder import Placeholder
-from mlx_video.jobs.text import Encode
+from mlx_video.jobs.texts.prompts import Encode
 from mlx_video.jobs.upscale import Upscale
 from mlx_video.planning.plan import Memory, Plan
 from mlx_video.reading import path_of

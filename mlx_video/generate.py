@@ -243,7 +243,7 @@ def generate(args: argparse.Namespace) -> None:
         stopping = Stopping(args.keep, phases, bars, bars.say)
         with stopping.listening():
             clip = pipe.run(
-                request, keep=args.keep, on_step=stopping.report, on_kept=stopping.kept, on_message=bars.say,
+                request, keep=args.keep, on_step=stopping, on_kept=stopping.kept, on_message=bars.say,
                 on_picture=Preview(strip, args.preview_every or 1, bars.say) if strip else None,
             )  # fmt: skip
             if latents is not None:

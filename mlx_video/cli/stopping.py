@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,7 +27,11 @@ class Stopping:
         self._folder, self._phases, self._report, self._say = folder, phases, report, say
         self._asked = self._inside = False
 
-    def report(self, progress: Progress) -> None:
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """What a plan expects of each phase, for who shows what is left."""
+        getattr(self._report, "expect", lambda seconds: None)(seconds)
+
+    def __call__(self, progress: Progress) -> None:
         """Takes one report of the run; raises KeyboardInterrupt where it is to end and is within no step any more."""
         self._report(progress)
         self._inside = progress.phase in self._phases and progress.done < progress.total

@@ -23,13 +23,15 @@ from mlx_video.checkpoints.provenance import described
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.noise import DECODING, NamedNoise, draws, seeded
 from mlx_video.diffusion.tokens import latent_shape
-from mlx_video.jobs import embeddings, influence, text
+from mlx_video.jobs import influence
 from mlx_video.jobs import inputs as conditions
 from mlx_video.jobs.decode import Decoders
 from mlx_video.jobs.demand import Networks, generating
 from mlx_video.jobs.keep import NOTHING, Keep, identity, keeping
 from mlx_video.jobs.settings import Settings, resolve
 from mlx_video.jobs.stages import Denoising, Inputs
+from mlx_video.jobs.texts import embeddings
+from mlx_video.jobs.texts import prompts as text
 from mlx_video.lending.adapters import Adapters
 from mlx_video.lending.distilled import brings_distilled, choose
 from mlx_video.lending.finite import Origin

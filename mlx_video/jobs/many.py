@@ -16,8 +16,8 @@ from mlx_video import platform
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.placeholder import Placeholder
-from mlx_video.jobs.text import AT_ONCE as TEXTS_AT_ONCE
-from mlx_video.jobs.text import cut_off, encode_prompts
+from mlx_video.jobs.texts.prompts import AT_ONCE as TEXTS_AT_ONCE
+from mlx_video.jobs.texts.prompts import cut_off, encode_prompts
 from mlx_video.lending.shelf import SMALL, Shelf
 from mlx_video.lending.visits import Ways
 from mlx_video.lending.weighing import weigh_upsampler

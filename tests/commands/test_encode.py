@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mlx_video import encode, generate
-from mlx_video.jobs import embeddings as contexts
-from mlx_video.jobs import embeddings_npz as contexts_npz
+from mlx_video.jobs.texts import embeddings as contexts
+from mlx_video.jobs.texts import npz as contexts_npz
 from mlx_video.lending import loader
 
 SIZE = ["--height", 64, "--width", 64, "--num-frames", 9, "--quiet"]

@@ -22,8 +22,10 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
 COMMANDS = ("generate", "generate_av", "generate_dev", "upscale", "convert", "models.ltx_2.convert", "encode", "info")
-OTHERS = ("hf auth login", "pip install ", "python -m pytest", "python -m bench.")
-"""What is shown besides and does not run here: installing, logging in, tests."""
+OTHERS = ("hf auth login", "pip install ", "python -m pytest", "python -m bench.", "python -m mlx_video.doctor")
+"""What is shown besides and does not run here: installing, logging in, tests, and what has long tests of its own."""
+LIST = "docs/working-day.md"
+"""The page with a file of prompts."""
 SMALLER = ["-H", "64", "-W", "64", "-n", "17"]
 
 
@@ -32,7 +34,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def shown(page: str) -> list[str]:
     """The command lines of a page: what is indented by four, or stands in a fence for the shell."""
-    fences = [body for language, body in FENCE.findall(PAGES[page]) if language != "python"]
+    fences = [body for language, body in FENCE.findall(PAGES[page]) if language != "python" and page != LIST]
     lines = re.findall(r"^    (\S.*)", FENCE.sub("", PAGES[page]), re.MULTILINE)
     lines += [line for body in fences for line in body.splitlines() if line.strip()]
     return [part.strip() for line in lines for part in line.split(" && ")]
@@ -88,7 +90,8 @@ def kept(tmp_path_factory, small_folder, repos, inputs):
     for name in ("style.safetensors", "motion.safetensors", small.LORAS["2"]):
         shutil.copy(small_folder("2") / small.LORAS["2"], place / name)
     model = ["--model-repo", str(small_folder("2")), "--quiet"]
-    run("generate", ["-p", "fox", *SMALLER, *model, "-o", str(place / "clip.mp4")])
+    run("generate", ["-p", "fox", *SMALLER, *model, "--latents", "-o", str(place / "clip.mp4")])
+    (place / "list.txt").write_text(FENCE.findall(PAGES[LIST])[0][1])
     for name in ("fox.safetensors", "prompt_embedding.npz"):
         run("encode", ["-p", "fox", *model, "-o", str(place / name)])
     with pytest.MonkeyPatch.context() as patch, played_hub.play(patch, place.parent / "pages-hub", repos):
@@ -115,6 +118,8 @@ def run(command: str, words: list[str]) -> None:
 
 def made_small(command: str, words: list[str]) -> list[str]:
     """The same words for a small clip in few steps, of a checkpoint with few blocks."""
+    if "--decode" in words:
+        return words
     guided = command == "generate_dev" or any(word.startswith("dev") for word in words)
     steps = ["--steps", "2"] if guided else []
     blocks = ["--stg-blocks", "1"] if "--stg-blocks" in words else []
@@ -132,7 +137,9 @@ def test_a_command(page, line, world):
         shutil.rmtree("ltx-2-distilled")
     if command.startswith("generate"):
         words = made_small(command, words) + (
-            [] if page == "README.md" or {"--plan", "--placeholder"} & set(words) else ["--plan"]
+            []
+            if page == "README.md" or {"--plan", "--placeholder", "--decode", "--latents"} & set(words)
+            else ["--plan"]
         )
     run(command, words)
     if command != "info" and "--plan" not in words:
@@ -142,7 +149,8 @@ def test_a_command(page, line, world):
 def outputs(words: list[str]) -> list[str]:
     """The files that a command names as its own."""
     flags = ("-o", "--output", "--output-path", "--output-audio", "--mlx-path")
-    return [words[place + 1] for place, word in enumerate(words) if word in flags] or ["output.mp4"]
+    named = [words[place + 1] for place, word in enumerate(words) if word in flags] or ["output.mp4"]
+    return [path.replace(".", "-0001.") for path in named] if "--takes" in words else named
 
 
 @pytest.mark.parametrize(("page", "number", "block"), BLOCKS, ids=[f"{page} {number}" for page, number, _ in BLOCKS])

@@ -12,8 +12,8 @@ from mlx_video.cpu import forms
 from mlx_video.models import layers
 
 PACKAGE = Path(mlx_video.__file__).parent
-ASKS = {"platform.py", "models/ltx_2/costs.py", "models/ltx_2/video_vae/tiling.py"}
-"""Where decisions by machine are made, and where the bytes of a computation are predicted."""
+ASKS = {"platform.py", "checkup/machine.py", "models/ltx_2/costs.py", "models/ltx_2/video_vae/tiling.py"}
+"""Where decisions by machine are made or told of, and where the bytes of a computation are predicted."""
 
 
 def test_networks_ask_the_switch_and_not_the_machine():

@@ -12,7 +12,7 @@ from mlx_video.diffusion.schedules import DISTILLED, REFINE, part_of
 from mlx_video.jobs.inputs import LOOK_AHEAD
 from mlx_video.jobs.inputs import read as read_media
 from mlx_video.jobs.settings import resolve
-from mlx_video.jobs.text import enhanced
+from mlx_video.jobs.texts.prompts import enhanced
 from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.types import Watch

@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.jobs import embeddings as contexts
-from mlx_video.jobs.embeddings import Cache, Widths, load, save
+from mlx_video.jobs.texts import embeddings as contexts
+from mlx_video.jobs.texts.embeddings import Cache, Widths, load, save
 from mlx_video.types import Context, UserError
 
 WIDTHS = Widths(8, 4)

@@ -12,7 +12,7 @@ import pytest
 from mlx_video import LTXPipeline, UserError
 from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.jobs import convert
-from mlx_video.jobs import embeddings as contexts
+from mlx_video.jobs.texts import embeddings as contexts
 from mlx_video.media.audio import write_wav
 from mlx_video.media.image import save_image
 from mlx_video.media.video import frame_folder, write_video

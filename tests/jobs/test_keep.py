@@ -13,10 +13,10 @@ import pytest
 from mlx_video import AudioIn, ImageAt, Lora, LTXPipeline, Request, UserError
 from mlx_video.diffusion.noise import seeded
 from mlx_video.diffusion.schedules import REFINE
-from mlx_video.jobs import text
 from mlx_video.jobs.generate import Generate
 from mlx_video.jobs.keep import Keep
 from mlx_video.jobs.stages import Denoising, Inputs
+from mlx_video.jobs.texts import prompts as text
 from mlx_video.models.families import DEFAULT
 from mlx_video.models.ltx_2.duration import DurationHead
 from mlx_video.models.ltx_2.recipes import RECIPES

@@ -4,7 +4,7 @@ import pytest
 
 from mlx_video import LTXPipeline, UserError
 from mlx_video.checkpoints.text_source import TextSource
-from mlx_video.jobs import text
+from mlx_video.jobs.texts import prompts as text
 from mlx_video.models.families import DEFAULT
 
 WORDS = " ".join(f"fox{n:04}" for n in range(1500))

@@ -190,7 +190,7 @@ def test_numbers_that_are_none_leave_one_clip_out(small_folder):
 
     def once(self, *given):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 4:  # what the LoRA changes was measured with two, for the first clip
             raise UserError("The run ended.")
         return prepare(self, *given)
 

@@ -16,11 +16,11 @@ from mlx_video.checkpoints.layouts.neighbours import upsampler_kind
 from mlx_video.diffusion.noise import given, seeded
 from mlx_video.diffusion.schedules import REFINE
 from mlx_video.diffusion.tokens import unpatchify, video_positions
-from mlx_video.jobs import text
 from mlx_video.jobs import upscale as upscaling
 from mlx_video.jobs.convert import convert
 from mlx_video.jobs.settings import resolve
 from mlx_video.jobs.stages import Denoising, Inputs
+from mlx_video.jobs.texts import prompts as text
 from mlx_video.jobs.upscale import Still, Upscale, Upscaling, encode, read_source
 from mlx_video.lending.loader import Loader
 from mlx_video.models.ltx_2 import upsampler

@@ -67,7 +67,7 @@ def test_the_keywords_of_a_call_are_the_fields_of_its_table():
 def test_every_keyword_of_from_pretrained_has_its_flag():
     keyword_only = set(inspect.signature(LTXPipeline.from_pretrained).parameters) - {"lora"}
     assert {
-        NAMES[one.name] for one in options_of(Model) if one.name not in ("verbose", "quiet", "plan")
+        NAMES[one.name] for one in options_of(Model) if one.name not in ("verbose", "quiet", "plan", "progress")
     } == keyword_only
 
 

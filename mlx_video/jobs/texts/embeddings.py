@@ -20,7 +20,7 @@ import numpy as np
 from mlx_video import platform
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.text_source import TextSource
-from mlx_video.jobs import embeddings_npz as contexts_npz
+from mlx_video.jobs.texts import npz as contexts_npz
 from mlx_video.lending.loader import Loader
 from mlx_video.media.files import check_input, check_place, replacing
 from mlx_video.reading import is_there, parse_json, shown

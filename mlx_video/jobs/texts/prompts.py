@@ -16,7 +16,7 @@ from mlx_video.checkpoints import locate
 from mlx_video.checkpoints.hub.outlines import Outlines
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.jobs.demand import Networks, encoding
-from mlx_video.jobs.embeddings import SUFFIXES, Cache, connectors_mark, save
+from mlx_video.jobs.texts.embeddings import SUFFIXES, Cache, connectors_mark, save
 from mlx_video.lending.finite import Origin
 from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways

@@ -1,0 +1,1 @@
+"""From prompts to contexts, and contexts in files of their own."""
