@@ -106,6 +106,8 @@ class Loader:
             give_weights(network, part, dtype, how)
         if transformer:
             network.keep_text = self.ways.keep_text
+            if isinstance(network.parts, Streamed):
+                network.parts.keep(self.ways.kept)
         try:
             yield network
         finally:
@@ -120,9 +122,13 @@ class Loader:
             release(transformer)
         yield
         if self.ways.step_aside:
-            again = self.checkpoint.build("transformer", **options)
-            give_weights(again, self.checkpoint.part("transformer"), self.dtype, self.quantization)
+            again, streamed = self.checkpoint.build("transformer", **options), isinstance(transformer.parts, Streamed)
+            give = stream_weights if streamed else give_weights
+            give(again, self.checkpoint.part("transformer"), self.dtype, self.quantization)
             dict.update(transformer, again)
+            if streamed:
+                transformer.parts = again.parts
+                transformer.parts.keep(self.ways.kept)
 
     @contextmanager
     def borrow_upsampler(self, kind: str = "spatial x2") -> Iterator[nn.Module]:
@@ -206,6 +212,8 @@ def read_text_encoder(source: TextSource, dtype: mx.Dtype, streamed: bool = Fals
 
 def release(network: nn.Module) -> None:
     """Empties a network, whoever still holds it, and gives its memory back."""
+    if isinstance(parts := getattr(network, "parts", None), Streamed):
+        parts.let_go()
     network.clear()
     mx.clear_cache()
 
