@@ -189,6 +189,11 @@ def memory_budget() -> int:
     return memory_limit() * 4 // 5
 
 
+def cache_limit() -> int:
+    """Bytes that MLX may keep of freed buffers on this machine."""
+    return min(CACHE_LIMIT, memory_limit() // CACHE_SHARE)
+
+
 def peak_memory() -> int:
     """Most bytes that MLX held at once since the last call (or the start); counting begins anew."""
     peak = mx.get_peak_memory()
@@ -268,7 +273,7 @@ def prepare() -> None:
     os.environ.setdefault(TF32_SWITCH, "0")
     for sentence in shortcomings():
         log.warning("%s", sentence)
-    mx.set_cache_limit(min(CACHE_LIMIT, memory_limit() // CACHE_SHARE))
+    mx.set_cache_limit(cache_limit())
     if is_metal():
         mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
     if is_cpu():

@@ -25,8 +25,7 @@ from mlx_video.checkpoints.layouts import open_checkpoint
 from mlx_video.checkpoints.layouts.converted import FOLDERS, MARKER
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.diffusion.tokens import positions
-from mlx_video.lending.loader import release
-from mlx_video.lending.visits import Ways
+from mlx_video.lending.visits import Ways, release
 from mlx_video.media.files import check_new_folder, replacing
 from mlx_video.types import Listener, Tree, UserError, Watch
 from mlx_video.weights import names, quantize

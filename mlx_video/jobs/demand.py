@@ -59,7 +59,7 @@ class TextEncoder:
     def quantized(self, size: int) -> TextEncoder:
         """With weights, now of `size` bytes each, in few bits, about; itself where it is quantized."""
         share = 1.0 if self.config.quantization else Quantization.of(ENCODER_BITS).bytes_each(size) / size
-        return replace(self, weights=Weights(*(round(count * share) for count in self.weights)))
+        return replace(self, weights=self.weights.times(share))
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,22 @@ class Networks:
         loader, config, streamed = self.loader, self.loader.checkpoint.config, ways.stream_transformer
         keep, size = ways.keep_text, loader.dtype.size
         cost = self.costs.denoise(config, tokens, passes, calls, batched=batched, keep_text=keep, size=size)
-        weights, file = self.weights("transformer", audio or "audio" in tokens), loader.checkpoint.distilled_lora
-        loras = sum(self.loras) + (size_of(file) if distilled and file is not None else 0)
-        held = weights.held(streamed) + self.costs.adapt(config, loras, streamed)
-        return Need(phase, held, round(cost.work), cost.flops, weights.read * (calls if streamed else 1), loader.dtype)
+        weights, loras = self.weights("transformer", audio or "audio" in tokens), self._loras(distilled)
+        part = self._part(weights, loras) if streamed else 0
+        held = weights.held(streamed) + ways.kept * part + self.costs.adapt(config, loras, streamed)
+        stay = ways.kept / weights.parts if part else 1.0
+        read = round(weights.read * (stay + calls * (1 - stay)))
+        return Need(phase, held, round(cost.work), cost.flops, read, loader.dtype, part=part, parts=weights.parts)
+
+    def _loras(self, distilled: bool) -> int:
+        """Bytes of the LoRAs of a stage; distilled: with the distilled one."""
+        file = self.loader.checkpoint.distilled_lora
+        return sum(self.loras) + (size_of(file) if distilled and file is not None else 0)
+
+    def _part(self, weights: Weights, loras: int) -> int:
+        """Bytes of a block of the transformer that stays in memory: beside weights in few bits LoRAs stay, too."""
+        packed = loras and (self.quantization is not None or is_quantized(self.loader))
+        return weights.part + (loras // weights.parts if packed else 0)
 
     def upsample(self, settings: Settings, ways: Ways, kind: str, grid: Grid) -> Need:
         """Between two stages: beside the transformer and the texts, which stay for the next one.
@@ -156,11 +168,14 @@ class Networks:
         """
         loader = self.loader
         own, transformer = weigh_upsampler(loader, kind), self.weights("transformer", "audio" in settings.modalities)
-        beside = 0 if ways.step_aside else transformer.rest if ways.stream_transformer else transformer.whole
-        again = transformer.read if ways.step_aside else 0
+        stays = ways.stream_transformer and not ways.step_aside
+        part = self._part(transformer, self._loras(distilled=any(settings.lora_strengths))) if stays else 0
+        kept = transformer.rest + ways.kept * part if ways.stream_transformer else transformer.whole
+        beside, again = (0, transformer.read) if ways.step_aside else (kept, 0)
         cost = self.costs.upsample(loader.upsampler(kind).settings, grid, loader.vae_dtype.size)
         texts = self.costs.contexts(loader.checkpoint.config, len(settings.prompts), loader.dtype.size)
-        return Need(Phase.UPSAMPLE, own.whole + beside, round(cost.work + texts), read=own.read + again)
+        held, read = own.whole + beside, own.read + again
+        return Need(Phase.UPSAMPLE, held, round(cost.work + texts), read=read, part=part, parts=transformer.parts)
 
     def decode(self, grid: Grid, tiling: str, ways: Ways, stream: bool, decoder: str = "conv") -> Need:
         """Decoding a video of latent `grid` (F, H, W)."""

@@ -99,8 +99,8 @@ class Adapters:
         """What brings LoRAs to the strengths of a stage, by name: the "user"'s own, all together, and "distilled".
 
         Going from one strength to the next adds the difference: the weights are not read a second time. Blocks that are
-        read from disk for each visit are given all of it each time they are read. Several runs with the same LoRAs may
-        have one transformer.
+        read from disk for each visit are given all of it each time they are read, and so are those among them that
+        stay: read once more, they have the same numbers. Several runs with the same LoRAs may have one transformer.
         """
         streamed = transformer.parts if isinstance(transformer.parts, Streamed) else None
         if getattr(transformer, "added", None) is None:
@@ -115,6 +115,8 @@ class Adapters:
                 terms = _terms(self._groups[name], strength - now[name]).items()
                 fitting.add(transformer, {p: t for p, t in terms if streamed is None or streamed.split(p)[0] is None})
                 now[name] = strength
+                if streamed is not None and self._groups[name]:
+                    streamed.let_go()
 
         if streamed is not None:
             streamed.adapt = lambda: [_terms(group, now[name]) for name, group in self._groups.items()]

@@ -26,7 +26,7 @@ from mlx_video.checkpoints.layouts.neighbours import upsampler_part
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.lending.adapters import adapt_anew, is_adapted
 from mlx_video.lending.shelf import Shelf
-from mlx_video.lending.visits import Files, Streamed, Ways
+from mlx_video.lending.visits import Files, Streamed, Ways, release
 from mlx_video.models.families import DEFAULT, FAMILIES
 from mlx_video.types import UserError
 from mlx_video.weights import names, quantize
@@ -115,6 +115,8 @@ class Loader:
         with self._lent(key, part, self.dtype_of(component), make) as network:
             if component == "transformer":
                 network.keep_text = self.ways.keep_text
+                if isinstance(network.parts, Streamed):
+                    network.parts.keep(self.ways.kept)
             yield network
 
     @contextmanager
@@ -143,9 +145,13 @@ class Loader:
         if self.shelf is not None:
             self.shelf.make_room()
         if self.ways.step_aside and not transformer:
-            again = self.checkpoint.build("transformer", **options)
-            give_weights(again, self.checkpoint.part("transformer"), self.dtype, self.quantization)
+            again, streamed = self.checkpoint.build("transformer", **options), isinstance(transformer.parts, Streamed)
+            give = stream_weights if streamed else give_weights
+            give(again, self.checkpoint.part("transformer"), self.dtype, self.quantization)
             dict.update(transformer, again)
+            if streamed:
+                transformer.parts = again.parts
+                transformer.parts.keep(self.ways.kept)
             adapt_anew(transformer)
 
     @contextmanager
@@ -226,12 +232,6 @@ def read_text_encoder(source: TextSource, dtype: mx.Dtype, streamed: bool = Fals
     else:
         names.assign(network, source.load(), source.what, dtype=dtype)
     return source.encoder(network)
-
-
-def release(network: nn.Module) -> None:
-    """Empties a network, whoever still holds it, and gives its memory back."""
-    network.clear()
-    mx.clear_cache()
 
 
 def parameter_bytes(network: nn.Module) -> int:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import mlx.core as mx
 import mlx.nn as nn
+
+from mlx_video.lending.visits import release
 
 SMALL = 512 << 20
 """Bytes of weights up to which a network is kept beside others, such as those of sound; plans count them."""
@@ -65,5 +66,4 @@ class Shelf:
             self._drop(key)
 
     def _drop(self, key: Hashable) -> None:
-        self._kept.pop(key).network.clear()
-        mx.clear_cache()
+        release(self._kept.pop(key).network)

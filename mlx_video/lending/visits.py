@@ -2,7 +2,8 @@
 
 A part is a block of the transformer or a layer of the text encoder. For each visit its tensors are read from disk anew
 and made ready exactly as `loader.give_weights` makes a whole network's, so the numbers are the same; after it they go.
-Knows files, names, quantization and LoRAs; knows no particular network and no step.
+As many parts as memory holds may stay, ready as they are, after their first visit. Knows files, names, quantization and
+LoRAs; knows no particular network and no step.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Ways:
     of 1024 that took 0.78 to 0.95 of the CPU seconds of reading them whole."""
     stream_transformer: bool = False
     """Read the transformer block by block, in every step."""
+    kept: int = 0
+    """Of a transformer that is read so, how many blocks stay in memory from their first visit on."""
     step_aside: bool = False
     """Let the transformer go while latents are upsampled between stages, and read it anew."""
     keep_text: bool = True
@@ -71,8 +74,19 @@ def parts_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         )
 
 
+def _staying(paths: Sequence[str], kept: int) -> frozenset[str]:
+    """Which of the parts stay in memory where `kept` of them may.
+
+    Those that are read lie evenly between them, each behind the ones that stay: a part is read while all since the one
+    that was read before it compute. Side by side, each would be read behind a single part's computing, and the disk
+    would rest during the others'.
+    """
+    count, read = len(paths), max(len(paths) - kept, 0)
+    return frozenset(path for i, path in enumerate(paths) if (i + 1) * read // count == i * read // count)
+
+
 class Streamed:
-    """Takes the place of a network's own iterator over its parts; each part has weights only while it is visited."""
+    """Takes the place of a network's own iterator over its parts; each has weights while it is visited, some longer."""
 
     def __init__(
         self,
@@ -88,6 +102,12 @@ class Streamed:
         quantization: to make of the parts. Raises UserError, naming `what`, where tensors do not fit one to one.
         """
         self._parts = parts = dict(parts_of(network))
+        self._stay: frozenset[str] = frozenset()
+        """Parts that keep their weights after a visit."""
+        self._ready: set[str] = set()
+        """Those of them that have theirs."""
+        self.bytes_read = 0
+        """From disk for parts, so far."""
         self._states = {file: state_of(file) for file in files.tensors.paths}
         self._files, self._dtype, self._quantization = files, dtype, quantization
         entries = files.tensors.entries
@@ -119,26 +139,47 @@ class Streamed:
         return None, path
 
     def __call__(self, results: object) -> Iterator[nn.Module]:
-        """Visits every part once, in order. `results` is evaluated before a part's weights go.
+        """Visits every part once, in order. `results` is evaluated before a part's weights go, and after one that
+        stays: it is to compute while the next is read.
 
         Raises UserError where a file is not what it was.
         """
         self._check_files(None)
-        waiting = self._read()
+        waiting, ahead = self._read(), None
         for path, part in self._parts.items():
             try:
                 try:
-                    self._fill(part, waiting.pop(path))
-                    mx.eval(part.parameters())
-                    if waiting:
-                        mx.async_eval(waiting[next(iter(waiting))].everything())
+                    if path in waiting:
+                        self._fill(part, waiting.pop(path))
+                        mx.eval(part.parameters())
+                        self._settle(path, part)
+                    following = next(iter(waiting), None)
+                    if following is not None and following != ahead:
+                        mx.async_eval(waiting[following].everything())
+                        ahead = following
                 except RuntimeError as error:
                     self._check_files(error)
                     raise
+                if path in self._stay:  # from here on it is whole, whatever becomes of this call
+                    self._ready.add(path)
                 yield part
                 mx.eval(results)
             finally:
-                self._empty(path, part)
+                if path not in self._ready:
+                    self._empty(path, part)
+
+    def keep(self, count: int) -> None:
+        """From now on so many parts stay in memory after a visit."""
+        stay = _staying(list(self._parts), count)
+        if stay != self._stay:
+            self.let_go()
+        self._stay = stay
+
+    def let_go(self) -> None:
+        """Empties the parts that stay; each is made anew, of what files and `adapt` then give, at its next visit."""
+        while self._ready:
+            path = self._ready.pop()
+            self._empty(path, self._parts[path])
 
     def _check_files(self, cause: Exception | None) -> None:
         # Half a run with other weights would look like any other.
@@ -147,16 +188,20 @@ class Streamed:
                 raise UserError(f"{file} changed while the run was reading it; start it again.") from cause
 
     def _read(self) -> dict[str, _Visit]:
+        """What is to be read in a call, part by part, lazily."""
+        wanted = {path: own for path, own in self._names.items() if path not in self._ready}
+        if not wanted:
+            return {}
         # A lazy array keeps what it has read as long as anyone holds it, so each call takes new ones: 50 ms for the
         # 5,947 tensors of LTX-2.3, most of it the file's header. The first call has those that names were told by.
         arrays, self._loaded = self._loaded or self._load(), None
-        waiting = {path: _Visit({name: arrays[name] for name in own}, []) for path, own in self._names.items()}
+        waiting = {path: _Visit({name: arrays[name] for name in own}, []) for path, own in wanted.items()}
         for terms in self.adapt():
             for visit in waiting.values():
                 visit.terms.append({})
             for path, pairs in terms.items():
                 owner, rest = self.split(path)
-                if owner is not None:
+                if owner in waiting:
                     waiting[owner].terms[-1][rest] = pairs
         return waiting
 
@@ -165,6 +210,7 @@ class Streamed:
         return self._files.tensors.load(self._files.prefixes, platform.shared_stream(mx.cpu, "reading"))
 
     def _fill(self, part: nn.Module, visit: _Visit) -> None:
+        self.bytes_read += sum(array.nbytes for array in visit.arrays.values())
         ready = []
         # Bits are chosen from the weights as they are in the file.
         dtype = None if self._quantization else self._dtype
@@ -177,6 +223,17 @@ class Streamed:
         for terms in visit.terms:
             lora.add(part, terms)
 
+    def _settle(self, path: str, part: nn.Module) -> None:
+        # Layers that quantized ones have replaced still hold what those were made from, and are held for later.
+        if self._quantization is None:
+            return
+        layers, parameters = self._idle[path]
+        now, ready = part.leaf_modules(), part.parameters()
+        part.update_modules(layers)
+        part.update(parameters)
+        part.update_modules(now)
+        part.update(ready)
+
     def _empty(self, path: str, part: nn.Module) -> None:
         layers, parameters = self._idle[path]
         lora.detach(part)
@@ -185,6 +242,14 @@ class Streamed:
 
     def _widened(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
         return widen.widen(arrays, self._files.tensors.entries, mx.float32)
+
+
+def release(network: nn.Module) -> None:
+    """Empties a network, whoever still holds it, and gives its memory back."""
+    if isinstance(parts := getattr(network, "parts", None), Streamed):
+        parts.let_go()
+    network.clear()
+    mx.clear_cache()
 
 
 class _Visit(NamedTuple):

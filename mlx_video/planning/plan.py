@@ -16,6 +16,8 @@ from mlx_video.lending.visits import Ways
 from mlx_video.request import kinds
 from mlx_video.types import UserError, amount
 
+DOUBT = 0.2
+"""Of a phase's work, how far its prediction may be off: blocks that stay on purpose leave so much more free."""
 MOST_GIB = 1 << 20
 """That a limit may say; no machine has so much."""
 DISK = 2e9
@@ -51,6 +53,11 @@ class Memory(NamedTuple):
         return platform.memory_budget() if self.limit is None else self.limit
 
     @property
+    def spare(self) -> int:
+        """Bytes that blocks which stay on purpose leave to MLX for freed buffers; under a limit it gives those back."""
+        return platform.cache_limit() if self.limit is None else 0
+
+    @property
     def ways(self) -> Iterator[Ways]:
         """How a run may go, the fastest first."""
         arrays = None if self.limit is None else max(self.limit - platform.PROCESS_BYTES, 1)
@@ -80,6 +87,10 @@ class Need(NamedTuple):
     """What the user should know of how it is done; `{without}` stands for what it would take otherwise."""
     without: int = 0
     """Bytes of everything else, done otherwise."""
+    part: int = 0
+    """Bytes that each block takes which stays of a transformer that is read block by block; 0: none can stay here."""
+    parts: int = 0
+    """How many blocks it has."""
 
     @property
     def peak(self) -> int:
@@ -186,7 +197,7 @@ def make_plan(demand: Demand, memory: Memory) -> Plan:
     Raises UserError, with the smallest change that would do, where the run cannot fit; where the user wants networks
     whole in memory it is planned all the same.
     """
-    plan = _choose(demand.needs, memory)
+    plan = _keep(demand.needs, _choose(demand.needs, memory), memory)
     if not plan.fits and (memory.low is not False or demand.strict):
         raise UserError(_refusal(demand, plan, memory))
     return replace(plan, choices=tuple(_explain(demand, plan, memory)))
@@ -201,6 +212,22 @@ def _choose(needs: Callable[[Ways], Sequence[Need]], memory: Memory) -> Plan:
     return plan
 
 
+def _keep(needs: Callable[[Ways], Sequence[Need]], plan: Plan, memory: Memory) -> Plan:
+    """A plan that reads the transformer block by block, with as many blocks in memory as every phase has room for.
+
+    A block takes the same bytes for each that stays, so one phase after the other says how many.
+    """
+    room = [
+        (int((plan.limit - memory.spare - phase.peak - DOUBT * phase.work) // phase.part), phase.parts)
+        for phase in plan.phases
+        if phase.part
+    ]
+    kept = min((count for both in room for count in both), default=0)
+    if memory.low is not None or kept <= 0:
+        return plan
+    return _plan(needs, replace(plan.ways, kept=kept), memory)
+
+
 def _plan(needs: Callable[[Ways], Sequence[Need]], ways: Ways, memory: Memory) -> Plan:
     return Plan(tuple(need.counted(memory) for need in needs(ways)), ways, memory.budget)
 
@@ -208,13 +235,7 @@ def _plan(needs: Callable[[Ways], Sequence[Need]], ways: Ways, memory: Memory) -
 def _explain(demand: Demand, plan: Plan, memory: Memory) -> Iterator[str]:
     ways, allowed = plan.ways, f"and {amount(plan.limit)} are allowed"
     if ways.stream_transformer:
-        whole = replace(ways, stream_transformer=False)
-        why = "and --low-memory is given."
-        if memory.low is None:
-            faster = (change.words for change in demand.faster() if _stays(_choose(change.needs, memory)))
-            why = f"{allowed}.{next(faster, '')}"
-        peak = amount(_plan(demand.needs, whole, memory).peak)
-        yield f"The transformer is read from disk block by block in every step: whole it would take {peak}, {why}"
+        yield _explain_reading(demand, plan, memory, allowed)
     if ways.step_aside:
         beside = amount(_plan(demand.needs, replace(ways, step_aside=False), memory).peak)
         yield (
@@ -229,6 +250,22 @@ def _explain(demand: Demand, plan: Plan, memory: Memory) -> Iterator[str]:
             yield phase.told.format(without=f"{amount(phase.weights + phase.without)}, {allowed}")
     if not plan.fits:
         yield f"This run takes {amount(plan.peak)}, {allowed}; with --no-low-memory it is tried all the same."
+
+
+def _explain_reading(demand: Demand, plan: Plan, memory: Memory, allowed: str) -> str:
+    kept, parts = plan.ways.kept, max(phase.parts for phase in plan.phases)
+    how = "The transformer is read from disk block by block in every step"
+    if kept:
+        how = (
+            f"{kept} of the transformer's {parts} blocks stay in memory; {parts - kept} are read from disk, block by "
+            f"block, in every step"
+        )
+    why = "and --low-memory is given."
+    if memory.low is None:
+        faster = (change.words for change in demand.faster() if _stays(_choose(change.needs, memory)))
+        why = f"{allowed}.{next(faster, '')}"
+    whole = replace(plan.ways, stream_transformer=False)
+    return f"{how}: whole it would take {amount(_plan(demand.needs, whole, memory).peak)}, {why}"
 
 
 def _stays(plan: Plan) -> bool:

@@ -16,7 +16,9 @@ _WIDENED = {"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64", "I8"}
 
 
 class Weights(NamedTuple):
-    """Bytes of a network: all, what lies outside its parts, and what one part takes where parts are read from disk."""
+    """Bytes of a network: all, what lies outside its parts, and what one part takes where parts are read from disk;
+    and how many parts there are.
+    """
 
     whole: int
     rest: int
@@ -24,10 +26,18 @@ class Weights(NamedTuple):
     """Largest visit: one part in compute precision plus one (it or the next) as read from disk."""
     read: int
     """Of all on disk."""
+    part: int = 0
+    """Largest part, in memory."""
+    parts: int = 0
 
     def held(self, streamed: bool) -> int:
         """What is in memory at a time."""
         return self.rest + self.visit if streamed else self.whole
+
+    def times(self, share: float) -> Weights:
+        """With so many bytes for each of these."""
+        whole, rest, visit, read, part = (round(count * share) for count in self[:-1])
+        return Weights(whole, rest, visit, read, part, self.parts)
 
 
 def weigh(
@@ -56,7 +66,8 @@ def weigh(
     itself = [0 if used[part] == raw[part] else raw[part] for part in order]
     following = [*(raw[part] for part in order), 0][1:]
     visit = max((used[part] + max(both) for part, *both in zip(order, itself, following, strict=True)), default=0)
-    return Weights(used.total(), used[None], visit, raw.total())
+    largest = max((used[part] for part in order), default=0)
+    return Weights(used.total(), used[None], visit, raw.total(), largest, len(order))
 
 
 def _part(path: str, visited: Sequence[str]) -> tuple[int, int] | None:

@@ -92,6 +92,14 @@ def test_a_clip_fits_on_every_mac(real, generation, gigabytes) -> None:
         assert stage.weights == pytest.approx(held, rel=0.01)
         assert stage.work < 0.1 * held
     else:
+        # Some blocks stay, one more would not leave what is doubtful free; none where the user wants it so.
+        assert 0 < made.ways.kept < stage.parts
+        tight = max(phase.peak + 0.2 * phase.work for phase in made.phases if phase.part)
+        assert tight <= made.limit - (2 << 30) < tight + stage.part
+        with macs.mac(gigabytes):
+            low = plan(real[generation], low_memory=True)
+        stage = next(phase for phase in low.phases if phase.name == "stage 2")
+        assert low.ways.kept == 0
         assert stage.weights < 0.1 * held
 
 

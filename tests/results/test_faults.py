@@ -129,9 +129,8 @@ def test_a_faulty_clip_is_written_and_told_and_its_latents_are_kept(
     last = capsys.readouterr().err.splitlines()[-1]
     assert status == 1
     assert said in last
-    assert last.endswith(
-        f"{video} is written as it is, and its latents are kept in {tmp_path / 'a.latents.safetensors'}."
-    )
+    kept = tmp_path / "a.latents.safetensors"
+    assert last.endswith(f"{video} is written as it is, and its latents are kept in {kept}.")
     assert video.stat().st_size
     assert len(Clip.open(kept)) == 9
 
