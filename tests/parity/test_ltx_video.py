@@ -185,13 +185,15 @@ WORDS = (
     "Time-lapse of clouds over mountains, 4k, high detail, 35mm film, (close-up), it's done!",
 )
 ODD = (
-    "", " ", "a", "A red fox", "  two  spaces  ", "tab\tand\nline\r\nbreaks", "…", "—", "“quotes” ‘and’ 'others'",
+    "", " ", "a", "A red fox",
+    "  two  spaces  ", "tab\tand\nline\r\nbreaks", "…", "—", "“quotes” ‘and’ 'others'",
     "5×5", "½ ⅓ ²", "ﬁne ﬂow", "Ünïcode", "Ünïcode", "Straße", "ĲSSEL ĳ", "ＦＵＬＬ ｗｉｄｔｈ", "①②③", "㎏ ㎞²",
     "한국어", "日本語テキスト", "ﾊﾝｶｸ", "Ελληνικά", "кириллица", "עברית", "العربية", "हिन्दी", "🦊", "👩‍🚀 flies", "🏳️‍🌈",
     "<extra_id_0>", "a <extra_id_1> b", "x<extra_id_99>y", "</s>", "a</s>b", "<pad> <unk>", "<extra_id_100>",
-    "<EXTRA_ID_0>", "▁under▁score", "▁", "a\u00a0b", "a\u3000b", "a\u200bb", "a\u00adb", "\ufeffbom", "a\u0000b",
-    "a\u0007b", "e\u0301", "ŀ", "K Å Ω", "ſ long", "…...", "a" * 300, "fox " * 300, "supercalifragilistic", "RED fox, Red FOX",
-    "{json: [1, 2]}", "C:\\path\\file", "http://example.org/?q=1&r=2", "50% off!!!", "3.14159", "1,000,000", "a.b.c", "don't can't",
+    "<EXTRA_ID_0>", "▁under▁score", "▁", "a\u00a0b", "a\u3000b", "a\u200bb", "a\u00adb", "\ufeffbom",
+    "a\u0000b", "a\u0007b", "e\u0301", "ŀ", "K Å Ω", "ſ long", "…...", "a" * 300, "fox " * 300,
+    "supercalifragilistic", "RED fox, Red FOX", "{json: [1, 2]}", "C:\\path\\file",
+    "http://example.org/?q=1&r=2", "50% off!!!", "3.14159", "1,000,000", "a.b.c", "don't can't",
     "\u202eright to left", "𝒻𝑜𝓍", "ǅ", "﷽", "\U0001f1e9\U0001f1ea", "na\u0308ive", "\t", "snow.Snow.SNOW",
 )  # fmt: skip
 
