@@ -1,28 +1,40 @@
-"""What a file says of how it was made: the settings, the model with a mark of each file, and of the user's files their
-names without folders and their marks."""
+"""What a file says of how it was made: the settings, the model with a mark of each file, of the user's files their
+names without folders and their marks, and of a file that it was made out of what that one says of itself."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_video import __version__
 from mlx_video.checkpoints.locate import is_hub_id
+from mlx_video.media import settings as written
+from mlx_video.types import UserError
 
 if TYPE_CHECKING:
     from mlx_video.checkpoints.checkpoint import Checkpoint
+    from mlx_video.checkpoints.text_source import TextSource
     from mlx_video.jobs.settings import Settings
 
 MARKED = 64 << 20
 """Bytes of a file, from its beginning, that its mark is of; of a safetensors file its header's."""
+MOST_OF_PARENT = 100_000
+"""Characters that a file says of another that it was made out of; where that has more, its name and mark do."""
 
 
 def described(
-    settings: Settings, checkpoint: Checkpoint | None, computed: Mapping[str, Any] | None = None
+    settings: Settings,
+    checkpoint: Checkpoint | None,
+    computed: Mapping[str, Any] | None = None,
+    encoder: TextSource | None = None,
 ) -> dict[str, Any]:
-    """Of a clip; one that no checkpoint took part in names none. computed: how the networks computed."""
+    """Of a clip; one that no checkpoint took part in names none.
+
+    computed: how the networks computed. encoder: the text encoder, where one took part.
+    """
     model = {"mlx_video": __version__} if checkpoint is None else model_of(checkpoint)
     values = {**settings.metadata, **model, **(computed or {})}
     marks = {}
@@ -38,8 +50,27 @@ def described(
             marks.update(_marks(values[name]))
             values[name] = name_of(values[name])
     if checkpoint is not None:
-        marks.update({_inside(file, checkpoint.source): mark_of(file) for file in checkpoint.files})
+        marks.update(marks_of(checkpoint, encoder))
     return {**values, **({"files": marks} if marks else {})}
+
+
+def marks_of(checkpoint: Checkpoint, encoder: TextSource | None = None) -> dict[str, str]:
+    """Of each file of a model, by its place."""
+    marks = {_inside(file, checkpoint.source): mark_of(file) for file in checkpoint.files}
+    if encoder is not None:
+        for file in encoder.tensors.paths:
+            marks.setdefault(_inside(file, checkpoint.source), mark_of(file))
+    return marks
+
+
+def parent_of(path: Path) -> dict[str, Any]:
+    """Of a picture or film that something is made out of: its name, its mark, and its own settings where it has any."""
+    parent: dict[str, Any] = {"name": path.name, "mark": mark_of(path)}
+    try:
+        said = written.read(path)
+    except UserError:  # another program's
+        return parent
+    return {**parent, "settings": said} if len(json.dumps(said)) <= MOST_OF_PARENT else parent
 
 
 def model_of(checkpoint: Checkpoint) -> dict[str, str]:

@@ -194,7 +194,7 @@ class Generate:
         if self._about is None:
             loader = self._run.loader
             where = {"model_repo": self._where} if self._where == demo.NAME or locate.is_hub_id(self._where) else {}
-            self._about = described(settings, loader.checkpoint, {**where, **loader.computed})
+            self._about = described(settings, loader.checkpoint, {**where, **loader.computed}, self._run.encoder)
         return self._about
 
     def _clip(self, latents: Tree, stage: Stage) -> Clip:

@@ -21,7 +21,7 @@ from mlx_video import platform
 from mlx_video.checkpoints import demo
 from mlx_video.checkpoints.checkpoint import Checkpoint
 from mlx_video.checkpoints.hub.outlines import Outlines
-from mlx_video.checkpoints.provenance import model_of
+from mlx_video.checkpoints.provenance import marks_of, model_of, parent_of
 from mlx_video.diffusion.noise import draws
 from mlx_video.diffusion.schedules import REFINE
 from mlx_video.jobs.decode import Decoders
@@ -123,6 +123,7 @@ class Upscale:
     loader: Loader
     ways: Ways
     _refining: Run | None = None
+    _parents: tuple[dict[str, Any], ...] = ()
 
     def __init__(
         self,
@@ -140,6 +141,7 @@ class Upscale:
         """What needs no model."""
         self.asked.check()
         self.source = read_source(self.asked)
+        self._parents = (parent_of(self.source.path),)  # as it is now: the run may take an hour
         if self._output is not None:
             check_outputs(self._output, self._look, inputs=self._inputs)
 
@@ -181,7 +183,8 @@ class Upscale:
             settings = replace(refining.settings, request=_request(made, asked, source))
             inputs = Inputs(contexts, latents=latents)
             *_, latents = replace(refining, settings=settings).denoise(inputs, noise, watch)
-        metadata = {**asked.metadata, **model_of(loader.checkpoint)}
+        metadata = {**asked.metadata, **model_of(loader.checkpoint), "parents": list(self._parents)}
+        metadata["files"] = marks_of(loader.checkpoint, refining.encoder if refining else None)
         return Clip(latents, self._look, metadata, Decoders(loader), inputs=self._inputs)
 
     @property

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_video import LTXPipeline, upscale
+from mlx_video import LTXPipeline, generate, upscale
+from mlx_video.checkpoints.provenance import mark_of
+from mlx_video.media import settings
 from mlx_video.media.image import read_image
 from mlx_video.media.video import read_video
 from tests.support import films
@@ -66,6 +68,22 @@ def test_a_video_keeps_its_frames_rate_and_sound(command, upscale_folder, source
     assert [path.name for path in out.iterdir()] == ["a.mp4"]
     asked = {"input": "clip.mp4", "scale": 2.0, "fps_scale": 1, "seed": 42, "tiling": "auto"}
     assert asked.items() <= comment(out / "a.mp4").items()
+
+
+def test_what_it_was_made_out_of_is_in_its_settings(command, upscale_folder, sources, out):
+    folder = upscale_folder("2.3")
+    made = out / "made.mp4"
+    words = ("a kite", "--model-repo", folder, "-n", 1, "-H", 64, "-W", 64, "-o", made, "--quiet")
+    assert command(generate.main, *words) == (0, "")
+    assert command(upscale.main, *line(folder, made, out / "large.mp4", "--quiet"))[0] == 0
+    said = settings.read(out / "large.mp4")
+    (parent,) = said["parents"]
+    assert (parent["name"], parent["mark"]) == ("made.mp4", mark_of(made))
+    assert (parent["settings"]["prompt"], parent["settings"]["seed"]) == ("a kite", 42)
+    assert any(mark == mark_of(folder / file) for file, mark in said["files"].items())
+    assert command(upscale.main, *line(folder, sources / "glass.png", out / "other.png", "--quiet"))[0] == 0
+    (parent,) = settings.read(out / "other.png")["parents"]
+    assert set(parent) == {"name", "mark"}  # another program's
 
 
 def test_twice_the_rate_keeps_the_sound_and_the_time(command, upscale_folder, sources, out):
