@@ -73,7 +73,12 @@ def of_text(shapes: Shapes, whose: str) -> Stated:
 
 
 def text_name(name: str, names: Collection[str]) -> str:
-    """A T5's tensor under the name that its network knows: some files have the table under its second name alone."""
+    """A T5's tensor under the name that is read: some files have the table of embeddings under its second name alone,
+    and ComfyUI's files of 8-bit floats call a scale the other way round.
+    """
+    layer, _, leaf = name.rpartition(".")
+    if leaf == "scale_weight":
+        return f"{layer}.weight_scale"
     return TABLE if name == SPARE_TABLE and TABLE not in names else name
 
 

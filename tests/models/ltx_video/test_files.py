@@ -15,6 +15,7 @@ from mlx_video.models.ltx_video.config.told import config_of
 from mlx_video.models.section import Stated
 from mlx_video.types import UserError
 from mlx_video.weights import names
+from tests.jobs.test_quantize import save_with_float8, to_e4m3
 from tests.models.ltx_video import cases
 from tests.support import real_keys
 from tests.support import small_ltx_video as small
@@ -93,6 +94,32 @@ def test_the_table_of_embeddings_may_have_its_second_name(tmp_path) -> None:
         (tmp_path / name / "spiece.model").write_bytes(small.spiece())
         mx.save_safetensors(str(tmp_path / name / "t5.safetensors"), some)
         assert same(load("text_encoder", tmp_path / name / "t5.safetensors").network, wanted)
+
+
+def test_8_bit_floats_are_the_numbers_that_they_stand_for(files, tmp_path) -> None:
+    """Of the blocks as Lightricks has them, without scales; of T5 as ComfyUI has them, with a scale for each layer."""
+    whole = mx.load(str(files["0.9.5"]))
+    codes, plain = {}, {}
+    for name, array in whole.items():
+        if ".transformer_blocks." in name and name.endswith("weight") and array.ndim == 2:
+            codes[name], plain[name] = to_e4m3(np.array(array))
+    kept = {name: array for name, array in whole.items() if name not in codes}
+    metadata = {"config": json.dumps(small.config())}
+    save_with_float8(tmp_path / "ltxv-fp8.safetensors", kept, codes, metadata)
+    found = parameters(load("transformer", tmp_path / "ltxv-fp8.safetensors"))
+    assert len(codes) == 3 * 10
+    for name, values in plain.items():
+        path = name.removeprefix("model.diffusion_model.")
+        assert np.array_equal(np.array(found[path]), values.astype(np.float32)), name
+
+    single = small.write_text_encoder(tmp_path / "t5", single=True)
+    texts = mx.load(str(single))
+    name = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
+    packed, values = to_e4m3(np.array(texts.pop(name)) / 0.5)
+    texts["encoder.block.1.layer.1.DenseReluDense.wo.scale_weight"] = mx.array(0.5)
+    save_with_float8(single, texts, {name: packed, "scaled_fp8": np.zeros(2, np.uint8)}, None)
+    found = load("text_encoder", single).network.layers[1].feed_forward.wo.weight
+    assert np.array_equal(np.array(found), (values * 0.5).astype(np.float32))
 
 
 @pytest.mark.parametrize("component", ["transformer", "text_encoder"])
