@@ -24,7 +24,7 @@ HEADS_EPS = 1e-5
 
 Perturbation = Literal["attention_values", "attention_skip", "transformer_block"]
 """What spatio-temporal guidance makes of a block, in Lightricks' words: each token attends to itself alone; attention
-gives its input; or the block is left out."""
+gives its input; or the block is left out. Their fourth, "residual", changes nothing in these networks."""
 
 
 class BlockInputs(NamedTuple):

@@ -8,7 +8,7 @@ embedding and no output.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import mlx.core as mx
 
@@ -37,9 +37,10 @@ class Visits:
 
         Raises ValueError for a way of perturbing that there is not.
         """
-        unknown = [one.how for one in passes if one.how not in Perturbation.__args__]  # type: ignore[attr-defined]
-        if unknown:
-            raise ValueError(f"a pass is perturbed by {unknown[0]!r}; there are {Perturbation.__args__}")  # type: ignore[attr-defined]
+        ways = get_args(Perturbation)
+        for one in passes:
+            if one.how not in ways:
+                raise ValueError(f"a pass is perturbed by {one.how!r}; there are {', '.join(ways)}")
         self.streams: list[mx.array] = [x] * len(passes)
         self._passes, self._modulation, self._prepared = passes, modulation, prepared
 
