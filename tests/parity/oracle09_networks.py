@@ -15,11 +15,12 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_video.models.layers import rotary_table
 from mlx_video.models.ltx_2.pieces import Stream
 from mlx_video.models.ltx_2.video_vae import Tiling, encode_frames
 from mlx_video.models.ltx_video import load
+from mlx_video.models.ltx_video.config import TransformerConfig
 from mlx_video.models.ltx_video.transformer import Pass, Transformer, corners
+from mlx_video.models.ltx_video.transformer.prepared import place
 
 LIMIT, TEXT_LIMIT = 2e-5, 5e-5
 ROPE_EXACT, ROPE_LIMIT, ROPE_SHARE = 1e-6, 1e-3, 1e-2
@@ -101,7 +102,11 @@ def _positions(folder: Path, file: Path, reference: Mapping[str, np.ndarray]) ->
     at = corners((3, 2, 3), 25.0, causal=True)
     for width in (key.split("/")[1] for key in reference if key.startswith("positions/rope") and key.endswith("/cos")):
         dim = int(width.removeprefix("rope"))
-        table = rotary_table(at, 1, dim, (20, 2048, 2048), float64=False)
+        table = place(
+            TransformerConfig.read({"transformer": {"num_attention_heads": 1, "attention_head_dim": dim}}),
+            at,
+            mx.float32,
+        )
         for name, values in table._asdict().items():
             case = f"positions/{width}/{name}"
             # Recorded with each of a pair's two values.
@@ -147,10 +152,10 @@ def _upsamplers(folder: Path, file: Path, reference: Mapping[str, np.ndarray]) -
         kind = path.name.split("-")[1]
         latent = load("video_decoder", file).statistics.denormalize(_last(reference["upsampler/latent"]))
         wanted = np.array(_last(reference[f"upsampler/{kind}/out"]))
-        for place in (path, folder / f"diffusers-{kind}-upscaler"):
+        for where in (path, folder / f"diffusers-{kind}-upscaler"):
             yield (
-                f"upsampler/{kind} {'file' if place is path else 'folder'}",
-                load("upsampler", place)(latent),
+                f"upsampler/{kind} {'file' if where is path else 'folder'}",
+                load("upsampler", where)(latent),
                 wanted,
                 LIMIT,
             )
@@ -163,9 +168,9 @@ def _text(folder: Path, file: Path, reference: Mapping[str, np.ndarray]) -> Case
         single.symlink_to(folder / "t5xxl_fp16.safetensors")
     names = [key.split("/")[1] for key in reference if key.endswith("_256_masked/prompt")]
     prompts = [str(reference[f"text/{name}/prompt"]) for name in names]
-    for place, streamed in ((folder / "diffusers", False), (folder / "diffusers", True), (single, False)):
-        encoder = load("text_encoder", place, streamed=streamed)
-        what = "streamed" if streamed else "file" if place is single else "folder"
+    for where, streamed in ((folder / "diffusers", False), (folder / "diffusers", True), (single, False)):
+        encoder = load("text_encoder", where, streamed=streamed)
+        what = "streamed" if streamed else "file" if where is single else "folder"
         for name, prompt, states in zip(names, prompts, encoder.encode(prompts), strict=True):
             own = int(reference[f"text/{name}/mask"].sum())
             yield f"text/{name} ids", encoder.tokenizer.encode(prompt), reference[f"text/{name}/ids"][0, :own], 0.0

@@ -161,6 +161,7 @@ def everything() -> dict[str, np.ndarray]:
     return found | {f"text/{name}": states(model, ids) for name, ids in cases.PROMPTS.items()}
 
 
+@pytest.mark.slow
 def test_fixture_is_what_the_reference_gives():
     recorded = np.load(cases.RECORDED)
     found = everything()
@@ -169,6 +170,7 @@ def test_fixture_is_what_the_reference_gives():
         assert cases.error(value, recorded[name]) < 2e-6, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", cases.DECODE)
 def test_every_pixel(case, monkeypatch):
     version, timestep = cases.DECODE[case]

@@ -7,6 +7,7 @@ import pytest
 from mlx_video.models.layers import Attention, Rotation, rotary_table, rotate, rotate_pairs
 from mlx_video.models.ltx_video.config import TransformerConfig
 from mlx_video.models.ltx_video.transformer import Pass, Transformer, corners
+from mlx_video.models.ltx_video.transformer.prepared import place
 from mlx_video.types import UserError
 from tests.models.ltx_video import cases
 from tests.support import small_ltx_video as small
@@ -64,6 +65,14 @@ def test_work_is_evaluated_in_pieces(network, monkeypatch) -> None:
     assert mx.array_equal(found, whole)
 
 
+def test_norms_of_queries_and_keys_have_an_eps_of_their_own(network) -> None:
+    """Ten times the config's, whatever that says: too little of a difference for the recorded numbers."""
+    for block in network.transformer_blocks:
+        layers = (block.attn1, block.attn2)
+        assert {norm.eps for layer in layers for norm in (layer.q_norm, layer.k_norm)} == {1e-5}
+    assert network.config.norm_eps == 1e-6
+
+
 def test_an_unknown_perturbation_is_refused(network) -> None:
     with pytest.raises(ValueError, match="perturbed by 'residual'"):
         network(mx.array(cases.TOKENS), 0.85, prepared(network), (Pass(how="residual"),))
@@ -75,6 +84,15 @@ def test_neighbours_turn_as_halves_do_elsewhere() -> None:
     x = mx.array(cases.drawn("turned", (1, 2, 12, 10)))
     order = mx.array([0, 2, 4, 6, 8, 1, 3, 5, 7, 9])
     assert mx.array_equal(rotate_pairs(x, table)[..., order], rotate(x[..., order], table))
+
+
+def test_frequencies_are_powers_in_float32() -> None:
+    """At the real width that shows."""
+    config = TransformerConfig.read({"transformer": {}})
+    found = place(config, cases.POSITIONS, mx.float32)
+    single, double = (rotary_table(cases.POSITIONS, 32, 64, (20, 2048, 2048), float64=wide) for wide in (False, True))
+    assert mx.array_equal(found.cos, single.cos)
+    assert not mx.array_equal(found.cos, double.cos)
 
 
 def test_attention_turns_halves_unless_told_otherwise() -> None:
