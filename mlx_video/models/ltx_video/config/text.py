@@ -49,6 +49,7 @@ class T5Config:
         s = Section(values, "config.json", where)
         s.only("feed_forward_proj", "gated-gelu")
         s.only("dense_act_fn", "gelu_new", "gelu_pytorch_tanh")
+        buckets = s.integer("relative_attention_num_buckets", 32, 4, 1 << 12)
         return cls(
             width=s.integer("d_model", 512),
             layers=s.integer("num_layers", 6, 1, MAX_LAYERS),
@@ -57,8 +58,8 @@ class T5Config:
             feed_forward=s.integer("d_ff", 2048, 1, 1 << 18),
             vocabulary=s.integer("vocab_size", 32_128, 1, MAX_WORDS),
             norm_eps=s.number("layer_norm_epsilon", 1e-6, 1e-12, 1e-2),
-            buckets=s.integer("relative_attention_num_buckets", 32, 4, 1 << 12),
-            max_distance=s.integer("relative_attention_max_distance", 128, 8, 1 << 16),
+            buckets=buckets,
+            max_distance=s.integer("relative_attention_max_distance", 128, buckets, 1 << 16),
         )
 
     def layer_flops(self, tokens: int) -> float:
