@@ -1,4 +1,4 @@
-"""Layers that two networks or more use: attention, feed-forward, weightless norm, and split rotary positions.
+"""Layers that two networks or more use: attention, feed-forward, weightless norm, and rotary positions.
 
 Knows no generation, modality or checkpoint; inside attention a tensor is (B, heads, T, head_dim). Element-wise
 arithmetic is in float32 and rounded once. Compiled, the casts are part of one kernel and cost nothing; Apple's GPUs
@@ -151,6 +151,16 @@ def rotate(x: mx.array, rotation: Rotation) -> mx.array:
     return mx.concatenate(list(_turn(x[..., :half], x[..., half:], cos, sin)), axis=-1)
 
 
+def rotate_pairs(x: mx.array, rotation: Rotation) -> mx.array:
+    """Turns x (B, heads, T, head_dim): element 2i is paired with element 2i + 1. Keeps x's dtype.
+
+    Source: diffusers transformer_ltx.apply_rotary_emb.
+    """
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    cos, sin = rotation.cos.astype(x.dtype), rotation.sin.astype(x.dtype)
+    return mx.stack(_turn(pairs[..., 0], pairs[..., 1], cos, sin), axis=-1).reshape(x.shape)
+
+
 # ------------------------------------------------------------------------------------------------ attention
 
 
@@ -193,12 +203,17 @@ class Attention(nn.Module):
         context_dim: int | None = None,
         gated: bool = False,
         eps: float = 1e-6,
+        interleaved: bool = False,
     ):
-        """`dim` is the width of queries' input and of the output, `context_dim` that of what is attended to."""
+        """`dim` is the width of queries' input and of the output, `context_dim` that of what is attended to.
+
+        interleaved: positions turn neighbours (`rotate_pairs`) and not halves.
+        """
         super().__init__()
         inner = heads * head_dim
         context_dim = dim if context_dim is None else context_dim
         self.heads, self.head_dim = heads, head_dim
+        self._rotate = rotate_pairs if interleaved else rotate
         self.to_q = nn.Linear(dim, inner)
         self.to_k = nn.Linear(context_dim, inner)
         self.to_v = nn.Linear(context_dim, inner)
@@ -224,14 +239,14 @@ class Attention(nn.Module):
             memory = self.remember(x, rotation)
         queries = self._split(self.q_norm(self.to_q(x)))
         if rotation is not None:
-            queries = rotate(queries, rotation)
+            queries = self._rotate(queries, rotation)
         out = attend(queries, memory, mask)
         return self._finish(x, out.swapaxes(1, 2))
 
     def remember(self, context: mx.array, rotation: Rotation | None = None) -> KeysValues:
         """Keys and values of `context` (B, T, context_dim), which may serve several calls."""
         keys = self._split(self.k_norm(self.to_k(context)))
-        return KeysValues(keys if rotation is None else rotate(keys, rotation), self._split(self.to_v(context)))
+        return KeysValues(keys if rotation is None else self._rotate(keys, rotation), self._split(self.to_v(context)))
 
     def bypass(self, x: mx.array) -> mx.array:
         """The output for x (B, T, dim) with each token attending to itself alone: its value, then gate and projection.
@@ -239,6 +254,12 @@ class Attention(nn.Module):
         This is how a block is perturbed in spatio-temporal guidance.
         """
         return self._finish(x, self.to_v(x).reshape(*x.shape[:2], self.heads, self.head_dim))
+
+    def leave_out(self, x: mx.array) -> mx.array:
+        """The output with x (B, T, dim) itself in the place of what the heads give, then gate and projection: the other
+        way of perturbing a block, for heads that are as wide together as x.
+        """
+        return self._finish(x, x.reshape(*x.shape[:2], self.heads, self.head_dim))
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim).swapaxes(1, 2)

@@ -34,13 +34,13 @@ class VideoVAEConfig:
     @property
     def encoder_stacks(self) -> Stacks:
         """See `Stacks`."""
-        return _stacks("vae.encoder_blocks", "down_blocks", self.encoder_blocks)
+        return stacks_of("vae.encoder_blocks", "down_blocks", self.encoder_blocks)
 
     @property
     def decoder_stacks(self) -> Stacks:
         """See `Stacks`."""
         # Configs list them from the pixels' side.
-        return _stacks("vae.decoder_blocks", "up_blocks", tuple(reversed(self.decoder_blocks)))
+        return stacks_of("vae.decoder_blocks", "up_blocks", tuple(reversed(self.decoder_blocks)))
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> VideoVAEConfig:
@@ -63,8 +63,8 @@ class VideoVAEConfig:
             out_channels=s.only("out_channels", 3),
             latent_channels=s.integer("latent_channels", 128, 1, MAX_CHANNELS),
             patch_size=s.integer("patch_size", 4, 1, 16),
-            encoder_blocks=_blocks(s, "encoder_blocks"),
-            decoder_blocks=_blocks(s, "decoder_blocks"),
+            encoder_blocks=read_blocks(s, "encoder_blocks"),
+            decoder_blocks=read_blocks(s, "decoder_blocks"),
             decoder_base_channels=s.integer("decoder_base_channels", 128, 1, MAX_CHANNELS),
             causal_decoder=s.flag("causal_decoder", False),
             # Where both are said the encoder, too, follows the plain key, as in the reference.
@@ -87,7 +87,7 @@ class VideoVAEConfig:
             out_channels=3,
             latent_channels=s.integer("out_channels", 128, 1, MAX_CHANNELS),
             patch_size=s.integer("patch_size", 4, 1, 16),
-            encoder_blocks=_blocks(s, "blocks"),
+            encoder_blocks=read_blocks(s, "blocks"),
             decoder_blocks=(),
             decoder_base_channels=s.integer("base_channels", 128, 1, MAX_CHANNELS),
             causal_decoder=False,
@@ -96,7 +96,8 @@ class VideoVAEConfig:
         )
 
 
-def _stacks(key: str, path: str, blocks: tuple[tuple[str, Mapping[str, Any]], ...]) -> Stacks:
+def stacks_of(key: str, path: str, blocks: tuple[tuple[str, Mapping[str, Any]], ...]) -> Stacks:
+    """Of the blocks at `path` in a network, which the config lists under `key`; see `Stacks`."""
     return {
         f"{path}.{i}.res_blocks": (f"{key}: num_layers", settings["num_layers"])
         for i, (kind, settings) in enumerate(blocks)
@@ -104,7 +105,8 @@ def _stacks(key: str, path: str, blocks: tuple[tuple[str, Mapping[str, Any]], ..
     }
 
 
-def _blocks(s: Section, key: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+def read_blocks(s: Section, key: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """The blocks that a config lists under `key`: their kinds and settings. Raises UserError for what is no list."""
     listed = s.values.get(key)
     if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= MAX_BLOCKS or not all(map(_is_block, listed)):
         raise UserError(

@@ -68,7 +68,7 @@ class Tokenizer:
     def __init__(self, source: Path | Written):
         """Reads a folder, or takes what has been read. Raises UserError for what is no tokenizer."""
         written = source if isinstance(source, Written) else Written.of_folder(source)
-        self.words = _read(written)
+        self.words = read_written(written)
         """The `tokenizers` library's own."""
         # A file may ask for padding or cutting of its own.
         self.words.no_padding()
@@ -131,7 +131,8 @@ def tokenizer_file(folder: Path) -> Path:
     raise UserError(f"There is no tokenizer for the text encoder: neither {places[0]} nor {places[1]} is there.")
 
 
-def _read(written: Written) -> Any:
+def read_written(written: Written) -> Any:
+    """The `tokenizers` library's own from what is written; raises UserError for what is no tokenizer."""
     from tokenizers import Tokenizer as Backend
 
     try:
