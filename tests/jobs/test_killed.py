@@ -21,9 +21,9 @@ STEPS = {"distilled": {}, "dev": {"steps": 8, "skip_step": 1}}
 DONE = ["latents.safetensors", "request.json", "settings.json"]
 
 
-def begun(model, options, kept, out):
+def begun(model, options, kept, out, steps=0):
     """A process that has just begun its run."""
-    words = [sys.executable, "-m", "tests.support.killed", model, kept, json.dumps(options), out]
+    words = [sys.executable, "-m", "tests.support.killed", model, kept, json.dumps(options), out, steps]
     process = subprocess.Popen([str(word) for word in words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "begins\n"
     return process
@@ -43,10 +43,12 @@ def test_a_run_that_is_killed_at_20_moments_ends_in_the_same_latents(pipeline, s
     out.unlink()
     seen = set()
     for count in range(KILLED):
-        process = begun(model, options, kept, out)
+        # Every other time by the clock, which strikes anywhere; else within a stage, however fast the machine is. The
+        # run is shorter each time, and begins anew when it is done.
+        steps = 0 if count % 2 else moments.randint(1, 6)
+        process = begun(model, options, kept, out, steps)
         try:
-            # The run is shorter each time; half of what is left of it is often enough, and it begins anew when done.
-            process.wait(moments.uniform(0, seconds))
+            process.wait(None if steps else moments.uniform(0, seconds))
         except subprocess.TimeoutExpired:
             process.kill()
         if process.wait() == 0:
