@@ -267,6 +267,6 @@ def upsample(latent: mx.array, kind: str, loader: Loader, report: Listener, phas
         raw = statistics.denormalize(latent.transpose(0, 2, 3, 4, 1).astype(loader.vae_dtype))
         steps = platform.Steps(phase, network.walks(raw), report)
         larger = network.long(raw, report=lambda done, total: steps.tell(done))
-        result = statistics.normalize(larger).transpose(0, 4, 1, 2, 3).astype(mx.float32)
+        result: mx.array = statistics.normalize(larger).transpose(0, 4, 1, 2, 3).astype(mx.float32)
         Origin.of(loader, "latent_statistics", kind).check("upsampling", result)
     return result

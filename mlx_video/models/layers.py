@@ -292,4 +292,5 @@ class FeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Applies it to each token."""
-        return self.net[2](self.net[0](x))
+        found: mx.array = self.net[2](self.net[0](x))
+        return found

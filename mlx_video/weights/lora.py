@@ -113,7 +113,8 @@ class AdaptedQuantizedLinear(QuantizedLinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """x W^T + b + (x down^T) up^T: x (..., in) -> (..., out)."""
-        return super().__call__(x) + (x @ self._down.T) @ self._up.T
+        found: mx.array = super().__call__(x) + (x @ self._down.T) @ self._up.T
+        return found
 
 
 def add(module: nn.Module, terms: Terms) -> None:

@@ -105,7 +105,8 @@ class QuantizedLinear(nn.QuantizedLinear):
     def __call__(self, x: mx.array) -> mx.array:
         """x (..., in) -> (..., out)."""
         if x.size // x.shape[-1] < forms.ROWS_TO_DEQUANTIZE or not platform.cpu_forms():
-            return super().__call__(x)
+            result: mx.array = super().__call__(x)
+            return result
         how = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
         y = x @ mx.dequantize(self.weight, self.scales, self.get("biases"), **how).T
         return y + self.bias if "bias" in self else y

@@ -47,7 +47,8 @@ class Pooler(nn.Module):
             for x, (weight, bias) in zip((query, tokens, tokens), projections, strict=True)
         )
         found = mx.fast.scaled_dot_product_attention(q, k, v, scale=(WIDTH // HEADS) ** -0.5)
-        return own.out_proj(found.reshape(len(tokens), WIDTH))
+        result: mx.array = own.out_proj(found.reshape(len(tokens), WIDTH))
+        return result
 
 
 class DurationHead(nn.Module):

@@ -43,7 +43,8 @@ class CausalConv2d(nn.Conv2d):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Convolves x (B, T, F, C)."""
-        return super().__call__(mx.pad(x, ((0, 0), (self.past, 0), (0, 0), (0, 0))) if self.past else x)
+        found: mx.array = super().__call__(mx.pad(x, ((0, 0), (self.past, 0), (0, 0), (0, 0))) if self.past else x)
+        return found
 
 
 class ResidualBlock(nn.Module):
@@ -92,7 +93,8 @@ class Downsample(nn.Conv2d):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Downsamples x: two rows of zeros come before the first, one column after the last."""
-        return super().__call__(mx.pad(x, ((0, 0), (2, 0), (0, 1), (0, 0))))
+        found: mx.array = super().__call__(mx.pad(x, ((0, 0), (2, 0), (0, 1), (0, 0))))
+        return found
 
 
 class Upsample(CausalConv2d):

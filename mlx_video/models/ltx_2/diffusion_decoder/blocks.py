@@ -94,10 +94,12 @@ class Block(nn.Module):
         return [range(i * rows // count, (i + 1) * rows // count) for i in range(count)]
 
     def _attending(self, x: mx.array) -> mx.array:
-        return self.norm1(x)
+        found: mx.array = self.norm1(x)
+        return found
 
     def _feeding(self, x: mx.array) -> mx.array:
-        return self.norm2(x)
+        found: mx.array = self.norm2(x)
+        return found
 
     def _gated(self, name: str, x: mx.array) -> mx.array:
         return x * self[name] if name in self else x
@@ -163,7 +165,8 @@ class TimestepEmbedder(nn.Module):
         """(384,), in the weights' dtype."""
         first, activate, second = self.mlp
         x = timestep_features(mx.array([timestep])).astype(first.weight.dtype)
-        return second(activate(first(x)))[0]
+        found: mx.array = second(activate(first(x)))[0]
+        return found
 
 
 class SharedModulation(nn.Module):

@@ -137,7 +137,8 @@ class LanguageModel(nn.Module):
 
     def _embed(self, embedding: nn.Module, ids: Sequence[int]) -> mx.array:
         x = embedding(mx.array([list(ids)]))
-        return x * mx.array(math.sqrt(self.config.width), x.dtype)
+        found: mx.array = x * mx.array(math.sqrt(self.config.width), x.dtype)
+        return found
 
     def _mask(self, tokens: int, sliding: bool) -> Any:
         if not sliding or tokens <= self.config.window:

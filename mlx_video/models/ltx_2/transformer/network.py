@@ -172,7 +172,8 @@ class Transformer(nn.Module):
         # Both rows of the table are added to the one embedding.
         rows = embedded.plus(self[f"{name}scale_shift_table"])
         y = mx.fast.layer_norm(x, None, None, self.config.norm_eps)
-        return self[f"{name}proj_out"](modulate(y, rows.row(1), rows.row(0)))
+        found: mx.array = self[f"{name}proj_out"](modulate(y, rows.row(1), rows.row(0)))
+        return found
 
 
 def _samples_first(sigma: float | mx.array) -> mx.array:

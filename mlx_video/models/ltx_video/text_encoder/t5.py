@@ -97,7 +97,8 @@ class Layer(nn.Module):
 
 def _normed(norm: nn.RMSNorm, x: mx.array) -> mx.array:
     """In the precision of the weights; taken in float32 and rounded once."""
-    return norm(x).astype(norm.weight.dtype)
+    found: mx.array = norm(x).astype(norm.weight.dtype)
+    return found
 
 
 class T5(nn.Module):
@@ -159,7 +160,8 @@ class T5(nn.Module):
         yield from self.layers
 
     def _bias(self, tokens: int) -> mx.array:
-        return self.distances(mx.array(buckets(tokens, self.config))).transpose(2, 0, 1)[None]
+        found: mx.array = self.distances(mx.array(buckets(tokens, self.config))).transpose(2, 0, 1)[None]
+        return found
 
 
 class TextEncoder:

@@ -92,7 +92,8 @@ class ResidualBlock(nn.Module):
     def _project(self, x: mx.array) -> mx.array:
         # A convolution that looks at one place is a matrix product.
         matrix = self.conv_shortcut.weight.reshape(self.conv_shortcut.weight.shape[0], -1)
-        return self.norm3.norm(x) @ matrix.T + self.conv_shortcut.bias
+        found: mx.array = self.norm3.norm(x) @ matrix.T + self.conv_shortcut.bias
+        return found
 
 
 def _activate(x: mx.array, rows: mx.array | None) -> mx.array:
