@@ -148,6 +148,7 @@ def on_metal(clips: dict, dtype: mx.Dtype, monkeypatch) -> np.ndarray:
     return np.array(decoder(latent).astype(mx.float32))[0]
 
 
+@pytest.mark.slow
 def test_on_metal_the_demo_decodes_right_in_float32_alone(clips, monkeypatch) -> None:
     exact = clips["float32"][1]
     found = on_metal(clips, mx.float32, monkeypatch)

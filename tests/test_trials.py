@@ -78,6 +78,26 @@ def scratch(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.quick(
+    "conflicts",
+    "prompts",
+    "truncated",
+    "header",
+    "tensors",
+    "values",
+    "hostile",
+    "index",
+    "pickle",
+    "lora",
+    "upsampler",
+    "embedding",
+    "folder",
+    "gemma",
+    "image",
+    "upscale-image",
+    "audio",
+    "video",
+)
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_trial_of_each_kind_ends_as_it_should(group, scratch):
     verdict = attempt(GROUPS[group], group, FAST.get(group, 0), 1, Material(scratch / "material"), scratch)

@@ -69,7 +69,7 @@ def latents(path):
     return {modality: np.array(value) for modality, value in clip.latents.items()}
 
 
-@pytest.mark.quick("mlx-forge", "unified LTX-2.3", "split", "folders LTX-2")
+@pytest.mark.quick("mlx-forge", "split")
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_generate_gives_the_latents_of_the_official_file(name, pack, official_latents):
     found, expected = latents(pack(name)), official_latents(LAYOUTS[name][1])
@@ -86,7 +86,7 @@ def official_weights():
     return functools.cache(weights)
 
 
-@pytest.mark.quick("mlx-forge", "unified LTX-2.3", "split", "folders LTX-2")
+@pytest.mark.quick("mlx-forge", "split")
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_network_gets_the_very_same_weights(name, pack, small_folder, official_weights):
     write, generation, layout = LAYOUTS[name]

@@ -129,6 +129,7 @@ def made_small(command: str, words: list[str]) -> list[str]:
     return [*words, *size, *steps, *blocks, *start]
 
 
+@pytest.mark.quick("README.md*", "docs/working-day.md*")
 @pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line}" for page, line in LINES])
 def test_a_command(page, line, world):
     name, *words = shlex.split(line.removeprefix("python -m "))
@@ -153,6 +154,7 @@ def outputs(words: list[str]) -> list[str]:
     return [path.replace(".", "-0001.") for path in named] if "--takes" in words else named
 
 
+@pytest.mark.quick("README.md 0", "docs/python.md 0", "docs/python.md 3", "docs/python.md 7")
 @pytest.mark.parametrize(("page", "number", "block"), BLOCKS, ids=[f"{page} {number}" for page, number, _ in BLOCKS])
 def test_a_piece_of_python(page, number, block, world, capsys):
     code = re.sub(r"height=512, width=768, num_frames=97", "height=64, width=64, num_frames=9", block)

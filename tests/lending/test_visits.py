@@ -221,6 +221,7 @@ def test_memory_stays_at_a_few_blocks(wide, dtype) -> None:
     assert all(results[True][key].tobytes() == results[False][key].tobytes() for key in results[False])
 
 
+@pytest.mark.slow
 def test_each_part_is_read_once_per_call_and_one_ahead(wide, monkeypatch) -> None:
     events = []
     fill, empty, ahead = Streamed._fill, Streamed._empty, mx.async_eval

@@ -116,6 +116,7 @@ def test_a_seed_gives_one_text_and_seeds_differ(folder):
     assert one == again != two
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_temperature_0_does_not_look_at_the_seed(folder):
     assert len({enhance(folder, "a fox", seed=seed, max_tokens=6, temperature=0) for seed in (1, 2)}) == 1
