@@ -98,9 +98,9 @@ def _tables(text: str, file: Path) -> Iterator[_Entry]:
         raise UserError(f"{file} has clip = {shown(clips)}; write a table [[clip]] for each.")
     written = text.splitlines()
     starts = [number for number, line in enumerate(written, 1) if _TABLE.match(line)]
-    starts += [1] * (len(clips) - len(starts))  # tables may be written in a line, too
+    starts = [*starts, *[1] * len(clips)][: len(clips)]  # tables may be written in a line, and a text may look like one
     shared = _keys(written, 1, starts[0] if starts else len(written))
-    for i, (values, start) in enumerate(zip(clips, starts, strict=False)):
+    for i, (values, start) in enumerate(zip(clips, starts, strict=True)):
         end = starts[i + 1] if i + 1 < len(starts) else len(written) + 1
         yield _Entry(start, {**found, **values}, {**shared, **_keys(written, start, end)})
 
@@ -169,8 +169,8 @@ def _single(value: Any, kind: Any) -> Any:
             raise UserError(f"{shown(value)} names no path.")
         return kind(**{name: kinds.plain(one, kinds.hints_of(kind)[name]) for name, one in value.items()})
     if isinstance(value, list) and value and isinstance(value[0], str) and len(value) <= len(fields(kind)):
-        hints = kinds.hints_of(kind).values()
-        return kind(*(kinds.plain(one, hint) for one, hint in zip(value, hints, strict=False)))
+        hints = list(kinds.hints_of(kind).values())[: len(value)]
+        return kind(*(kinds.plain(one, hint) for one, hint in zip(value, hints, strict=True)))
     return value
 
 

@@ -44,11 +44,12 @@ class Watched:
         for frame in frames:
             if self._count:
                 self._still = self._still and np.array_equal(frame, self._before)
-            least, most = frame.min(axis=(0, 1)), frame.max(axis=(0, 1))
-            self._spread = max(self._spread, int((most - least).max()))
-            self._brightest = max(self._brightest, int(most.max()))
-            self._low += int((frame == 0).sum())
-            self._high += int((frame == 255).sum())
+            if self._spread <= ONE_COLOUR or self._brightest <= BLACK:  # else neither comes into question any more
+                least, most = frame.min(axis=(0, 1)), frame.max(axis=(0, 1))
+                self._spread = max(self._spread, int((most - least).max()))
+                self._brightest = max(self._brightest, int(most.max()))
+            self._low += int(np.count_nonzero(frame == 0))
+            self._high += int(np.count_nonzero(frame == 255))
             self._samples += frame.size
             self._count, self._before = self._count + 1, frame
             yield frame

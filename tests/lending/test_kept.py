@@ -17,6 +17,7 @@ from mlx_video.jobs.convert import Wishes, convert
 from mlx_video.lending.loader import Loader, parameter_bytes
 from mlx_video.lending.visits import Streamed, Ways, _staying
 from mlx_video.lending.weighing import weigh_component
+from mlx_video.models.ltx_2.transformer.passes import Visits
 from mlx_video.planning.plan import Memory
 from mlx_video.types import Context, Pass
 from mlx_video.weights.quantize import Quantization
@@ -210,19 +211,10 @@ def test_one_is_read_ahead_while_those_that_stay_compute(wide, monkeypatch) -> N
             Streamed, "_fill", lambda self, part, visit: (events.append("read"), fill(self, part, visit))
         )
         monkeypatch.setattr(mx, "async_eval", lambda arrays: (events.append("ahead"), ahead(arrays)))
-        visit = type(network)._visit
-        monkeypatch.setattr(type(network), "_visit", lambda self, visits, limit: visit(self, _told(visits), limit))
-
-        def _told(visits):
-            through = visits.through
-
-            def told(index, block):
-                events.append(index)
-                return through(index, block)
-
-            visits.through = told
-            return visits
-
+        through = Visits.through
+        monkeypatch.setattr(
+            Visits, "through", lambda self, index, block: (events.append(index), through(self, index, block))[1]
+        )
         call(network)
     assert events == [
         "ahead", 0, 1, 2, "read", "ahead", 3, 4, 5, 6, "read", 7

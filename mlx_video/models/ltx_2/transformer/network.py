@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video import platform
+from mlx_video.models.bounded import go_through
 from mlx_video.models.ltx_2.config import TransformerConfig
 from mlx_video.models.ltx_2.transformer.adaln import AdaLN, Modulation, TwoLinear, modulate
 from mlx_video.models.ltx_2.transformer.block import CROSS_ROWS, PREFIX, Block, Crossing
@@ -120,7 +121,8 @@ class Transformer(nn.Module):
             embedded["video"] = embedded["video"] + added
         timing, output = self._time({m: _samples_first(sigma[m]) for m in embedded}, prepared)
         visits = Visits(embedded, passes, timing, prepared, still=frozenset(still), batched=batched)
-        self._visit(visits, platform.flops_per_evaluation(self.dtype) if flops_limit is None else flops_limit)
+        limit = platform.flops_per_evaluation(self.dtype) if flops_limit is None else flops_limit
+        go_through(self.parts(visits.streams), visits, limit)
         done: dict[int, mx.array] = {}
         for m, stream in (pair for streams in visits.streams for pair in streams.items()):
             if id(stream) not in done:
@@ -133,15 +135,6 @@ class Transformer(nn.Module):
         results: what the blocks visited so far have left; it is to be evaluated before a block's weights go.
         """
         yield from self.transformer_blocks
-
-    def _visit(self, visits: Visits, limit: float) -> None:
-        pending = 0.0
-        for index, block in enumerate(self.parts(visits.streams)):
-            for cost in visits.through(index, block):
-                pending += cost
-                if pending > limit:
-                    mx.eval(visits.streams)
-                    pending = 0.0
 
     def _caption(self, modality: str, context: mx.array) -> mx.array:
         context = context.astype(self.dtype)

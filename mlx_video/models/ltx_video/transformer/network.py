@@ -12,6 +12,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_video import platform
+from mlx_video.models.bounded import go_through
 from mlx_video.models.ltx_2.transformer.adaln import AdaLN, Modulation, TwoLinear, modulate
 from mlx_video.models.ltx_2.transformer.prepared import distinct_levels
 from mlx_video.models.ltx_video.config import TransformerConfig
@@ -78,7 +79,8 @@ class Transformer(nn.Module):
         embedded = self.patchify_proj(x.astype(self.dtype))
         modulation, output = self._time(timesteps)
         visits = Visits(embedded, passes, modulation, prepared)
-        self._visit(visits, platform.flops_per_evaluation(self.dtype) if flops_limit is None else flops_limit)
+        limit = platform.flops_per_evaluation(self.dtype) if flops_limit is None else flops_limit
+        go_through(self.parts(visits.streams), visits, limit)
         done: dict[int, mx.array] = {}
         for stream in visits.streams:
             if id(stream) not in done:
@@ -91,15 +93,6 @@ class Transformer(nn.Module):
         results: what the blocks visited so far have left; it is to be evaluated before a block's weights go.
         """
         yield from self.transformer_blocks
-
-    def _visit(self, visits: Visits, limit: float) -> None:
-        pending = 0.0
-        for index, block in enumerate(self.parts(visits.streams)):
-            for cost in visits.through(index, block):
-                pending += cost
-                if pending > limit:
-                    mx.eval(visits.streams)
-                    pending = 0.0
 
     def _time(self, timesteps: float | np.ndarray | mx.array) -> tuple[Modulation, Modulation]:
         # The rows of all blocks, and the bare embedding, which the output is modulated with.
