@@ -99,8 +99,8 @@ class Stored(NamedTuple):
     def read(cls, where: str | Path) -> Stored:
         """Of a folder or a file. Raises UserError where it holds no such thing, or a damaged one."""
         place = path_of(where, advice="give the folder of a stored clip, or its .safetensors file")
-        single = place.is_file()
-        tensors = Tensors([place]) if single else None
+        single = place.is_file() or (place.suffix.lower() == SUFFIX and not place.exists())
+        tensors = Tensors([check_input(place, "a stored clip")]) if single else None
         settings = _settings_of(place, tensors)
         try:
             said = settings["look"]
