@@ -24,7 +24,8 @@ from mlx_video.lending.loader import Loader
 from mlx_video.lending.visits import Ways
 from mlx_video.models.families import RECIPES
 from mlx_video.planning.plan import Memory
-from mlx_video.types import Lora, Recipe, UserError, Watch
+from mlx_video.types import Lora, UserError, Watch
+from mlx_video.types.recipes import Recipe
 from mlx_video.weights.quantize import Quantization
 
 Made = TypeVar("Made", covariant=True)

@@ -7,7 +7,7 @@ import pytest
 from bench import chips, fits
 from mlx_video.models.ltx_2.family import LTX_2
 from mlx_video.models.ltx_2.recipes import RECIPES
-from mlx_video.types import Recipe, Stage
+from mlx_video.types.recipes import Recipe, Stage
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 FIXED_STEPS = {"distilled": 8, "refine": 3}

@@ -20,7 +20,8 @@ from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.models.families import RECIPES
 from mlx_video.models.family import Family
 from mlx_video.reading import is_there
-from mlx_video.types import Recipe, UserError, amount
+from mlx_video.types import UserError, amount
+from mlx_video.types.recipes import Recipe
 from mlx_video.weights import quantize
 from mlx_video.weights.store import size_of
 

@@ -18,7 +18,8 @@ from mlx_video.checkpoints.hub.rules import choose
 from mlx_video.checkpoints.layouts import split
 from mlx_video.checkpoints.text_source import TextSource
 from mlx_video.reading import check_kind, is_there, path_of, shown
-from mlx_video.types import Recipe, UserError
+from mlx_video.types import UserError
+from mlx_video.types.recipes import Recipe
 
 
 def is_hub_id(where: str) -> bool:

@@ -23,7 +23,8 @@ from mlx_video.media.video import ENCODED_BYTES
 from mlx_video.models.family import Cost
 from mlx_video.planning.plan import Change, Demand, Need
 from mlx_video.results.preview import FRAMES, LENGTH
-from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Modality, Pass, Phase, Stage
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, AudioShape, Modality, Pass, Phase
+from mlx_video.types.recipes import Stage
 from mlx_video.weights.quantize import BITS, Quantization
 from mlx_video.weights.store import size_of
 from mlx_video.weights.weigh import Weights

@@ -46,7 +46,8 @@ from mlx_video.results.clip import Clip, Decoder
 from mlx_video.results.kept import check_folder
 from mlx_video.results.latent_map import LatentMap
 from mlx_video.results.look import Look, Sound
-from mlx_video.types import AudioShape, Context, Noise, Phase, Recipe, Stage, Tree, Watch, frames_of
+from mlx_video.types import AudioShape, Context, Noise, Phase, Tree, Watch, frames_of
+from mlx_video.types.recipes import Recipe, Stage
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner

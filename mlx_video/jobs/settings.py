@@ -16,7 +16,8 @@ from mlx_video.diffusion.schedules import SCHEDULES
 from mlx_video.diffusion.segments import LENGTHS, Segments, Tile
 from mlx_video.media.video import frame_rate
 from mlx_video.request import Request
-from mlx_video.types import SPACE_SCALE, Guidance, Modality, Recipe, Stage, UserError, VideoShape
+from mlx_video.types import SPACE_SCALE, Guidance, Modality, UserError, VideoShape
+from mlx_video.types.recipes import Recipe, Stage
 
 BASE_TOKENS = 4096
 """What schedules are shifted by in stages that do not go by their own size."""

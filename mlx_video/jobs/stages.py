@@ -33,12 +33,12 @@ from mlx_video.types import (
     Pass,
     Phase,
     Progress,
-    Stage,
     State,
     Tree,
     VideoShape,
     Watch,
 )
+from mlx_video.types.recipes import Stage
 
 if TYPE_CHECKING:
     from mlx_video.lending.adapters import SetLoras

@@ -41,18 +41,8 @@ from mlx_video.request import Request, Upscaling
 from mlx_video.results.clip import Clip
 from mlx_video.results.look import Look
 from mlx_video.results.outputs import check_outputs
-from mlx_video.types import (
-    SPACE_SCALE,
-    TIME_SCALE,
-    Listener,
-    Noise,
-    Phase,
-    Recipe,
-    Tree,
-    UserError,
-    VideoShape,
-    Watch,
-)
+from mlx_video.types import SPACE_SCALE, TIME_SCALE, Listener, Noise, Phase, Tree, UserError, VideoShape, Watch
+from mlx_video.types.recipes import Recipe
 
 if TYPE_CHECKING:
     from mlx_video.runner import Runner

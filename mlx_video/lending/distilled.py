@@ -17,7 +17,8 @@ from mlx_video.checkpoints.layouts.converted import MARKER
 from mlx_video.checkpoints.layouts.neighbours import object_in, variant_of
 from mlx_video.request import Request
 from mlx_video.request.options import flag
-from mlx_video.types import Lora, Recipe, UserError
+from mlx_video.types import Lora, UserError
+from mlx_video.types.recipes import Recipe
 from mlx_video.weights.lora_file import read
 from mlx_video.weights.store import Tensors
 

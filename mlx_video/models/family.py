@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_video.models.section import check_depth
-from mlx_video.types import Recipe, UserError
+from mlx_video.types import UserError
+from mlx_video.types.recipes import Recipe
 
 if TYPE_CHECKING:
     import mlx.nn as nn

@@ -23,11 +23,11 @@ from mlx_video.types import (
     AudioIn,
     ImageAt,
     Lora,
-    Recipe,
     UserError,
     VideoShape,
     frames_of,
 )
+from mlx_video.types.recipes import Recipe
 
 MAX_SIDE = 8192
 """Pixels; four times the extent that the position tables were trained for."""

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 from mlx_video.request import kinds
-from mlx_video.types import Recipe, UserError
+from mlx_video.types import UserError
+from mlx_video.types.recipes import Recipe
 
 DITTO = "that of the option before"
 

@@ -19,7 +19,8 @@ from mlx_video.reading import MAX_JSON, is_there, parse_json, path_of, read_byte
 from mlx_video.request import kinds
 from mlx_video.request.generating import Request
 from mlx_video.request.spelling import keywords
-from mlx_video.types import Recipe, UserError
+from mlx_video.types import UserError
+from mlx_video.types.recipes import Recipe
 
 MOST = 10_000
 """Clips of one file."""

@@ -22,7 +22,8 @@ from mlx_video.models.ltx_2.duration import DurationHead
 from mlx_video.models.ltx_2.recipes import RECIPES
 from mlx_video.results import kept as kept_folder
 from mlx_video.results import stored
-from mlx_video.types import Recipe, Stage, Watch, Window
+from mlx_video.types import Watch
+from mlx_video.types.recipes import Recipe, Stage, Window
 from tests.support import small
 
 pytestmark = pytest.mark.usefixtures("texts_are_kept")

@@ -14,7 +14,8 @@ from mlx_video.jobs.stages import Inputs
 from mlx_video.models.family import Generation
 from mlx_video.models.ltx_2.family import LTX_2
 from mlx_video.models.ltx_2.recipes import RECIPES
-from mlx_video.types import Recipe, Stage, Watch
+from mlx_video.types import Watch
+from mlx_video.types.recipes import Recipe, Stage
 from tests.jobs.test_runs import SMALL
 from tests.support import small
 from tests.support.cases import GENERATIONS

@@ -24,7 +24,7 @@ from mlx_video.models.ltx_2.family import COMPONENTS
 from mlx_video.models.ltx_2.text_encoder import tokens
 from mlx_video.models.ltx_2.text_encoder.gemma_config import Rotary
 from mlx_video.models.ltx_2.text_encoder.language_model import TextRotation
-from mlx_video.types import Recipe
+from mlx_video.types.recipes import Recipe
 from tests.models.test_gemma4 import _Contiguous
 
 Patch = pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mlx_video.types import Recipe, Stage, Window
+from mlx_video.types.recipes import Recipe, Stage, Window
 
 _LARGER: Mapping[str, Any] = {"schedule": "refine", "start": "given", "upsample": ("spatial x2",)}
 """What the second stages have in common."""
